@@ -1,0 +1,31 @@
+"""The one way in which Sparring refuses bad input: a line that says what was given, what is needed, what to do."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class BadInput(ValueError):
+    """Input that cannot be used. The command line prints the message alone and exits with status 2."""
+
+    def __init__(self, given: str, need: str, do: str) -> None:
+        super().__init__(f"{given}; need {need}; {do}")
+        self.given, self.need, self.do = given, need, do
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional framework, or say which extra brings it.
+
+    Raises:
+        BadInput: the module is not installed.
+
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.split(".")[0] != module.split(".", maxsplit=1)[0]:
+            raise
+        raise BadInput(
+            f"{module} is not installed", f"the extra '{extra}'", f"run: pip install 'sparring[{extra}]'"
+        ) from None

@@ -1,0 +1,1 @@
+"""Models of every framework as torch callables."""

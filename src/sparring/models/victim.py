@@ -1,0 +1,51 @@
+"""A model in hand: what can be called, what it lets an attacker have, and where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from sparring.types import Access, Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Victim:
+    """The model under attack, as a torch callable, whatever framework it was written in.
+
+    `call` maps inputs `(B, *shape)` float32 to outputs `(B, K)`: logits where the model has them. With `access`
+    "gradients" it is differentiable in its input; with "scores" it gives values only; with "labels" it gives
+    one-hot decisions `(B, K)`. `module` is the torch module behind it, where there is one: explanations and
+    certificates walk it. `probabilities` says that the outputs are documented to be probabilities.
+    """
+
+    call: Model
+    access: Access
+    framework: str
+    name: str
+    module: nn.Module | None = None
+    probabilities: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs of `x`."""
+        return self.call(x)
+
+
+@contextmanager
+def inference(model: object) -> Iterator[None]:
+    """Put the torch module behind a model into inference mode, and give every submodule its own mode back."""
+    module = model.module if isinstance(model, Victim) else model
+    if not isinstance(module, nn.Module):
+        yield
+        return
+    modes = {part: part.training for part in module.modules()}
+    for part in modes:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training

@@ -1,0 +1,128 @@
+"""The contracts between the parts: the six nouns as Protocols, and the two things that surround them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from sparring.streams import Streams
+
+Model = Callable[[Tensor], Tensor]
+"""A torch callable: inputs `(B, *shape)` to outputs, logits `(B, K)` for a classifier."""
+
+Access = Literal["gradients", "scores", "labels"]
+"""What a model lets an attacker have: everything, the outputs alone, or the decision alone."""
+
+
+class Goal(Protocol):
+    """What counts as success, judged on the outputs alone."""
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels `(B,)` to leave (`sign` +1) or to reach (`sign` -1)."""
+        ...
+
+    @property
+    def sign(self) -> int:
+        """+1: leave the labels; -1: reach them. The only place where targeted and untargeted differ."""
+        ...
+
+    def reached(self, outputs: Tensor) -> Tensor:
+        """Which rows are successes, `(B,)` bool."""
+        ...
+
+    def __getitem__(self, rows: Tensor) -> Goal:
+        """The goal of some of the rows."""
+        ...
+
+
+Loss = Callable[[Tensor, Goal], Tensor]
+"""The attacker's score, `(outputs, goal) -> (B,)`: always higher when the attacker is better off."""
+
+
+class Norm(Protocol):
+    """The four functions from which every continuous threat is made. `delta` is `(B, *shape)`."""
+
+    @property
+    def name(self) -> str:
+        """linf, l2, l1 or l0."""
+        ...
+
+    def size(self, delta: Tensor) -> Tensor:
+        """The norm of every row, `(B,)`."""
+        ...
+
+    def project(self, delta: Tensor, eps: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """The point nearest to `delta` (Euclidean) with `size <= eps` and `low <= delta <= high`."""
+        ...
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The direction of size one that climbs fastest: `argmax <gradient, d>` over `size(d) <= 1`."""
+        ...
+
+    def sample(self, like: Tensor, rng: Streams) -> Tensor:
+        """A uniform draw from the ball of size one."""
+        ...
+
+
+@runtime_checkable
+class Threat(Protocol):
+    """Which inputs the attacker may hand over in place of `x`."""
+
+    def contains(self, z: Tensor, x: Tensor) -> Tensor:
+        """Whether the attacker may hand over `z` for `x`, `(B,)` bool."""
+        ...
+
+    def distance(self, z: Tensor, x: Tensor) -> Tensor:
+        """How far `z` is from `x` in the threat's own unit, `(B,)`."""
+        ...
+
+
+class Step(Protocol):
+    """How a gradient becomes a move."""
+
+    def init(self, x: Tensor) -> Any:
+        """The state before the first step."""
+        ...
+
+    def update(self, g: Tensor, state: Any, i: int) -> tuple[Tensor, Any]:
+        """The move for gradient `g` at step `i`, and the next state."""
+        ...
+
+
+class Attack(Protocol):
+    """A search for `z` in `S(x)` that reaches the goal. It returns inputs, nothing else, and owns no model."""
+
+    @property
+    def threat(self) -> Threat:
+        """The set it searches."""
+        ...
+
+    def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
+        """The best `z` found for every row of `x`; `x` itself where nothing better was found."""
+        ...
+
+
+class Data(Protocol):
+    """Labelled examples, read by index, so that a data set need not fit in memory."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the labels; empty where unknown."""
+        ...
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        ...
+
+    def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Inputs `(B, *shape)` float32 and labels `(B,)` int64 of the examples at these positions."""
+        ...
