@@ -1,0 +1,1 @@
+"""Attacks: one algorithm or family a file, each readable alone."""

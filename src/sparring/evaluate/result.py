@@ -1,0 +1,171 @@
+"""The one result: all that reports, comparisons and gates read. Schema 1."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sparring.errors import BadInput
+
+Verdict = Literal["trusted", "suspect", "invalid"]
+Outcome = Literal["pass", "warn", "fail", "skipped"]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Record(BaseModel):
+    """A part of the result: frozen; unknown fields are kept, so that a newer file can be read by an older version."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Interval(Record):
+    """A fraction of the examples with its exact 95 % (Clopper-Pearson) interval."""
+
+    estimate: Fraction
+    low: Fraction
+    high: Fraction
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low <= self.estimate <= self.high:
+            raise ValueError(f"need low <= estimate <= high, got {self.low}, {self.estimate}, {self.high}")
+        return self
+
+
+class CurvePoint(Record):
+    """Accuracy under attack when the attacker may go as far as `eps`."""
+
+    eps: float
+    robust_accuracy: Fraction
+
+
+class Check(Record):
+    """One question put to the set-up or to the finished run, and what it showed."""
+
+    name: str
+    outcome: Outcome
+    evidence: str
+    remedy: str = ""
+    threshold: str = ""
+    serious: Literal["invalid", "suspect"] = "suspect"
+    """What a failure makes of the verdict."""
+
+
+class AttackRecord(Record):
+    """What one attack of the suite did, and what it cost. Passes count one example through the model once as 1."""
+
+    name: str
+    config: str
+    broke: int
+    attacked: int
+    forward: int
+    backward: int
+    seconds: float
+
+
+class Passes(Record):
+    """Forward and backward passes, summed over the examples."""
+
+    forward: int
+    backward: int
+
+
+class Example(Record):
+    """What became of one example: `clean` is the label that the model gave it before any attack."""
+
+    index: int
+    label: int
+    clean: int
+    broken_by: str | None
+    distance: float | None
+    certified: bool | None = None
+
+
+class Result(Record):
+    """An audit, whole. Where the verdict is `invalid` nothing below it may be quoted."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    name: str
+    """What was audited, in the words of reports."""
+    command: str
+    """The command, or the call, that makes this result again."""
+    examples: int
+    threat: dict[str, str | float]
+    clean_accuracy: Interval
+    robust_accuracy: Interval
+    """Accuracy under attack: an upper bound of the true robust accuracy."""
+    certified_accuracy: Interval | None = None
+    curve: tuple[CurvePoint, ...]
+    checks: tuple[Check, ...]
+    attacks: tuple[AttackRecord, ...]
+    passes: Passes
+    seconds: float
+    seed: int
+    settings: dict[str, str | int | float | None]
+    """suite (budget), model, framework, access, data, classes (comma-separated) ...: whatever the run was given."""
+    environment: dict[str, str]
+    per_example: tuple[Example, ...]
+
+    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.examples != len(self.per_example):
+            raise ValueError(f"examples is {self.examples}, but per_example has {len(self.per_example)} rows")
+        if self.verdict != "trusted" and not self.reasons:
+            raise ValueError(f"a verdict of {self.verdict} needs a reason")
+        if any(row.certified and row.broken_by for row in self.per_example):
+            raise ValueError("an example is both certified and broken: one of the two is a bug")
+        return self
+
+    def save(self, path: Path) -> None:
+        """Write the result as JSON, in one move: a reader sees the old file or the new one, never half of it."""
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        text = json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False)
+        scratch.write_text(text + "\n", encoding="utf-8")
+        scratch.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Result:
+        """Read a result and check it against the schema.
+
+        Raises:
+            BadInput: there is no such file, it is not JSON, or it does not follow schema 1.
+        """
+        remedy = "give the result.json that an audit wrote"
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+            raise BadInput(f"cannot read {path} ({error.strerror})", "a result.json", remedy) from None
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise BadInput(f"{path} is not a result: {place}: {first['msg']}", "schema 1", remedy) from None
+
+
+def environment() -> dict[str, str]:
+    """What the run ran on: versions and the kind of machine, nothing that names a person or a host."""
+    import torch
+
+    from sparring import __version__
+
+    packages = {"torch": torch.__version__, "numpy": metadata.version("numpy")}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "sparring": __version__,
+        "python": platform.python_version(),
+        **packages,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": device,
+        "threads": str(torch.get_num_threads()),
+        "byte_order": sys.byteorder,
+    }

@@ -1,0 +1,1 @@
+"""Explain: what the model looked at, before and under attack."""

@@ -1,0 +1,1 @@
+"""Reports: every one reads a Result, nothing else."""
