@@ -1,0 +1,27 @@
+"""What every test shares: the data beside the repository, one thread, and the same random examples on every run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+if beside.is_dir():
+    os.environ.setdefault("SPARRING_DATA", str(beside))
+
+torch.set_num_threads(1)
+settings.register_profile("sparring", deadline=None, derandomize=True)
+settings.load_profile("sparring")
+
+
+@pytest.fixture(scope="session")
+def sparring_data() -> Path:
+    """The folder with the full data sets and published networks; tests that need it are skipped where it is missing."""
+    folder = os.environ.get("SPARRING_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("SPARRING_DATA is not set: the full data sets and published networks are not here")
+    return Path(folder)
