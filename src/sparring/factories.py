@@ -1,4 +1,4 @@
-"""`package.module:factory` and `path/to/file.py:factory`: how to hand over a model, or data, that only Python can make."""
+"""`package.module:factory` and `path/to/file.py:factory`: how to hand over what only Python can make."""
 
 from __future__ import annotations
 
