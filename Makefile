@@ -1,0 +1,76 @@
+# `make demo` and `make test` need Python 3.11+ and make; everything else is installed into .venv, once.
+# Settings: PYTHON (the interpreter that makes .venv), TORCH (what pip installs when .venv has no torch).
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+
+# No -q for torch: it is the one download long enough to want a progress bar.
+PIP := .venv/bin/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install -q -c .venv/constraints.txt
+# Two workers with one thread each: the same load on every machine, and no fight over its cores.
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2
+
+.PHONY: setup demo test test-slow test-frameworks lint bench docs clean
+.NOTPARALLEL:
+
+setup: .venv/installed-test .venv/installed-lint
+
+demo: .venv/installed
+	.venv/bin/sparring demo
+
+test: .venv/installed-test
+	$(PYTEST)
+
+test-slow: .venv/installed-test
+	$(PYTEST) -m "slow and not gpu"
+
+# One file stays on one worker, so that each framework is imported once.
+test-frameworks: .venv/installed-test .venv/installed-frameworks .venv/installed-peers
+	$(PYTEST) -m "frameworks and not slow and not gpu" --dist loadfile
+
+lint: .venv/installed-lint
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: .venv/installed-peers .venv/installed-bench
+	.venv/bin/python benchmarks/throughput.py
+
+docs: .venv/installed
+	.venv/bin/python tools/reference.py
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Below: the virtual environment. Each file here is a stamp, made again when pyproject.toml changes.
+# All of it again from nothing: rm -rf .venv
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("%s is Python %d.%d; need Python 3.11 or newer; run: make PYTHON=python3.11" % ((sys.executable,) + sys.version_info[:2]) if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+
+# Some packages would replace torch by a newer one of several GB, so every later install is held to the one that is here.
+# A local version (+cpu, +cu126) satisfies the plain number, and an index only knows the plain number.
+.venv/constraints.txt: | .venv/bin/python
+	.venv/bin/python -c 'import torch' 2>/dev/null || $(PIP) install $(TORCH)
+	.venv/bin/python -c 'from importlib.metadata import version; print("torch==" + version("torch").split("+")[0])' > $@.new
+	mv $@.new $@
+
+.venv/installed: pyproject.toml .venv/constraints.txt
+	$(INSTALL) -e .
+	touch $@
+
+.venv/installed-%: pyproject.toml .venv/constraints.txt
+	$(INSTALL) -e '.[$*]'
+	touch $@
+
+# torchattacks pins an old requests and asks for torchvision, which its attacks never import.
+.venv/installed-peers: pyproject.toml .venv/constraints.txt
+	$(INSTALL) -e '.[peers]'
+	$(INSTALL) --no-deps torchattacks==3.5.1
+	touch $@
+
+.venv/installed-bench: .venv/constraints.txt
+	$(INSTALL) adversarial-robustness-toolbox==1.20.1
+	touch $@
