@@ -1,0 +1,20 @@
+"""Labelled examples: the embedded digits, named data sets, and files of every common kind, read by index."""
+
+from sparring.data.arrays import Arrays, Lazy, Subset, first
+from sparring.data.loading import load
+from sparring.data.named import DATASETS, Loader, cifar10, cifar10_jpeg, digits, fashion_mnist, mnist
+
+__all__ = [
+    "DATASETS",
+    "Arrays",
+    "Lazy",
+    "Loader",
+    "Subset",
+    "cifar10",
+    "cifar10_jpeg",
+    "digits",
+    "fashion_mnist",
+    "first",
+    "load",
+    "mnist",
+]

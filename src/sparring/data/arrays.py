@@ -1,0 +1,183 @@
+"""Labelled examples in memory or memory-mapped, and the one place where labels and inputs are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparring.errors import BadInput
+from sparring.types import Data
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Inputs and labels as arrays or tensors, as a data set.
+
+    `x` is `(N, *shape)` in any numeric type and stays as it is, memory-mapped too; `take` gives the rows asked for as
+    float32. uint8 becomes [0, 1]; every other type keeps its values, so floats in 0-255 stay there (the doctor
+    notices). `y` is `(N,)` whole numbers from 0, or one-hot `(N, K)`. What was done to either is said in `notes`.
+
+    Raises:
+        BadInput: no rows, unequal lengths, text or objects, labels that are not whole numbers from 0.
+
+    """
+
+    name: str
+    x: Array | Tensor
+    y: Array | Tensor
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        x, notes = inputs(self.x, self.name)
+        y, said = labels(self.y, self.name)
+        if len(x) != len(y):
+            raise BadInput(f"{self.name} has {len(x)} inputs and {len(y)} labels", "one label an input", "align them")
+        object.__setattr__(self, "x", x)
+        object.__setattr__(self, "y", y)
+        object.__setattr__(self, "notes", (*self.notes, *notes, *said))
+
+    def __repr__(self) -> str:
+        return f"Arrays({self.name!r}, x={tuple(self.x.shape)} {self.x.dtype}, y={tuple(self.y.shape)})"
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Inputs `(B, *shape)` float32 and labels `(B,)` int64; reads these rows only."""
+        rows = np.asarray(indices, dtype=np.int64)
+        return floats(np.asarray(self.x)[rows]), torch.from_numpy(np.asarray(self.y)[rows])
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some examples of a data set, in a given order, read through it."""
+
+    data: Data
+    rows: Sequence[int]
+
+    @property
+    def name(self) -> str:
+        """The name of the whole data set."""
+        return self.data.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the whole data set."""
+        return self.data.classes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the whole data set says of itself."""
+        return tuple(getattr(self.data, "notes", ()))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Inputs and labels at these positions of the subset."""
+        return self.data.take([self.rows[int(i)] for i in indices])
+
+
+@dataclass(frozen=True, eq=False)
+class Lazy:
+    """Labelled examples whose inputs are made when they are asked for.
+
+    `read` gives the inputs `(B, *shape)` float32 at some positions; `y` is `(N,)` int64, already checked.
+    """
+
+    name: str
+    read: Callable[[Sequence[int]], Tensor]
+    y: Array
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Inputs `(B, *shape)` float32 and labels `(B,)` int64; reads these examples only."""
+        rows = np.asarray(indices, dtype=np.int64)
+        return self.read(rows.tolist()), torch.from_numpy(self.y[rows])
+
+
+def first(data: Data, n: int) -> Data:
+    """The first `n` examples; all of them where there are fewer.
+
+    Raises:
+        BadInput: `n` is less than 1.
+
+    """
+    if n < 1:
+        raise BadInput(f"a limit of {n}", "at least 1 example", "give a larger limit")
+    return data if n >= len(data) else Subset(data, range(n))
+
+
+def inputs(x: Array | Tensor, name: str) -> tuple[Array, tuple[str, ...]]:
+    """Check the inputs of a data set, and say what `take` will do to them."""
+    x = _array(x, f"the inputs of {name}")
+    if x.ndim < 2:
+        raise BadInput(f"the inputs of {name} have shape {x.shape}", "one row an example", "reshape them to (N, ...)")
+    if not len(x):
+        raise BadInput(f"{name} is empty", "at least 1 example", "check how it was made")
+    notes = []
+    if x.dtype == np.uint8:
+        notes.append("uint8 inputs were divided by 255")
+    if x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
+        notes.append(f"inputs are {x.shape[1:]}, channels last, and are used so; most torch models need channels first")
+    return x, tuple(notes)
+
+
+def labels(y: Array | Tensor, name: str) -> tuple[Array, tuple[str, ...]]:
+    """Check labels and give them as `(N,)` int64; one-hot rows become positions, which is said."""
+    y = _array(y, f"the labels of {name}")
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim == 2 and y.shape[1] > 1:
+        if not (np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()):
+            raise BadInput(
+                f"the labels of {name} have shape {y.shape} and are not one-hot", "one label an example", "take argmax"
+            )
+        return y.argmax(axis=1).astype(np.int64), ("one-hot labels became positions",)
+    if y.ndim != 1:
+        raise BadInput(f"the labels of {name} have shape {y.shape}", "one label an example", "reshape them to (N,)")
+    if not len(y):
+        raise BadInput(f"{name} is empty", "at least 1 example", "check how it was made")
+    if y.dtype.kind == "f":
+        if np.isnan(y).any():
+            raise BadInput(
+                f"label {np.isnan(y).argmax()} of {name} is NaN", "whole numbers from 0", "drop or mend such rows"
+            )
+        if not (np.isfinite(y) & (y == np.rint(y))).all():
+            odd = y[~(np.isfinite(y) & (y == np.rint(y)))][0]
+            raise BadInput(f"the labels of {name} contain {odd}", "whole numbers from 0", "give class numbers")
+    y = y.astype(np.int64)
+    if y.min() < 0:
+        raise BadInput(f"the labels of {name} contain {y.min()}", "whole numbers from 0", "renumber the classes")
+    return y, ()
+
+
+def floats(x: Array) -> Tensor:
+    """Rows as a float32 tensor of their own: uint8 in [0, 1], every other type with its values."""
+    out = x.astype(np.float32)
+    return torch.from_numpy(out).div_(255) if x.dtype == np.uint8 else torch.from_numpy(out)
+
+
+def _array(values: Array | Tensor, what: str) -> Array:
+    """As a numeric array, memory-mapped ones as they are."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    values = np.asanyarray(values)
+    if values.dtype.kind not in "buif":
+        kind = {"O": "Python objects", "U": "text", "S": "text", "c": "complex"}.get(values.dtype.kind, "records")
+        raise BadInput(f"{what} are {kind}", "numbers", "convert them to a numeric array")
+    return values

@@ -1,0 +1,140 @@
+"""What a user types after `--data`, as a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from torch import Tensor
+
+from sparring.data.arrays import Arrays
+from sparring.data.hugging_face import load_hugging_face
+from sparring.data.named import DATASETS
+from sparring.data.npz import load_npz
+from sparring.data.pictures import load_folder
+from sparring.data.table import load_csv
+from sparring.errors import BadInput
+from sparring.factories import build
+from sparring.types import Data
+
+GIVES = "a Data, a pair (x, y) of arrays, or a torch Dataset of pairs (x, label)"
+
+
+def load(spec: str, *, split: str = "test") -> Data:
+    """Labelled examples from whatever `spec` names.
+
+    - a name in `DATASETS`: `digits`, `mnist:train`
+    - an `.npz` with `x` and `y`, or `x_test` and `y_test`; a `.csv` with a label column
+    - a folder of images, one subfolder a class or with a `labels.csv`
+    - `hf:NAME` or `hf:NAME/SPLIT`, for the library `datasets`
+    - `package.module:factory` or `path/to/file.py:factory`, giving a `Data`, a pair `(x, y)`, or a torch `Dataset`
+      of pairs; its code runs
+
+    `:train`, or another split, after a name, an `.npz` or a folder asks for that split; else `split` counts, where
+    the source has several.
+
+    Raises:
+        BadInput: nothing of that name, or what the loader of its kind refuses.
+
+    """
+    if spec.startswith("hf:"):
+        return load_hugging_face(spec[3:], split)
+    if spec in DATASETS:
+        return DATASETS[spec](split)
+    source, _, said = spec.rpartition(":")
+    if source in DATASETS:
+        return DATASETS[source](said)
+    if Path(spec).exists() or Path(spec).suffix.lower() in (".npz", ".csv"):
+        return _from_path(Path(spec), split)
+    if source and not source.endswith(".py") and Path(source).exists():
+        return _split_of(Path(source), said)
+    if not source:
+        raise _unknown(spec)
+    try:
+        value = build(spec)
+    except BadInput as error:
+        if error.given == f"no module '{source}'":
+            raise _unknown(source) from None
+        raise
+    return _from_value(spec, value)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """A torch `Dataset`, or any indexed collection, of pairs `(x, label)`."""
+
+    name: str
+    pairs: Any
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Inputs `(B, *shape)` float32, as `Arrays` makes them, and labels `(B,)` int64.
+
+        Raises:
+            BadInput: not pairs, shapes that differ, or what `Arrays` refuses.
+
+        """
+        items = [self.pairs[int(i)] for i in indices]
+        try:
+            x, y = (np.stack([np.asarray(item[part]) for item in items]) for part in (0, 1))
+        except (TypeError, ValueError, IndexError, KeyError) as error:
+            raise BadInput(f"{self.name} gives items that do not stack ({error})", GIVES, "mend the items") from error
+        return Arrays(self.name, x, y).take(range(len(items)))
+
+
+def _from_path(path: Path, split: str) -> Data:
+    """A file or folder that is there, or an `.npz` or `.csv` that may not be."""
+    if path.is_dir():
+        return load_folder(path, split)
+    if path.suffix.lower() == ".npz":
+        return load_npz(path, [("x", "y"), (f"x_{split}", f"y_{split}")])
+    if path.suffix.lower() == ".csv":
+        return load_csv(path)
+    raise BadInput(f"'{path}'", "an .npz, a .csv or a folder", "convert it, or give file.py:factory")
+
+
+def _split_of(path: Path, split: str) -> Data:
+    """The split that was asked for after a colon."""
+    name = f"{path.resolve().name}:{split}"
+    if path.is_dir():
+        if not (path / split).is_dir():
+            raise BadInput(f"'{path}' has no folder '{split}'", "the split as a subfolder", "check the name")
+        return replace(load_folder(path / split), name=name)
+    if path.suffix.lower() == ".npz":
+        return load_npz(path, [(f"x_{split}", f"y_{split}")], name)
+    raise BadInput(f"'{path}:{split}'", "a file without a split", f"say '{path}'")
+
+
+def _from_value(spec: str, value: Any) -> Data:
+    """What a factory gave, as a data set."""
+    if all(hasattr(value, part) for part in ("name", "classes", "take", "__len__")):
+        data = cast(Data, value)
+    elif isinstance(value, tuple | list) and len(value) == 2:
+        data = Arrays(spec, *value)
+    elif all(hasattr(value, part) for part in ("__getitem__", "__len__")) and not isinstance(
+        value, Mapping | str | Tensor | np.ndarray
+    ):
+        data = Pairs(spec, value, tuple(map(str, getattr(value, "classes", ()))))
+    else:
+        raise BadInput(f"'{spec}' gave {type(value).__name__}", GIVES, "return one of these")
+    if not len(data):
+        raise BadInput(f"'{spec}' is empty", "at least 1 example", "check how it was made")
+    data.take([0])
+    return data
+
+
+def _unknown(name: str) -> BadInput:
+    """There is nothing of that name."""
+    close = get_close_matches(name, DATASETS, n=1)
+    return BadInput(
+        f"no data set, file, folder or module '{name}'",
+        f"{', '.join(DATASETS)}, a path, hf:NAME or module:factory",
+        f"did you mean '{close[0]}'?" if close else "check the spelling",
+    )

@@ -1,0 +1,153 @@
+"""Folders of images, decoded when they are asked for."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sparring.data.arrays import Array, Lazy, labels
+from sparring.errors import BadInput
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+LAYOUT = "a subfolder of images for each class, or images and a labels.csv with columns file,label"
+SPLITS = ("train", "test", "val", "valid", "validation")
+
+
+def load_folder(folder: Path, split: str = "test") -> Lazy:
+    """A folder with a subfolder for each class, or images with a `labels.csv` (columns `file,label`).
+
+    Inputs are `(B, 3, H, W)` in [0, 1]. Classes are the sorted names of the subfolders, or of the labels where these
+    are words. Where all subfolders are named like splits (train, test, val ...), the one of `split` is used. Every
+    file's header is read once (about 0.1 ms each), so that a file that does not fit is found before the run.
+
+    Raises:
+        BadInput: no images, a file that is no image, more than 8 bits a channel, sizes that differ, a labels.csv
+            that does not match.
+
+    """
+    below = _subfolders(folder)
+    if below and all(part.name in SPLITS for part in below):
+        if folder / split not in below:
+            have = ", ".join(part.name for part in below)
+            raise BadInput(f"'{folder}' has {have}, no {split}", "one of these", f"say {folder.name}:{below[0].name}")
+        folder, below = folder / split, _subfolders(folder / split)
+    table = folder / "labels.csv"
+    if table.is_file():
+        files, y, classes = _listed(folder, table)
+    else:
+        pairs = [(file, label) for label, part in enumerate(below) for file in _images(part)]
+        files, classes = [file for file, _ in pairs], tuple(part.name for part in below)
+        y = np.array([label for _, label in pairs], dtype=np.int64)
+        empty = [part.name for part in below if not _images(part)] if files else []
+        if empty:
+            raise BadInput(f"'{folder / empty[0]}' holds no images", "images in every class", "remove or fill it")
+    if not files:
+        raise BadInput(f"'{folder}' holds no images in class folders", LAYOUT, "check the path")
+    _same_size(files)
+    return Lazy(folder.resolve().name, Files(tuple(files)), y, classes)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files as inputs `(B, 3, H, W)`."""
+
+    paths: tuple[Path, ...]
+
+    def __call__(self, rows: Sequence[int]) -> Tensor:
+        """Decode some of the files."""
+        return _stack([decode(self.paths[i], f"'{self.paths[i]}'") for i in rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Encoded images, one after another in one array of bytes, as inputs `(B, 3, H, W)`."""
+
+    encoded: Array
+    offsets: Array
+
+    def __call__(self, rows: Sequence[int]) -> Tensor:
+        """Decode some of the images."""
+        parts = ((i, self.encoded[self.offsets[i] : self.offsets[i + 1]].tobytes()) for i in rows)
+        return _stack([decode(BytesIO(part), f"image {i}") for i, part in parts])
+
+
+def decode(source: Path | BytesIO, what: str) -> Array:
+    """One image as `(3, H, W)` uint8.
+
+    Raises:
+        BadInput: not an image, or a truncated one.
+
+    """
+    try:
+        with Image.open(source) as image:
+            return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadInput(f"{what} cannot be read ({error})", "a whole image", "remove or replace it") from error
+
+
+def _stack(images: list[Array]) -> Tensor:
+    """`(B, 3, H, W)` in [0, 1]."""
+    return torch.from_numpy(np.stack(images)).float().div_(255) if images else torch.empty(0)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Visible subfolders, sorted."""
+    return sorted(part for part in folder.iterdir() if part.is_dir() and not part.name.startswith("."))
+
+
+def _images(folder: Path) -> list[Path]:
+    """Visible image files at any depth, sorted."""
+    return sorted(
+        file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and not file.name.startswith(".")
+    )
+
+
+def _listed(folder: Path, table: Path) -> tuple[list[Path], Array, tuple[str, ...]]:
+    """Files, labels and classes from a `labels.csv`; labels that are words become classes in sorted order."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"'{table}' cannot be read ({error})", "a UTF-8 CSV", "save it again") from error
+    if not rows or not {"file", "label"} <= rows[0].keys() or any(not row["file"] or not row["label"] for row in rows):
+        raise BadInput(f"'{table}' is empty or incomplete", "columns file,label, filled in every row", "complete it")
+    files = [folder / row["file"] for row in rows]
+    for file in files:
+        if not file.is_file():
+            raise BadInput(
+                f"'{table}' lists '{file.name}', which is not there", "every listed file", "correct the list"
+            )
+    given = [row["label"].strip() for row in rows]
+    if all(label.lstrip("-").isdecimal() for label in given):
+        return files, labels(np.array(given, dtype=np.int64), f"'{table}'")[0], ()
+    classes = tuple(sorted(set(given)))
+    place = {name: i for i, name in enumerate(classes)}
+    return files, np.array([place[label] for label in given], dtype=np.int64), classes
+
+
+def _same_size(files: list[Path]) -> None:
+    """Every header says the same size and 8 bits a channel."""
+    expected: tuple[int, int] | None = None
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                size, mode = image.size, image.mode
+        except (OSError, SyntaxError, ValueError) as error:
+            raise BadInput(f"'{file}' is not an image ({error})", "images only", "remove or replace it") from error
+        if mode.startswith(("I", "F")):
+            raise BadInput(f"'{file}' has more than 8 bits a channel", "8-bit images", "convert it")
+        expected = expected or size
+        if size != expected:
+            raise BadInput(
+                f"'{file}' is {size[0]}x{size[1]}, '{files[0].name}' is {expected[0]}x{expected[1]}",
+                "images of one size",
+                "resize them as the model expects",
+            )

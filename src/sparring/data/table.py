@@ -1,0 +1,68 @@
+"""CSV tables: a label column, and features."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from sparring.data.arrays import Arrays
+from sparring.errors import BadInput
+
+
+def load_csv(path: Path) -> Arrays:
+    """A comma-separated table with a header: the label in the column `label` or `y`, numbers in all others.
+
+    Inputs are `(B, features)` float32, columns in the order of the file. The table is held in memory.
+
+    Raises:
+        BadInput: no such file, no or two label columns, text, missing cells, rows of unequal length, no rows.
+
+    """
+    if not path.is_file():
+        raise BadInput(f"no file '{path}'", "a .csv", "check the path")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            columns = [name.strip() for name in next(csv.reader(stream), [])]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"'{path.name}' cannot be read ({error})", "a UTF-8 CSV", "save it again") from error
+    found = [i for i, name in enumerate(columns) if name.lower() in ("label", "y")]
+    if len(found) != 1 or len(columns) < 2:
+        raise BadInput(
+            f"'{path.name}' has {len(found)} columns called label or y",
+            "a header, commas, one label column, and features",
+            "rename the columns",
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*input contained no data", category=UserWarning)
+            cells = np.loadtxt(
+                path, delimiter=",", skiprows=1, ndmin=2, comments=None, quotechar='"', encoding="utf-8-sig"
+            )
+    except (OSError, ValueError) as error:
+        raise BadInput(_fault(path, columns), "numbers in every cell", "encode text as numbers, fill gaps") from error
+    if not cells.size:
+        raise BadInput(f"'{path.name}' is empty", "at least 1 row below the header", "check how it was made")
+    if cells.shape[1] != len(columns):
+        raise BadInput(
+            f"'{path.name}' has {len(columns)} names and {cells.shape[1]} columns", "one name each", "mend the header"
+        )
+    return Arrays(path.name, np.delete(cells, found[0], axis=1).astype(np.float32), cells[:, found[0]])
+
+
+def _fault(path: Path, columns: list[str]) -> str:
+    """Where the first cell is that is no number."""
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
+        rows = csv.reader(stream)
+        next(rows)
+        for row in rows:
+            if row and len(row) != len(columns):
+                return f"line {rows.line_num} of '{path.name}' has {len(row)} cells, the header {len(columns)}"
+            for name, cell in zip(columns, row, strict=False):
+                try:
+                    float(cell)
+                except ValueError:
+                    return f"column '{name}' of '{path.name}' has '{cell[:40]}' in line {rows.line_num}"
+    return f"'{path.name}' cannot be read as numbers"
