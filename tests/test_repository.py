@@ -78,9 +78,16 @@ def test_source_never_runs_code_hidden_in_a_file() -> None:
     assert not unsafe
 
 
-def test_trust_is_given_in_one_module_only() -> None:
-    trusting = [str(path.relative_to(ROOT)) for path in SOURCES if TRUSTED in text(path)]
-    assert len(trusting) <= 1, trusting
+def test_trust_is_asked_for_and_is_off_unless_given() -> None:
+    careless = [f"{path.relative_to(ROOT)}:{line}" for path in SOURCES for line in unasked_trust(text(path))]
+    assert not careless
+
+
+def test_trust_that_nobody_asked_for_is_noticed() -> None:
+    body = f"pickle.load(f)  # {TRUSTED}"
+    assert list(unasked_trust(body)) == [1]
+    assert list(unasked_trust(f"def load(f, *, trust=True):\n    {body}")) == [2]
+    assert not list(unasked_trust(f"def load(f, *, trust=False):\n    {body}"))
 
 
 @pytest.mark.parametrize(
@@ -137,6 +144,17 @@ def unsafe_loading(source: str) -> Iterator[tuple[int, str]]:
                 continue
         if not any(TRUSTED in line for line in lines[node.lineno - 1 : node.end_lineno]):
             yield node.lineno, why
+
+
+def unasked_trust(source: str) -> Iterator[int]:
+    """Yield the lines that claim the user's trust outside of a function with `*, trust=False`."""
+    asked: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            settings = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            if any(arg.arg == "trust" and default and is_constant(default, False) for arg, default in settings):
+                asked.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    yield from (n for n, line in enumerate(source.splitlines(), 1) if TRUSTED in line and n not in asked)
 
 
 def is_constant(value: ast.expr, wanted: bool) -> bool:
