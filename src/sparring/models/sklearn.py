@@ -307,7 +307,15 @@ def svc(obj: Any) -> list[nn.Module] | None:
     ):  # libsvm: the coefficients of class i against j are in row j - 1, of j in row i
         weight[row, mine[i]] = coefficients[j - 1, mine[i]]
         weight[row, mine[j]] = coefficients[i, mine[j]]
-    kernel = Kernel(obj.kernel, float(obj._gamma), obj.coef0, obj.degree, obj.support_vectors_, weight, obj.intercept_)
+    kernel = Kernel(
+        obj.kernel,
+        gamma=float(obj._gamma),
+        coef0=obj.coef0,
+        degree=obj.degree,
+        support=obj.support_vectors_,
+        weight=weight,
+        bias=obj.intercept_,
+    )
     return [kernel, TwoLogits() if len(pairs) == 1 else Votes(len(per_class))]
 
 
