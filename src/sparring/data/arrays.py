@@ -176,7 +176,10 @@ def _array(values: Array | Tensor, what: str) -> Array:
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
-    values = np.asanyarray(values)
+    try:
+        values = np.asanyarray(values)
+    except ValueError:
+        raise BadInput(f"{what} are lists of unequal lengths", "one shape for all", "pad or cut them") from None
     if values.dtype.kind not in "buif":
         kind = {"O": "Python objects", "U": "text", "S": "text", "c": "complex"}.get(values.dtype.kind, "records")
         raise BadInput(f"{what} are {kind}", "numbers", "convert them to a numeric array")

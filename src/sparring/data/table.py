@@ -25,7 +25,7 @@ def load_csv(path: Path) -> Arrays:
         raise BadInput(f"no file '{path}'", "a .csv", "check the path")
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            columns = [name.strip() for name in next(csv.reader(stream), [])]
+            columns = [name.strip() for name in next(csv.reader(stream, skipinitialspace=True), [])]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"'{path.name}' cannot be read ({error})", "a UTF-8 CSV", "save it again") from error
     found = [i for i, name in enumerate(columns) if name.lower() in ("label", "y")]

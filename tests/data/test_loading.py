@@ -1,0 +1,128 @@
+"""What can be said after `--data`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from sparring.data import Arrays, load
+from sparring.errors import BadInput
+
+
+def refusal(spec):
+    with pytest.raises(BadInput) as error:
+        load(spec)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture
+def factory(tmp_path, monkeypatch):
+    """Write a file of factories; return the spec of one."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(body, file="mine.py"):
+        (tmp_path / file).write_text(f"import numpy as np, torch\nfrom sparring.data import Arrays\n{body}\n")
+        return f"{file}:make"
+
+    return write
+
+
+def test_a_name_may_carry_its_split():
+    assert (load("digits").name, load("digits:train").name) == ("digits:test", "digits:train")
+    assert load("digits", split="train").name == "digits:train"
+    assert load("digits:test", split="train").name == "digits:test"
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_one():
+    assert "did you mean 'mnist'?" in refusal("minst")
+    assert "did you mean 'digits'?" in refusal("digit:train")
+    assert "digits, mnist, fashion-mnist" in refusal("nothing-like-it")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "a.parquet").write_text("")
+    assert "an .npz, a .csv or a folder" in refusal(str(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "def make(): return np.ones((3, 2)), np.arange(3)",
+        "def make(): return [torch.ones(3, 2), torch.arange(3)]",
+        "make = (np.ones((3, 2)), np.arange(3))",
+        "def make(): return Arrays('mine', np.ones((3, 2)), np.arange(3))",
+        "def make(): return torch.utils.data.TensorDataset(torch.ones(3, 2), torch.arange(3))",
+        "def make(): return [(torch.ones(2), i) for i in range(3)]",
+    ],
+)
+def test_a_factory_may_give_data_in_several_forms(factory, body):
+    data = load(factory(body))
+    x, y = data.take([2, 0])
+    assert len(data) == 3
+    assert torch.equal(x, torch.ones(2, 2))
+    assert y.tolist() == [2, 0]
+
+
+def test_a_module_on_the_path_gives_data(factory, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
+    factory("def make(): return np.ones((3, 2)), np.arange(3)", "a_module_of_data.py")
+    assert len(load("a_module_of_data:make")) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("def make(): return 3", "gave int"),
+        ("def make(): return {'x': 1}", "gave dict"),
+        ("def make(): return np.ones((3, 2))", "gave ndarray"),
+        ("def make(): return torch.utils.data.DataLoader([(1, 2)])", "gave DataLoader"),
+        ("def make(): return []", "is empty"),
+        ("def make(): return [1, 2, 3]", "do not stack"),
+        ("def make(): return [(np.ones(2), 0), (np.ones(2), 'cat'), 3]", None),
+        ("def make(): return [[1, 2], [3]], [0, 1]", "unequal"),
+        ("def make(): return np.ones((3, 2)), np.arange(2)", "3 inputs and 2 labels"),
+        ("def make(): raise RuntimeError('line\\none')", "RuntimeError: line one"),
+        ("make: int", "has no 'make'"),
+        ("import a_module_that_is_not_there", "on import"),
+    ],
+)
+def test_a_factory_that_gives_something_else_is_refused_in_one_line(factory, body, said):
+    spec = factory(body)
+    if said is None:
+        with pytest.raises(BadInput, match="text"):
+            load(spec).take([0, 1])
+    else:
+        assert said in refusal(spec)
+
+
+def test_items_of_unequal_shape_are_refused_when_they_are_taken(factory):
+    data = load(factory("def make(): return [(np.ones(2), 0), (np.ones(3), 0), (np.ones(2), 0)]"))
+    with pytest.raises(BadInput, match="do not stack"):
+        data.take([0, 1])
+
+
+def test_data_of_ones_own_kind_is_handed_through(factory):
+    body = """
+class make:
+    name, classes = "own", ()
+    def __len__(self): return 2
+    def take(self, indices): return torch.zeros(len(indices), 5), torch.zeros(len(indices), dtype=torch.int64)
+"""
+    assert load(factory(body)).name == "own"
+
+
+def test_arrays_describe_themselves_in_short():
+    assert repr(Arrays("a", np.ones((3, 2)), np.arange(3))) == "Arrays('a', x=(3, 2) float64, y=(3,))"
+
+
+def test_importing_data_imports_no_optional_framework():
+    code = (
+        "import sys, sparring.data; print([m for m in ('datasets', 'pandas', 'sklearn', 'httpx') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert out.stdout.strip() == "[]"

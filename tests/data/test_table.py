@@ -1,0 +1,60 @@
+"""CSV tables."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sparring.data import load
+from sparring.errors import BadInput
+
+
+def test_numbers_and_a_label_column_are_read(tmp_path):
+    (tmp_path / "a.csv").write_text('\ufeffage, "Label" ,income\n1,2,"3e2"\n\n-4,0,0.5\n', encoding="utf-8")
+    x, y = load(str(tmp_path / "a.csv")).take([1, 0])
+    assert torch.equal(x, torch.tensor([[-4.0, 0.5], [1.0, 300.0]]))
+    assert y.tolist() == [0, 2]
+
+
+def test_a_table_of_one_row_is_a_table(tmp_path):
+    (tmp_path / "a.csv").write_text("a,y\n1,2\n")
+    assert load(str(tmp_path / "a.csv")).take([0])[0].shape == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a,b\n1,2\n", "0 columns called label or y"),
+        ("a,label,y\n1,2,3\n", "2 columns called label or y"),
+        ("a;y\n1;2\n", "0 columns called label or y"),
+        ("y\n1\n", "and features"),
+        ("", "0 columns"),
+        ("a,y\n", "empty"),
+        ("a,colour,y\n1,2,0\n1,red,0\n", "column 'colour' of 'a.csv' has 'red' in line 3"),
+        ("a,y\n1,cat\n", "column 'y' of 'a.csv' has 'cat' in line 2"),
+        ("a,b,y\n1,,0\n", "column 'b' of 'a.csv' has '' in line 2"),
+        ("a,y\n1,0\n1,2,3\n", "line 3 of 'a.csv' has 3 cells, the header 2"),
+        ("a,y\n1,2,3\n1,2,3\n", "2 names and 3 columns"),
+        ("a,y\n1,0.5\n", "0.5"),
+        ("a,y\n1,nan\n", "NaN"),
+        ("a,y\n1,-1\n", "-1"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_refused_in_one_line(tmp_path, content, said):
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(BadInput) as refusal:
+        load(str(tmp_path / "a.csv"))
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_table_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(BadInput, match="UTF-8"):
+        load(str(tmp_path / "a.csv"))
+
+
+def test_a_split_of_a_table_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("a,y\n1,2\n")
+    with pytest.raises(BadInput, match="without a split"):
+        load(f"{tmp_path / 'a.csv'}:train")
