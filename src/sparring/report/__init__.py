@@ -1,1 +1,53 @@
-"""Reports: every one reads a Result, nothing else."""
+"""Reports: every one reads a Result and a gallery, nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparring.evaluate.result import Result
+
+if TYPE_CHECKING:
+    from sparring.report.gallery import Gallery
+    from sparring.report.page import Section
+    from sparring.report.words import Language
+
+
+def write(
+    folder: Path,
+    results: Sequence[Result],
+    galleries: Mapping[str, Gallery] | None = None,
+    *,
+    title: str | None = None,
+    sections: Sequence[Section] = (),
+    language: Language = "en",
+) -> Path:
+    """Write `report.html` into the folder, in one move, and return its path.
+
+    `galleries` maps the names of the results to their pictures; the title is made of the names where none is given.
+    """
+    from sparring.report import derive
+    from sparring.report.page import page
+
+    heading = title if title is not None else " / ".join(derive.names(results))
+    text = page(results, galleries or {}, title=heading, sections=sections, language=language)
+    path = folder / "report.html"
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
+    return path
+
+
+def read(folder: Path) -> tuple[Result, Gallery]:
+    """The `result.json` of an audit and the `gallery.npz` beside it; an empty gallery where there is none.
+
+    Raises:
+        BadInput: no result there, or one of the two files is not what it should be.
+
+    """
+    from sparring.report.gallery import load
+
+    result, pictures = Result.load(folder / "result.json"), folder / "gallery.npz"
+    return result, load(pictures) if pictures.exists() else ()

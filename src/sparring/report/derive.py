@@ -1,0 +1,110 @@
+"""What follows from a result, and from two of them: counts and comparisons that several reports show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sparring.evaluate.result import Example, Result
+
+Obstacle = Literal["invalid", "threat", "examples"]
+
+
+def keeps(example: Example) -> bool:
+    """Whether the model was right before any attack and no attack broke the example."""
+    return example.clean == example.label and example.broken_by is None
+
+
+@dataclass(frozen=True)
+class Fates:
+    """What became of the examples: four numbers that sum to all of them."""
+
+    certified: int
+    stood: int
+    broken: int
+    wrong: int
+
+
+def fates(result: Result) -> Fates:
+    """Count the examples by what became of them."""
+    right = [example for example in result.per_example if example.clean == example.label]
+    kept = [example for example in right if keeps(example)]
+    certified = sum(example.certified is True for example in kept)
+    return Fates(certified, len(kept) - certified, len(right) - len(kept), len(result.per_example) - len(right))
+
+
+def standing(result: Result) -> tuple[float, ...]:
+    """Robust accuracy before any attack and after each one, in the order they ran: one more than the attacks."""
+    fallen: set[str | None] = set()
+    rows = [example for example in result.per_example if example.clean == example.label]
+    after = [len(rows)]
+    for attack in result.attacks:
+        fallen.add(attack.name)
+        after.append(sum(example.broken_by not in fallen for example in rows))
+    return tuple(count / max(result.examples, 1) for count in after)
+
+
+def names(results: Sequence[Result]) -> tuple[str, ...]:
+    """What to call each result: its name, numbered where several carry the same."""
+    seen: dict[str, int] = {}
+    out = []
+    for result in results:
+        seen[result.name] = seen.get(result.name, 0) + 1
+        out.append(result.name if seen[result.name] == 1 else f"{result.name} ({seen[result.name]})")
+    return tuple(out)
+
+
+def classes(result: Result) -> tuple[str, ...]:
+    """The names of the classes, in the order of the labels; empty where the run was not told."""
+    listed = result.settings.get("classes")
+    return tuple(part.strip() for part in str(listed).split(",")) if listed else ()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How many of the same examples each of two models kept, and how likely so uneven a split is by chance."""
+
+    both: int
+    first: int
+    second: int
+    neither: int
+    p: float
+    """Exact McNemar test: two-sided binomial on the examples that only one of them kept."""
+
+
+def pair(first: Result, second: Result) -> Pair | Obstacle:
+    """Compare two results example by example, or say what stands in the way."""
+    if "invalid" in (first.verdict, second.verdict):
+        return "invalid"
+    if first.threat != second.threat:
+        return "threat"
+    one, other = ({(row.index, row.label): keeps(row) for row in result.per_example} for result in (first, second))
+    if one.keys() != other.keys():
+        return "examples"
+    counts = {(a, b): 0 for a in (True, False) for b in (True, False)}
+    for key, kept in one.items():
+        counts[kept, other[key]] += 1
+    return Pair(
+        both=counts[True, True],
+        first=counts[True, False],
+        second=counts[False, True],
+        neither=counts[False, False],
+        p=_mcnemar(counts[True, False], counts[False, True]),
+    )
+
+
+def gate(result: Result, fail_under: float) -> str | None:
+    """Why a result does not pass a gate at this robust accuracy; None where it does."""
+    if result.verdict == "invalid":
+        return "the verdict is invalid: there is no number to hold against the gate"
+    reached = result.robust_accuracy.estimate
+    return None if reached >= fail_under else f"robust accuracy {reached:.4g} is under {fail_under:.4g}"
+
+
+def _mcnemar(first: int, second: int) -> float:
+    if first + second == 0:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(first, first + second, 0.5).pvalue)

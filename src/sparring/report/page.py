@@ -1,0 +1,360 @@
+"""One offline page from one result or several side by side: the verdict first, then everything it rests on."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from PIL import Image
+
+from sparring.evaluate.result import AttackRecord, Check, Example, Result
+from sparring.report import derive, figures
+from sparring.report.gallery import Gallery, Picture, Pixels, pixels, top
+from sparring.report.words import (
+    Language,
+    Words,
+    eps_text,
+    p_text,
+    passes_text,
+    percent,
+    seconds_text,
+    threat_text,
+    words,
+)
+
+LARGEST = 512
+"""Pixels a side: larger pictures are scaled down, so that the page stays one that can be mailed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of the page in the author's own words: a title, paragraphs (blank lines between them) and a figure.
+
+    The figure is a Matplotlib figure (put inline, in the page's colours), the text of an SVG, or the bytes of a PNG;
+    `alt` describes it to those who cannot see it. Nothing in it is read as HTML.
+    """
+
+    title: str
+    text: str = ""
+    figure: Figure | str | bytes | None = None
+    caption: str = ""
+    alt: str = ""
+    place: Literal["before", "after"] = "before"
+    """Before the verdicts or after the results."""
+
+
+def page(
+    results: Sequence[Result],
+    galleries: Mapping[str, Gallery],
+    *,
+    title: str,
+    sections: Sequence[Section] = (),
+    language: Language = "en",
+) -> str:
+    """The whole report as one HTML text: no script, nothing fetched, the same text for the same input.
+
+    `galleries` maps the names of results (`derive.names` where two carry the same) to their pictures. Where a
+    verdict is invalid no number of that result is shown.
+    """
+    say = words(language)
+    names = derive.names(results)
+    valid = [result for result in results if result.verdict != "invalid"]
+    environment = Environment(
+        loader=PackageLoader("sparring.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        w=say,
+        title=title,
+        bouts=[
+            _bout(result, name, i, galleries.get(name, ()), say)
+            for i, (result, name) in enumerate(zip(results, names, strict=True))
+        ],
+        curves=_curves(valid, say),
+        undrawn=", ".join(n for n, result in zip(names, results, strict=True) if result.verdict == "invalid"),
+        pairs=[_pair(results, names, i, j, say) for i, j in combinations(range(len(results)), 2)],
+        settings=_side_by_side(
+            [{"threat": threat_text(r), "seed": r.seed, "examples": r.examples} | r.settings for r in results]
+        ),
+        environment=_side_by_side([result.environment for result in results]),
+        before=[_section(section, f"b{i}") for i, section in enumerate(sections) if section.place == "before"],
+        after=[_section(section, f"a{i}") for i, section in enumerate(sections) if section.place == "after"],
+        version=results[0].environment.get("sparring", "") if results else "",
+    )
+
+
+@dataclass(frozen=True)
+class _Tile:
+    title: str
+    note: str
+    value: str
+    interval: str
+    bar: tuple[float, float, float] | None
+    """Low, estimate and high in percent."""
+
+
+@dataclass(frozen=True)
+class _Attack:
+    record: AttackRecord
+    broke: str
+    after: str
+    forward: str
+    backward: str
+
+
+@dataclass(frozen=True)
+class _Guess:
+    name: str
+    confidence: str
+    width: float
+    true: bool
+
+
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    source: str
+    """A data: URI."""
+    alt: str
+    pixelated: bool
+    guesses: tuple[_Guess, ...]
+
+
+@dataclass(frozen=True)
+class _Card:
+    index: int
+    label: str
+    fate: str
+    panels: tuple[_Panel, ...]
+    line: Markup
+    alt: str
+
+
+@dataclass(frozen=True)
+class _Bout:
+    """One result, in the words of the page."""
+
+    result: Result
+    key: str
+    name: str
+    threat: str
+    valid: bool
+    tiles: tuple[_Tile, ...]
+    fates: tuple[tuple[str, str, int], ...]
+    """Kind, words, count."""
+    cost: Markup
+    attacks: tuple[_Attack, ...]
+    passes: str
+    forward: str
+    backward: str
+    time: str
+    checks: tuple[Check, ...]
+    counts: str
+    cards: tuple[_Card, ...]
+
+
+def _bout(result: Result, name: str, i: int, gallery: Gallery, say: Words) -> _Bout:
+    valid, n = result.verdict != "invalid", result.examples
+    each = max(n, 1)
+    counts = derive.fates(result)
+    after = derive.standing(result)[1:]
+    outcomes = {outcome: sum(check.outcome == outcome for check in result.checks) for outcome in _ORDER}
+    return _Bout(
+        result=result,
+        key=f"r{i}",
+        name=name,
+        threat=threat_text(result),
+        valid=valid,
+        tiles=tuple(_tile(result, kind, say) for kind in ("clean", "robust", "certified")),
+        fates=tuple(
+            (kind, say[f"fate_{kind}"], count)
+            for kind, count in (
+                ("certified", counts.certified),
+                ("stood", counts.stood),
+                ("broken", counts.broken),
+                ("wrong", counts.wrong),
+            )
+            if count
+        ),
+        cost=Markup(figures.svg(figures.cost(result, say), f"cost{i}") if valid and result.attacks else ""),  # noqa: S704
+        attacks=tuple(
+            _Attack(
+                record=attack,
+                broke=f"{attack.broke} / {attack.attacked}" if valid else say["not_valid"],
+                after=percent(left, n) if valid else say["not_valid"],
+                forward=passes_text(attack.forward / each),
+                backward=passes_text(attack.backward / each),
+            )
+            for attack, left in zip(result.attacks, after, strict=True)
+        ),
+        passes=passes_text((result.passes.forward + result.passes.backward) / each),
+        forward=passes_text(result.passes.forward / each),
+        backward=passes_text(result.passes.backward / each),
+        time=seconds_text(result.seconds),
+        checks=tuple(sorted(result.checks, key=lambda check: _ORDER.index(check.outcome))),
+        counts=say["checks_count"].format(**outcomes),
+        cards=tuple(_card(picture, result, f"g{i}-{j}", say) for j, picture in enumerate(gallery)),
+    )
+
+
+_ORDER = ("fail", "warn", "skipped", "pass")
+
+
+def _tile(result: Result, kind: str, say: Words) -> _Tile:
+    value = {
+        "clean": result.clean_accuracy,
+        "robust": result.robust_accuracy,
+        "certified": result.certified_accuracy,
+    }[kind]
+    title, note = say[f"{kind}_accuracy"], say[f"{kind}_note"]
+    if result.verdict == "invalid":
+        return _Tile(title, "", say["not_valid"], "", None)
+    if value is None:
+        return _Tile(title, "", say["not_measured"], "", None)
+    low, at, high = (percent(part, result.examples) for part in (value.low, value.estimate, value.high))
+    bar = (round(100 * value.low, 2), round(100 * value.estimate, 2), round(100 * value.high, 2))
+    return _Tile(title, note, at, say["interval"].format(low=low, high=high), bar)
+
+
+def _curves(results: Sequence[Result], say: Words) -> list[tuple[Markup, str]]:
+    """A figure for each norm, with its description; only of results that are valid and have a curve."""
+    drawn = [result for result in results if result.curve]
+    norms = dict.fromkeys(str(result.threat.get("norm", "")) for result in drawn)
+    out = []
+    for i, norm in enumerate(norms):
+        same = [result for result in drawn if str(result.threat.get("norm", "")) == norm]
+        alt = say["curve_alt"].format(names=", ".join(derive.names(same)))
+        points = "; ".join(
+            f"{name}: " + ", ".join(f"eps {eps_text(p.eps)} {percent(p.robust_accuracy)}" for p in result.curve)
+            for name, result in zip(derive.names(same), same, strict=True)
+        )
+        out.append((Markup(figures.svg(figures.curve(same, say), f"curve{i}")), f"{alt} {points}"))  # noqa: S704
+    return out
+
+
+def _pair(
+    results: Sequence[Result], names: Sequence[str], i: int, j: int, say: Words
+) -> tuple[str, str, tuple[str, ...]]:
+    """Heading, obstacle, cells."""
+    heading = say["pair"].format(first=names[i], second=names[j])
+    found = derive.pair(results[i], results[j])
+    if isinstance(found, str):
+        return heading, say[f"pair_{found}"], ()
+    return heading, "", (*map(str, (found.both, found.first, found.second, found.neither)), p_text(found.p))
+
+
+def _side_by_side(tables: Sequence[Mapping[str, object]]) -> list[tuple[str, list[str]]]:
+    """Rows of every key in any table, in order of first appearance."""
+    keys = dict.fromkeys(key for table in tables for key in table)
+    return [(key, [_cell(table.get(key)) for table in tables]) for key in keys]
+
+
+def _cell(value: object) -> str:
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _card(picture: Picture, result: Result, name: str, say: Words) -> _Card:
+    labels = derive.classes(result)
+    row = next((row for row in result.per_example if row.index == picture.index), None)
+    clean, attacked = (_guesses(part, picture.label, labels) for part in (picture.clean, picture.attacked))
+    says = [guesses[0].name if guesses else "" for guesses in (clean, attacked)]
+    label = _class(picture.label, labels)
+    if picture.kind == "line":
+        drawn = Markup(figures.svg(figures.line(picture, say), name))  # noqa: S704
+        alt = say["signal_alt"].format(index=picture.index, clean=says[0], attacked=says[1])
+        panels = tuple(
+            _Panel(say[which], "", "", False, guesses) for which, guesses in (("clean", clean), ("attacked", attacked))
+        )
+        return _Card(picture.index, say["label"].format(label=label), _fate(row, say), panels, drawn, alt)
+    x, z, difference, factor = pixels(picture)
+    pixelated = max(x.shape[:2]) <= 96
+    shown = tuple(
+        _Panel(
+            say[which],
+            _uri(_png(image), "image/png"),
+            say["picture_alt"].format(
+                index=picture.index, which=say[which], label=word, confidence=guesses[0].confidence if guesses else ""
+            ),
+            pixelated,
+            guesses,
+        )
+        for which, image, guesses, word in (("clean", x, clean, says[0]), ("attacked", z, attacked, says[1]))
+    )
+    change = _Panel(
+        say["difference"].format(factor=f"{factor:g}"),
+        _uri(_png(difference), "image/png"),
+        say["difference_alt"].format(index=picture.index, factor=f"{factor:g}"),
+        pixelated,
+        (),
+    )
+    return _Card(picture.index, say["label"].format(label=label), _fate(row, say), (*shown, change), Markup(), "")
+
+
+def _fate(row: Example | None, say: Words) -> str:
+    if row is None:
+        return ""
+    if row.broken_by is not None:
+        parts = [say["broken_by"].format(attack=row.broken_by)]
+        if row.distance is not None:
+            parts.append(say["distance"].format(distance=f"{row.distance:.3g}"))
+        return " · ".join(parts)
+    return say["stood"] if row.clean == row.label else say["wrong"]
+
+
+def _guesses(probabilities: Sequence[float], label: int, labels: Sequence[str]) -> tuple[_Guess, ...]:
+    return tuple(
+        _Guess(_class(k, labels), percent(p) if math.isfinite(p) else "NaN", _width(p), k == label)
+        for k, p in top(probabilities, label)
+    )
+
+
+def _class(k: int, labels: Sequence[str]) -> str:
+    return labels[k] if 0 <= k < len(labels) else str(k)
+
+
+def _width(p: float) -> float:
+    return round(100 * min(max(p, 0.0), 1.0), 1) if math.isfinite(p) else 0.0
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    section: Section
+    paragraphs: tuple[str, ...]
+    inline: Markup
+    source: str
+
+
+def _section(section: Section, name: str) -> _Drawn:
+    figure = section.figure
+    paragraphs = tuple(part.strip() for part in section.text.split("\n\n") if part.strip())
+    inline = Markup(figures.svg(figure, name)) if isinstance(figure, Figure) else Markup()  # noqa: S704
+    source = ""
+    if isinstance(figure, str):
+        source = _uri(figure.encode(), "image/svg+xml")  # as an image: whatever script is in it does not run
+    elif isinstance(figure, bytes):
+        source = _uri(figure, "image/png")
+    return _Drawn(section, paragraphs, inline, source)
+
+
+def _png(image: Pixels) -> bytes:
+    picture = Image.fromarray(image)
+    if max(picture.size) > LARGEST:
+        picture.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
+    out = io.BytesIO()
+    picture.save(out, format="PNG", optimize=True)
+    return out.getvalue()
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,53 @@
+"""What the checks found as SARIF 2.1.0, which code hosts show beside the code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sparring.evaluate.result import Check, Result
+from sparring.report import derive
+
+SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+LEVELS = {"fail": "error", "warn": "warning", "pass": "none", "skipped": "none"}
+KINDS = {"fail": "fail", "warn": "fail", "pass": "pass", "skipped": "notApplicable"}
+
+
+def sarif(results: Sequence[Result], location: str = "result.json") -> str:
+    """A log with one run: a rule for each check and the verdict, a result for each outcome.
+
+    Findings point at `location`, a path relative to the repository: an audit has no line of code to blame.
+    """
+    checks = {check.name: check for result in results for check in result.checks}
+    rules = [_rule("verdict", "Whether the numbers of the audit can be trusted."), *map(_check_rule, checks.values())]
+    findings = []
+    for name, result in zip(derive.names(results), results, strict=True):
+        if result.verdict != "trusted":
+            level = "error" if result.verdict == "invalid" else "warning"
+            said = f"{name}: {result.verdict}: {'; '.join(result.reasons)}"
+            findings.append(_finding("verdict", "fail", level, said, location))
+        for check in result.checks:
+            said = f"{name}: {check.evidence or check.outcome}"
+            findings.append(_finding(check.name, KINDS[check.outcome], LEVELS[check.outcome], said, location))
+    version = results[0].environment.get("sparring", "") if results else ""
+    driver: dict[str, Any] = {"name": "Sparring", "rules": rules}
+    if version:
+        driver["version"] = version
+    log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": findings}]}
+    return json.dumps(log, indent=1, ensure_ascii=False) + "\n"
+
+
+def _check_rule(check: Check) -> dict[str, Any]:
+    said = f"{check.name}: {check.threshold}" if check.threshold else check.name
+    return _rule(check.name, said, check.remedy)
+
+
+def _rule(name: str, said: str, remedy: str = "") -> dict[str, Any]:
+    rule: dict[str, Any] = {"id": name, "shortDescription": {"text": said}}
+    return rule | ({"help": {"text": remedy}} if remedy else {})
+
+
+def _finding(rule: str, kind: str, level: str, said: str, location: str) -> dict[str, Any]:
+    place = {"physicalLocation": {"artifactLocation": {"uri": location}}}
+    return {"ruleId": rule, "kind": kind, "level": level, "message": {"text": said}, "locations": [place]}

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from xml.etree import ElementTree as ET
+
+import example
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from sparring.errors import BadInput
+from sparring.report import derive, figures
+from sparring.report.words import words
+
+
+def test_the_curve_has_a_line_for_each_result_and_a_band_at_the_audited_eps() -> None:
+    results = [example.natural(), example.result()]
+    axes = figures.curve(results).axes[0]
+    for line, result in zip(axes.get_lines(), results, strict=False):
+        x, y = line.get_data()
+        assert np.allclose(x, [point.eps for point in result.curve])
+        assert np.allclose(y, [point.robust_accuracy for point in result.curve])
+    bands = [band.get_datalim(axes.transData) for band in axes.collections if band.get_alpha()]
+    for band, result in zip(bands, results, strict=True):
+        assert band.x0 < example.EPS < band.x1
+        assert (band.y0, band.y1) == pytest.approx((result.robust_accuracy.low, result.robust_accuracy.high))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["natural", "adversarially trained"]
+
+
+def test_the_cost_ends_at_the_robust_accuracy_and_the_passes_spent() -> None:
+    result = example.result()
+    x, y = figures.cost(result).axes[0].get_lines()[0].get_data()
+    assert y[0] == pytest.approx(result.clean_accuracy.estimate)
+    assert y[-1] == pytest.approx(result.robust_accuracy.estimate)
+    assert x[-1] == pytest.approx((result.passes.forward + result.passes.backward) / result.examples)
+    assert list(y) == list(derive.standing(result))
+
+
+def test_figures_of_an_invalid_result_are_refused() -> None:
+    with pytest.raises(BadInput, match="an invalid result"):
+        figures.curve([example.result(), example.invalid()])
+    with pytest.raises(BadInput, match="an invalid result"):
+        figures.cost(example.invalid())
+
+
+def test_curves_of_different_norms_are_refused() -> None:
+    other = example.result(threat={"norm": "l2", "eps": 1.0})
+    with pytest.raises(BadInput, match="norms l2, linf"):
+        figures.curve([example.result(), other])
+
+
+def test_svg_is_well_formed_and_equal_for_equal_figures() -> None:
+    first, second = (figures.svg(figures.curve([example.result()], words("zh")), "a") for _ in range(2))
+    assert first == second
+    assert "攻击下的准确率" in first
+    assert "var(--series-1" in first
+    ET.fromstring(first.replace("xlink:href", "href"))
+
+
+def test_figures_do_not_care_for_the_readers_matplotlibrc() -> None:
+    expected = figures.svg(figures.cost(example.result()), "a")
+    with mpl.rc_context({"font.size": 30, "axes.grid": False, "svg.fonttype": "path", "lines.linewidth": 9}):
+        assert figures.svg(figures.cost(example.result()), "a") == expected
+
+
+def test_a_gallery_is_a_row_of_three_for_each_picture() -> None:
+    figure = figures.gallery(example.gallery(count=2), [f"class {k}" for k in range(10)])
+    assert len(figure.axes) == 6
+    assert figure.axes[0].get_title().startswith("class ")
+    assert figure.axes[2].get_title() == "× 10"
+    assert figures.png(figure).startswith(b"\x89PNG")
+
+
+def test_a_gallery_of_lines_is_refused() -> None:
+    with pytest.raises(BadInput, match="without images"):
+        figures.gallery(example.gallery(count=1, shape=(30,)))

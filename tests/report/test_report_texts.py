@@ -1,0 +1,153 @@
+"""Terminal, JUnit and SARIF, and what they derive from a result."""
+
+from __future__ import annotations
+
+import io
+import json
+from xml.etree import ElementTree as ET
+
+import example
+import pytest
+from rich.console import Console
+from scipy.stats import binomtest
+
+from sparring.evaluate.result import Result
+from sparring.report import derive
+from sparring.report.junit import junit
+from sparring.report.sarif import sarif
+from sparring.report.terminal import compare, show
+from sparring.report.words import eps_text, p_text, passes_text, percent, seconds_text, threat_plain, threat_text
+
+
+def said(*results: Result) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=140, color_system=None)
+    if len(results) == 1:
+        show(results[0], console)
+    else:
+        compare(results, console)
+    return out.getvalue()
+
+
+def test_the_terminal_says_the_verdict_and_the_reasons_before_the_numbers() -> None:
+    result = example.suspect()
+    text = said(result)
+    assert text.index("SUSPECT") < text.index(result.reasons[1]) < text.index("74.5%  [67.9%, 80.4%]  in doubt")
+    assert "18/193" in text
+    assert "attack the view that the defence hands out" in text
+
+
+def test_the_terminal_shows_no_number_of_an_invalid_result() -> None:
+    for text in (said(example.invalid()), said(example.invalid(), example.invalid())):
+        assert "not valid" in text
+        assert not any(number in text for number in ("96.5%", "74.5%", "24.5%", "18/193", "67.9%"))
+
+
+def test_the_terminal_prints_markup_in_names_as_it_is() -> None:
+    text = said(example.result("[red]name[/red] [/]"), example.natural())
+    assert "[red]name[/red] [/]" in text
+
+
+def test_plain_ascii_terminals_get_plain_ascii() -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    console = Console(file=out, width=140)
+    show(example.suspect(), console)
+    compare([example.natural(), example.result()], console)
+
+
+def test_comparing_counts_what_each_kept() -> None:
+    first, second = example.natural(), example.result()
+    pair = derive.pair(first, second)
+    assert isinstance(pair, derive.Pair)
+    assert pair.both + pair.first == round(first.robust_accuracy.estimate * 200)
+    assert pair.both + pair.second == round(second.robust_accuracy.estimate * 200)
+    assert pair.both + pair.first + pair.second + pair.neither == 200
+    assert pair.p == binomtest(pair.first, pair.first + pair.second).pvalue
+    assert f"both kept {pair.both}, only natural {pair.first}" in said(first, second)
+
+
+def test_equal_results_do_not_differ() -> None:
+    pair = derive.pair(example.result(), example.result())
+    assert isinstance(pair, derive.Pair)
+    assert (pair.first, pair.second, pair.p) == (0, 0, 1.0)
+
+
+def test_what_cannot_be_compared_example_by_example_is_said_to_be_so() -> None:
+    assert derive.pair(example.result(), example.invalid()) == "invalid"
+    assert derive.pair(example.result(), example.result(threat={"norm": "l2", "eps": 1.0})) == "threat"
+    assert derive.pair(example.result(), example.result(seed=1)) == "examples"
+    assert "the threats differ" in said(example.result(), example.result(threat={"norm": "l2", "eps": 1.0}))
+
+
+def test_the_fates_sum_to_the_examples() -> None:
+    for result in (example.result(), example.natural()):
+        fates = derive.fates(result)
+        assert fates.certified + fates.stood + fates.broken + fates.wrong == result.examples
+        assert (fates.certified + fates.stood) / result.examples == result.robust_accuracy.estimate
+
+
+def test_results_of_one_name_are_told_apart() -> None:
+    assert derive.names([example.result("a"), example.result("b"), example.result("a")]) == ("a", "b", "a (2)")
+
+
+def test_junit_counts_failures_and_holds_the_gate() -> None:
+    suite = ET.fromstring(junit([example.suspect()], fail_under=0.8))[0]
+    failed = [case.get("name") for case in suite if case.find("failure") is not None]
+    assert failed == ["verdict", "black-box", "robust accuracy >= 0.8"]
+    assert suite.get("failures") == "3"
+    assert suite.get("tests") == str(len(suite))
+    clean = ET.fromstring(junit([example.result()], fail_under=0.5))[0]
+    assert (clean.get("failures"), clean.get("skipped")) == ("0", "1")
+
+
+def test_an_invalid_result_fails_every_gate() -> None:
+    assert "there is no number" in str(derive.gate(example.invalid(), 0.0))
+    assert derive.gate(example.result(), 0.745) is None
+
+
+def test_junit_survives_characters_that_xml_cannot_hold() -> None:
+    text = junit([example.result("a\x00b\x1b <&\"'>")])
+    assert ET.fromstring(text)[0].get("name") == "a\ufffdb\ufffd <&\"'>"
+
+
+def test_sarif_has_a_rule_for_every_finding() -> None:
+    log = json.loads(sarif([example.suspect(), example.invalid()]))
+    assert log["version"] == "2.1.0"
+    run = log["runs"][0]
+    rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+    assert len(rules) == len(set(rules))
+    assert {finding["ruleId"] for finding in run["results"]} <= set(rules)
+    assert all((finding["kind"] == "fail") == (finding["level"] != "none") for finding in run["results"])
+    levels = [finding["level"] for finding in run["results"] if finding["ruleId"] == "verdict"]
+    assert levels == ["warning", "error"]
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (percent(0.8125), "81.2%"),
+        (percent(0.8293, 10000), "82.93%"),
+        (eps_text(8 / 255), "8/255"),
+        (eps_text(0.3), "0.3"),
+        (eps_text(0.0), "0"),
+        (eps_text(1.0), "1"),
+        (passes_text(4007.0), "4,007"),
+        (passes_text(1.93), "1.9"),
+        (passes_text(0.01), "< 0.1"),
+        (passes_text(0), "0"),
+        (seconds_text(64.53), "64.5 s"),
+        (seconds_text(400), "6 min 40 s"),
+        (seconds_text(4000), "1 h 6 min"),
+        (p_text(1e-9), "< 0.0001"),
+        (p_text(0.0321), "0.032"),
+    ],
+)
+def test_numbers_are_said_as_people_say_them(given: str, text: str) -> None:
+    assert given == text
+
+
+def test_a_threat_is_said_in_one_line() -> None:
+    assert threat_text(example.result()) == "ℓ∞ ≤ 0.1 in [0, 1]"
+    assert threat_plain(example.result()) == "linf <= 0.1 in [0, 1]"
+    assert threat_text(example.result(threat={"edits": 3.0, "source": "synonyms"})) == "edits 3, source synonyms"
+    assert threat_text(example.result(threat={})) == ""
