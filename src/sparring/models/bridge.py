@@ -1,0 +1,151 @@
+"""The bridge from other frameworks: one function `x -> (y, pullback)` becomes a differentiable torch function."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sparring.errors import BadInput
+from sparring.types import Model
+
+Pullback = Callable[[Tensor], Tensor]
+"""The gradient of the outputs `(B, K)` to the gradient of the inputs `(B, *shape)`."""
+
+ALIGNMENT = 64
+"""Bytes. TensorFlow aborts the process on a buffer that starts elsewhere, and JAX copies it."""
+
+
+def bridge(values: Model, vjp: Callable[[Tensor], tuple[Tensor, Pullback]]) -> Model:
+    """Make a torch function of another framework's: `values` where no gradient is asked for, `vjp` where one is.
+
+    Both take a contiguous, aligned CPU or accelerator tensor without a gradient of its own: float64 if `x` is,
+    float32 for any other floating point, integers as they are. Nothing is copied that meets this already. Outputs
+    come back as float32 or float64, the gradient in the type of `x`. A pullback may be called more than once
+    (`retain_graph`); there is no second derivative. Changing `x` or the outputs in place before the backward pass
+    raises torch's usual error, because the other framework may still be reading the same memory.
+
+    Cost: what `values` and `vjp` cost, and no copy.
+    """
+
+    def call(x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and x.requires_grad:
+            y: Tensor = _Crossing.apply(x, vjp)
+        else:
+            y = _apart(values(ready(x)), x)
+        return y.float() if y.dtype in {torch.float16, torch.bfloat16} else y
+
+    return call
+
+
+def ready(x: Tensor) -> Tensor:
+    """`x` as every framework takes it, sharing memory with `x` where its type, order and alignment allow it."""
+    x = x.detach()
+    if x.dtype in {torch.float16, torch.bfloat16}:
+        x = x.float()
+    return _aligned(x)
+
+
+def _aligned(x: Tensor) -> Tensor:
+    x = x.contiguous()
+    return x.clone() if x.data_ptr() % ALIGNMENT else x
+
+
+def _apart(y: Tensor, x: Tensor) -> Tensor:
+    """`y`, copied if the framework gave the memory of `x` back (an identity, a reshape)."""
+    return y.clone() if y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() else y
+
+
+class _Crossing(torch.autograd.Function):
+    """One forward pass with its pullback kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, vjp: Callable[[Tensor], tuple[Tensor, Pullback]]) -> Tensor:
+        y, ctx.pullback = vjp(ready(x))
+        y = _apart(y, x)
+        ctx.save_for_backward(x, y)  # for the version check: the pullback itself may be reading this memory
+        return y
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        (x, _) = ctx.saved_tensors
+        return ctx.pullback(_aligned(g)).to(device=x.device, dtype=x.dtype), None
+
+
+def layout(shape: tuple[int | None, ...] | None) -> tuple[Model, tuple[str, ...]]:
+    """The function that brings inputs into the shape `(*shape)` which a model reads, and what to tell the reader of it.
+
+    Inputs of that shape pass as they are. Channels-first images `(B, C, H, W)` for a channels-last model are
+    transposed; flat inputs, and axes of size one, are reshaped in their own order. `None` in `shape` fits any size;
+    `shape` itself is None where the model does not say what it reads, and then everything passes.
+
+    Raises:
+        BadInput: when called with inputs that fit none of these.
+
+    """
+    if shape is None:
+        return _same, ()
+
+    def arrange(x: Tensor) -> Tensor:
+        given = tuple(x.shape[1:])
+        if _fits(given, shape):
+            return x
+        if len(given) == 3 and _fits((*given[1:], given[0]), shape):
+            return x.permute(0, 2, 3, 1)
+        if None not in shape and _squeezed(given) == _squeezed(shape):
+            return x.reshape(-1, *shape)  # type: ignore[arg-type]
+        if None not in shape and 1 in {len(given), len(shape)} and x[:1].numel() == torch.Size(shape).numel():  # type: ignore[arg-type]
+            return x.reshape(-1, *shape)  # type: ignore[arg-type]
+        raise BadInput(f"inputs of shape {given}", f"{shape}, which this model reads", "give data of that shape")
+
+    note = f"reads inputs {shape}"
+    if len(shape) == 3:
+        return arrange, (f"{note}; channels-first images are transposed, flat inputs reshaped, inside the model",)
+    return arrange, (f"{note}; images are reshaped in their own order inside the model",) if len(shape) == 1 else ()
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _fits(given: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    return len(given) == len(shape) and all(want in {size, None} for size, want in zip(given, shape, strict=True))
+
+
+def _squeezed(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    return tuple(size for size in shape if size != 1)
+
+
+def in_batches_of(rows: int, model: Model) -> Model:
+    """Run a model that was exported for exactly `rows` rows on any number of them; the last batch repeats a row."""
+
+    def call(x: Tensor) -> Tensor:
+        parts = [model(pad(part, rows)) for part in torch.split(x, rows)]
+        return torch.cat(parts)[: len(x)]
+
+    return call
+
+
+def pad(x: Tensor, rows: int) -> Tensor:
+    """`x` with its last row repeated until there are `rows` of them; `x` itself where there are."""
+    missing = rows - len(x)
+    return torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing > 0 else x
+
+
+@contextmanager
+def environment(**defaults: str) -> Iterator[None]:
+    """Settings that a framework reads while it is imported, put back afterwards; those the user made win."""
+    ours = {name: value for name, value in defaults.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in ours.items():
+            if os.environ.get(name) == value:
+                del os.environ[name]

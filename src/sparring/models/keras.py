@@ -1,0 +1,173 @@
+"""Keras 3 on each of its backends: torch directly, JAX and TensorFlow through the bridge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sparring.errors import BadInput, require
+from sparring.models.bridge import environment, layout
+from sparring.models.victim import Victim
+from sparring.types import Model
+
+
+def backend() -> AbstractContextManager[None]:
+    """Let Keras choose torch if it is first imported meanwhile and KERAS_BACKEND is not set."""
+    return environment(KERAS_BACKEND="torch", TF_CPP_MIN_LOG_LEVEL="1")
+
+
+def keras() -> ModuleType:
+    """Keras, on the backend that it already has, that KERAS_BACKEND names, or on torch.
+
+    Raises:
+        BadInput: Keras is not installed.
+
+    """
+    with backend():
+        return require("keras", "keras")
+
+
+def load(path: str | Path, *, trust: bool = False) -> Victim:
+    """A `.keras` file as a model with gradients, read in Keras's safe mode unless `trust`.
+
+    Raises:
+        BadInput: not a readable file, Python code in it (a Lambda layer), or a layer that is not registered.
+
+    """
+    k = keras()
+    try:
+        return adopt_or_refuse(k.saving.load_model(str(path), compile=False, safe_mode=not trust), path)
+    except BadInput:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())
+        if "safe_mode" in said or "unsafe" in said:
+            raise BadInput(
+                f"'{path}' contains Python code (a Lambda layer)",
+                "a model without",
+                "pass --trust if you know who made it",
+            ) from error
+        raise BadInput(
+            f"'{path}' does not load ({said[:160]})", "a .keras file with known layers", "build it in a factory"
+        ) from error
+
+
+def adopt_or_refuse(model: object, path: str | Path) -> Victim:
+    """The model that a file held."""
+    victim = adopt(model)
+    if victim is None:
+        raise BadInput(f"'{path}' holds a {type(model).__name__}", "a keras.Model", "save the model itself")
+    return victim
+
+
+def load_weights(model: Any, path: str | Path) -> None:
+    """Load a `.weights.h5` file into a built Keras model.
+
+    Raises:
+        BadInput: the file does not fit.
+
+    """
+    try:
+        model.load_weights(str(path))
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise BadInput(
+            f"'{path}' does not fit {type(model).__name__} ({said[:160]})",
+            "the weights of this network",
+            "pass the file that was saved from it",
+        ) from error
+
+
+def adopt(obj: Any) -> Victim | None:
+    """A Keras model in inference mode, its inputs in the shape the data has; None for anything else.
+
+    A final softmax or sigmoid is left out, exactly, where the model's graph shows a Dense, Activation or Softmax
+    layer at its end; one sigmoid unit `l` becomes the two logits `(0, l)`. Where it is there but cannot be left out,
+    `probabilities` is set. The model in hand is not changed, and weights that change later are seen. Keras reads
+    `training=False` from the call, not from the torch module's mode, so the victim hands out no `module`.
+
+    Raises:
+        BadInput: a model with several inputs or outputs.
+
+    """
+    k = keras()
+    if not isinstance(obj, k.Model):
+        return None
+    inputs, outputs = getattr(obj, "inputs", None) or [], getattr(obj, "outputs", None) or []
+    if inputs and (len(inputs) != 1 or len(outputs) != 1):
+        raise BadInput(
+            f"a Keras model with {len(inputs)} inputs and {len(outputs)} outputs", "one of each", "wrap it in a factory"
+        )
+    arrange, notes = layout(tuple(inputs[0].shape[1:]) if inputs else None)
+    forward, probabilities, said = _logits(k, obj) if inputs else (_whole(obj), False, ())
+    call = _crossing(k, obj, forward)
+    return Victim(
+        call=lambda x: call(arrange(x)),
+        access="gradients",
+        framework=f"keras on {k.backend.backend()}",
+        name=obj.name,
+        probabilities=probabilities,
+        notes=(*notes, *said),
+    )
+
+
+def _whole(model: Any) -> Callable[[Any], Any]:
+    return lambda x: model(x, training=False)
+
+
+def _ending(k: ModuleType, model: Any) -> tuple[Any, Any, str | None]:
+    """The last layer of a model's graph, what goes into it, and the name of its activation if that is a probability."""
+    last, node, _ = model.outputs[0]._keras_history
+    if getattr(last, "outputs", None):  # a model inside the model
+        return last, None, _ending(k, last)[2]
+    known = {k.activations.softmax: "softmax", k.activations.sigmoid: "sigmoid"}
+    activation = "softmax" if isinstance(last, k.layers.Softmax) else known.get(getattr(last, "activation", None))
+    return last, last._inbound_nodes[node].input_tensors[0], activation
+
+
+def _logits(k: ModuleType, model: Any) -> tuple[Callable[[Any], Any], bool, tuple[str, ...]]:
+    """The model up to its last activation, whether its outputs are still probabilities, and what to say of it."""
+    last, before, activation = _ending(k, model)
+    if activation is None:
+        return _whole(model), False, ()
+    dense = type(last) is k.layers.Dense and last.quantization_mode is None
+    if not dense and type(last) not in {k.layers.Activation, k.layers.Softmax}:
+        return _whole(model), True, (f"ends in a {activation} that could not be left out: outputs are probabilities",)
+
+    trunk, ops = k.Model(model.inputs, before), k.ops
+    binary = activation == "sigmoid" and model.outputs[0].shape[-1] == 1
+
+    def forward(x: Any) -> Any:
+        h = trunk(x, training=False)
+        if dense:  # as Dense.call has it
+            h = ops.matmul(h, last.kernel)
+            h = h if last.bias is None else ops.add(h, last.bias)
+        return ops.concatenate([ops.zeros_like(h), h], axis=-1) if binary else h
+
+    note = f"its final {activation} is left out: outputs are logits"
+    return forward, False, (f"{note}, (0, l) for the one unit l" if binary else note,)
+
+
+def _crossing(k: ModuleType, model: Any, forward: Callable[[Any], Any]) -> Model:
+    """A function in Keras's own operations as a torch function, whatever the backend."""
+    name = k.backend.backend()
+    if name == "torch":
+        return forward
+    if name == "tensorflow":
+        from sparring.models import tensorflow
+
+        return tensorflow.crossing(forward)
+    if name != "jax":
+        raise BadInput(f"Keras on {name}", "torch, jax or tensorflow", "set KERAS_BACKEND to one of them")
+    from sparring.models import jax
+
+    variables = model.variables
+
+    def apply(weights: Any, x: Any) -> Any:
+        with k.StatelessScope(state_mapping=list(zip(variables, weights, strict=True))):
+            return forward(x)
+
+    return jax.crossing(apply, lambda: [variable.value for variable in variables])

@@ -1,0 +1,189 @@
+"""Every model that can be in hand or in a file, as a victim."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sparring.errors import BadInput, require
+from sparring.factories import build
+from sparring.models.victim import Victim
+
+ADAPTERS = {
+    "keras": "keras",  # before torch: on that backend a Keras model is both
+    "transformers": "torch",
+    "torch": "torch",
+    "tf_keras": "tensorflow",
+    "tensorflow": "tensorflow",
+    "flax": "jax",
+    "jax": "jax",
+    "jaxlib": "jax",
+    "xgboost": "boosted",  # before sklearn: their classifiers are both
+    "lightgbm": "boosted",
+    "sklearn": "sklearn",
+    "onnx": "onnx",
+}
+"""The package in which a class was defined to the adapter that knows it. No package is imported to find out."""
+
+
+def adopt(model: object, *, name: str | None = None) -> Victim:
+    """Make a victim of a model of any framework: a module, an estimator, a booster, a graph, a function.
+
+    Told by the packages in which its classes were defined. A plain Python function could be of any framework: it
+    is called with NumPy arrays and gives scores, unless wrapped by `sparring.models.torch.function`,
+    `sparring.models.jax.function` or `sparring.models.tensorflow.function`, which give gradients.
+
+    Raises:
+        BadInput: nothing that can be called, or what the adapter refuses.
+
+    """
+    if isinstance(model, Victim):
+        victim: Victim | None = model
+    else:
+        victim = next((found for adapter in _adapters(model) if (found := adapter(model)) is not None), None)
+    if victim is None:
+        raise BadInput(
+            f"an object of type {type(model).__name__}",
+            "a model, or a function x -> scores",
+            "see `sparring list models`",
+        )
+    return victim if name is None else replace(victim, name=name)
+
+
+def _adapters(model: object) -> list[Callable[[Any], Victim | None]]:
+    """The adapters to ask, the most particular first."""
+    made = model.func if isinstance(model, functools.partial) else model
+    packages = {part.__module__.partition(".")[0] for part in type(made).__mro__}
+    names = dict.fromkeys(adapter for package, adapter in ADAPTERS.items() if package in packages)
+    return [_adapter(name).adopt for name in (*names, *(["function"] if callable(model) else []))]
+
+
+def _adapter(name: str) -> Any:
+    return importlib.import_module(f"sparring.models.{name}")
+
+
+def load(spec: str, *, weights: str | None = None, trust: bool = False) -> Victim:
+    """Make a victim of what a command line names.
+
+    `spec` is `package.module:factory` or `path/to/file.py:factory`; a file `.onnx`, `.keras`, `.skops`, a booster's
+    own file, `.pt2`; a TensorFlow SavedModel or Hugging Face folder; `http(s)://...` or the `.toml` / `.json` that
+    describes an endpoint. `weights` go into what a factory returned, which then is in eval mode; without them a
+    factory's network stays in the mode in which it came. Code that is named by `spec` runs; code that is hidden in
+    a file (pickle, joblib, a Lambda layer, TorchScript, `.pt2`) runs only with `trust`.
+
+    Raises:
+        BadInput: a file, module or name that is not there; an unknown ending; weights of another network; a pickle.
+
+    """
+    path = Path(spec)
+    url = spec.startswith(("http://", "https://"))
+    reader = None if url else FOLDER if path.is_dir() else FILES.get(path.suffix.lower())
+    if (url or reader) and weights is not None:
+        raise BadInput(f"--weights with '{spec}'", "module:factory to load them into", "leave --weights out")
+    if url:
+        return _adapter("endpoint").load(spec)  # type: ignore[no-any-return]
+    if reader is not None:
+        if not path.exists():
+            raise BadInput(f"no file '{spec}'", "a model file", "check the path")
+        return replace(reader(path, trust), name=path.name)
+    if ":" not in spec:
+        known = ", ".join(FILES)
+        missing = f"'{spec}' ends in no known way" if path.exists() else f"no file '{spec}'"
+        raise BadInput(missing, f"a file {known}, or module:factory", "check the path or write a factory")
+    return adopt(_with_weights(_made(spec), weights, spec, trust=trust), name=spec)
+
+
+def _made(spec: str) -> object:
+    """What a factory returns. One that imports Keras gets it on torch where TensorFlow, its own default, is missing."""
+    from sparring.models.keras import backend
+
+    if importlib.util.find_spec("tensorflow") is not None:
+        return build(spec)
+    with backend():
+        return build(spec)
+
+
+def _with_weights(model: object, weights: str | None, spec: str, *, trust: bool) -> object:
+    """The model with the weights loaded into it."""
+    if weights is None:
+        return model
+    if not Path(weights).is_file():
+        raise BadInput(f"no file '{weights}'", "a file of weights", "check --weights")
+    if weights.endswith(".h5"):
+        _adapter("keras").load_weights(model, weights)
+    elif isinstance(model, nn.Module):
+        _adapter("torch").load_weights(model, weights, trust=trust)
+    else:
+        raise BadInput(
+            f"--weights for the {type(model).__name__} of '{spec}'", "a torch module or a Keras model", "leave it out"
+        )
+    return model
+
+
+def _folder(path: Path, trust: bool) -> Victim:
+    if (path / "config.json").is_file():
+        return _adapter("torch").load_folder(path)  # type: ignore[no-any-return]
+    return _adapter("tensorflow").load(path, trust=trust)  # type: ignore[no-any-return]
+
+
+def _pickled(path: Path, trust: bool) -> Victim:
+    if not trust:
+        raise BadInput(
+            f"'{path}' is a pickle, which runs whatever code its maker put into it",
+            "a .skops, .onnx or other safe file",
+            "convert it, or pass --trust if you know who made it",
+        )
+    import pickle
+
+    try:
+        with path.open("rb") as file:
+            joblib = path.suffix.lower() == ".joblib"
+            model = require("joblib", "sklearn").load(file) if joblib else pickle.load(file)  # noqa: S301 (trusted)
+    except BadInput:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:160] or type(error).__name__
+        raise BadInput(f"'{path}' does not load ({said})", "a whole pickle of a model", "save it anew") from error
+    return adopt(model)
+
+
+def _by(adapter: str) -> Callable[[Path, bool], Victim]:
+    return lambda path, trust: _adapter(adapter).load(path, trust=trust)
+
+
+def _safely(adapter: str) -> Callable[[Path, bool], Victim]:
+    """Formats that hold no code, so that trust changes nothing."""
+    return lambda path, _: _adapter(adapter).load(path)
+
+
+def _json(path: Path, _: bool) -> Victim:
+    """An XGBoost model or the description of an endpoint."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        booster = '"learner"' in file.read(4096)
+    return _adapter("boosted" if booster else "endpoint").load(path)  # type: ignore[no-any-return]
+
+
+FOLDER = _folder
+FILES: dict[str, Callable[[Path, bool], Victim]] = {
+    ".onnx": _safely("onnx"),
+    ".keras": _by("keras"),
+    ".skops": _by("sklearn"),
+    ".ubj": _safely("boosted"),
+    ".txt": _safely("boosted"),
+    ".toml": _safely("endpoint"),
+    ".json": _json,
+    ".pt2": _by("torch"),
+    ".ts": _by("torch"),
+    ".pt": _by("torch"),
+    ".pth": _by("torch"),
+    ".pkl": _pickled,
+    ".pickle": _pickled,
+    ".joblib": _pickled,
+}
+"""What a file's name ends in, to what reads it (given the path and whether it is trusted)."""

@@ -1,0 +1,178 @@
+"""TensorFlow: `tf.function`, `tf.Module` and SavedModel folders, differentiated by `tf.GradientTape`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparring.errors import BadInput, require
+from sparring.models.bridge import Pullback, bridge, environment, in_batches_of, layout
+from sparring.models.victim import Victim
+from sparring.types import Model
+
+FILES = frozenset({"ReadFile", "WriteFile", "MatchingFiles", "PyFunc", "PyFuncStateless", "EagerPyFunc"})
+"""Operations by which a graph reaches beyond the model: files of this machine, or Python."""
+
+
+def tensorflow() -> ModuleType:
+    """TensorFlow, imported with its start-up messages down to warnings.
+
+    Raises:
+        BadInput: it is not installed.
+
+    """
+    with environment(TF_CPP_MIN_LOG_LEVEL="1"):
+        return require("tensorflow", "tensorflow")
+
+
+def function(f: Callable[[Any], Any], *, name: str | None = None) -> Victim:
+    """A function of TensorFlow tensors, `(B, *shape)` to logits `(B, K)`, as a model with gradients."""
+    call = crossing(lambda x: _single(f(x)))
+    title = str(name or getattr(f, "__name__", type(f).__name__))
+    return Victim(call=call, access="gradients", framework="tensorflow", name=title)
+
+
+def load(path: str | Path, *, trust: bool = False) -> Victim:
+    """A SavedModel folder as a model with gradients: its serving signature, or its `__call__` where it has none.
+
+    A graph that reads or writes files, or calls Python, is refused unless `trust`.
+
+    Raises:
+        BadInput: no SavedModel there, a graph that reaches for files, or one without a single input and output.
+
+    """
+    file = Path(path) / "saved_model.pb"
+    if not file.is_file():
+        raise BadInput(f"'{path}' has no saved_model.pb", "a SavedModel folder", "check the path")
+    tf = tensorflow()
+    if not trust and (reach := _operations(file) & FILES):
+        raise BadInput(
+            f"'{path}' reaches beyond the model ({', '.join(sorted(reach))})",
+            "a graph that only computes",
+            "pass --trust if you know who made it",
+        )
+    try:
+        obj = tf.saved_model.load(str(path))
+    except Exception as error:
+        raise BadInput(
+            f"'{path}' does not load ({_line(error)})", "a whole SavedModel folder", "save it anew"
+        ) from error
+    victim = adopt(obj)
+    if victim is None:
+        raise BadInput(f"'{path}' cannot be called", "a serving signature or __call__", "save it with one")
+    return victim
+
+
+def adopt(obj: Any) -> Victim | None:
+    """A `tf.function`, a callable `tf.Module` or a loaded SavedModel as a model; None for anything else.
+
+    A module that takes `training` is called with `training=False`.
+
+    Raises:
+        BadInput: a signature with more than one input, or none.
+
+    """
+    tf = tensorflow()
+    name = getattr(obj, "name", None) or getattr(obj, "__name__", None) or type(obj).__name__
+    signatures = getattr(obj, "signatures", None)
+    if isinstance(signatures, Mapping) and signatures:
+        return _signature(signatures.get("serving_default") or next(iter(signatures.values())), type(obj).__name__)
+    if isinstance(obj, tf.types.experimental.ConcreteFunction) and not obj.structured_input_signature[0]:
+        return _signature(obj, str(name))
+    if not callable(obj):
+        return None
+    takes = inspect.signature(obj).parameters if isinstance(obj, tf.Module) else {}
+    f = (lambda x: obj(x, training=False)) if "training" in takes else obj
+    floats = [v.dtype for v in getattr(obj, "variables", ()) if v.dtype.is_floating]
+    call = crossing(lambda x: _single(f(x)), floats[0] if floats else None)
+    return Victim(call=call, access="gradients", framework="tensorflow", name=str(name))
+
+
+def _signature(signature: Any, name: str) -> Victim:
+    """A signature with one input, called by the input's name."""
+    inputs = signature.structured_input_signature[1]
+    if len(inputs) != 1:
+        names = ", ".join(inputs) or "none"
+        raise BadInput(f"a signature with the inputs {names}", "one input", "export the model with one")
+    (key, spec), *_ = inputs.items()
+    shape = None if spec.shape.rank is None else tuple(spec.shape)
+    arrange, notes = layout(None if shape is None else shape[1:])
+    call = crossing(lambda x: _single(signature(**{key: x})), spec.dtype)
+    if shape and shape[0] is not None:
+        call = in_batches_of(shape[0], call)
+        notes = (
+            *notes,
+            f"saved for batches of exactly {shape[0]}: every batch is cut into such; export with None rows",
+        )
+    return Victim(call=lambda x: call(arrange(x)), access="gradients", framework="tensorflow", name=name, notes=notes)
+
+
+def _single(outputs: Any) -> Any:
+    """The one tensor among the outputs, or the one that is called logits."""
+    if isinstance(outputs, Mapping):
+        outputs = [outputs["logits"]] if "logits" in outputs else list(outputs.values())
+    if isinstance(outputs, list | tuple):
+        if len(outputs) != 1:
+            raise BadInput(f"{len(outputs)} outputs", "one, or one named 'logits'", "export the logits alone")
+        return outputs[0]
+    return outputs
+
+
+def crossing(f: Callable[[Any], Any], dtype: Any = None) -> Model:
+    """A TensorFlow function as a torch function, traced for any number of rows; floating inputs become `dtype`."""
+    tf = tensorflow()
+    # The first new batch size traces once more, with the number of rows left open, and is the last one to do so.
+    graph = tf.function(f, reduce_retracing=True)
+
+    def give(x: Tensor) -> Any:
+        a = to_tensorflow(x)
+        return tf.cast(a, dtype) if dtype is not None and a.dtype != dtype else a
+
+    def values(x: Tensor) -> Tensor:
+        return to_torch(graph(give(x)))
+
+    def vjp(x: Tensor) -> tuple[Tensor, Pullback]:
+        a = give(x)
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(a)
+            y = graph(a)
+
+        def back(g: Tensor) -> Tensor:
+            slope = tape.gradient(y, a, output_gradients=to_tensorflow(g), unconnected_gradients="zero")
+            return to_torch(tf.convert_to_tensor(slope))
+
+        return to_torch(y), back
+
+    return bridge(values, vjp)
+
+
+def to_tensorflow(x: Tensor) -> Any:
+    """The same memory as a TensorFlow tensor, by DLPack. `x` must be aligned: see `bridge.ALIGNMENT`."""
+    return tensorflow().experimental.dlpack.from_dlpack(x.__dlpack__())
+
+
+def to_torch(y: Any) -> Tensor:
+    """The same memory as a torch tensor, by DLPack."""
+    return torch.from_dlpack(y)
+
+
+def _operations(file: Path) -> frozenset[str]:
+    """The names of the operations in every graph and function of a saved_model.pb."""
+    proto = require("tensorflow.core.protobuf.saved_model_pb2", "tensorflow").SavedModel()
+    try:
+        proto.ParseFromString(file.read_bytes())
+    except Exception as error:
+        raise BadInput(f"'{file}' does not parse", "a SavedModel", "save it anew") from error
+    graphs = [meta.graph_def for meta in proto.meta_graphs]
+    nodes = [n for g in graphs for n in (*g.node, *(n for f in g.library.function for n in f.node_def))]
+    return frozenset(node.op for node in nodes)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]

@@ -1,0 +1,241 @@
+"""PyTorch: modules, exported programs, Hugging Face models, and the weights that go into them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from sparring.errors import BadInput, require
+from sparring.models.bridge import in_batches_of
+from sparring.models.victim import Victim
+from sparring.types import Model
+
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""What DataParallel, torch.compile and Lightning put in front of every name."""
+
+CHECKPOINTS = ("state_dict", "model_state_dict", "model")
+"""Where training scripts keep the state dict in a checkpoint."""
+
+
+def function(f: Model, *, name: str | None = None) -> Victim:
+    """A torch function, differentiable in its input, as a model with gradients: a lambda around a network, say."""
+    title = str(name or getattr(f, "__name__", type(f).__name__))
+    return Victim(call=f, access="gradients", framework="torch", name=title)
+
+
+def adopt(obj: Any) -> Victim | None:
+    """A torch module, an exported program or a Hugging Face model as it is; None for anything else.
+
+    The module itself is called, in whatever mode it is in; outputs with `.logits` are unwrapped. A TorchScript module
+    in hand is a module like any other.
+    """
+    if isinstance(obj, ExportedProgram):
+        return _exported(obj)
+    if not isinstance(obj, nn.Module):
+        return None
+    if any(part.__module__.startswith("transformers.") for part in type(obj).__mro__):
+        module: nn.Module = Logits(obj)
+        return Victim(call=module, access="gradients", framework="transformers", name=type(obj).__name__, module=module)
+    return Victim(call=obj, access="gradients", framework="torch", name=type(obj).__name__, module=obj)
+
+
+class Logits(nn.Module):
+    """A Hugging Face model that returns its logits alone, from its main input alone."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.training = model.training  # a wrapper in another mode than its model would be reported as a mixture
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of `x`."""
+        outputs = self.model(**{self.model.main_input_name: x})
+        if not hasattr(outputs, "logits"):
+            raise BadInput(
+                f"{type(self.model).__name__} returns no logits",
+                "a model with a head",
+                "load the ...For...Classification",
+            )
+        return outputs.logits  # type: ignore[no-any-return]
+
+
+def _exported(program: ExportedProgram) -> Victim:
+    """A program with one input, in batches of the size it was exported for if that was fixed."""
+    placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
+    inputs = [n for n in placeholders if n.name in program.graph_signature.user_inputs]
+    if len(inputs) != 1:
+        raise BadInput(f"an exported program with {len(inputs)} inputs", "one input", "export the model with one")
+    rows = inputs[0].meta["val"].shape[0]
+    module = program.module()
+    if not isinstance(rows, int):
+        return Victim(call=module, access="gradients", framework="torch.export", name="program", module=module)
+    return Victim(
+        call=in_batches_of(rows, module),
+        access="gradients",
+        framework="torch.export",
+        name="program",
+        notes=(
+            f"exported for exactly {rows} rows: every batch is cut into such; export with a dynamic batch for speed",
+        ),
+    )
+
+
+def load(path: str | Path, *, trust: bool = False) -> Victim:
+    """A `.pt2` program, a TorchScript `.ts` file or a pickled module: all of them only with `trust`.
+
+    `torch.export.load` unpickles and evaluates parts of the archive, TorchScript can write files, and a pickle is a
+    program: none of them can be read from a stranger. A state dict in a factory's network can.
+
+    Raises:
+        BadInput: no trust, not such a file, or a state dict without its network.
+
+    """
+    suffix = Path(path).suffix.lower()
+    what = {".pt2": "an exported program, which torch unpickles", ".ts": "TorchScript, which can write files"}
+    if not trust:
+        if suffix not in what and isinstance(_read(path, trust=False), Mapping | list):
+            raise _no_network(path)
+        raise BadInput(
+            f"'{path}' is {what.get(suffix, 'a pickle, which can run code')}",
+            "weights and the code of the network (module:factory with --weights)",
+            "pass --trust if you know who made it",
+        )
+    if suffix == ".ts":
+        obj = _attempt(path, lambda: torch.jit.load(str(path), map_location="cpu"))  # type: ignore[no-untyped-call]
+    elif suffix == ".pt2":
+        obj = _attempt(path, lambda: torch.export.load(path))
+    else:
+        obj = _read(path, trust=True)
+    if isinstance(obj, Mapping | list):
+        raise _no_network(path)
+    victim = adopt(obj)
+    if victim is None:
+        raise BadInput(f"'{path}' holds a {type(obj).__name__}", "a torch module", "save the module")
+    return victim
+
+
+def _no_network(path: str | Path) -> BadInput:
+    return BadInput(
+        f"'{path}' holds weights without their network", "the code of the network", "pass module:factory and --weights"
+    )
+
+
+def load_folder(path: str | Path) -> Victim:
+    """A Hugging Face folder (`config.json`, `model.safetensors`) as a model; nothing is downloaded, no code is run.
+
+    Raises:
+        BadInput: an architecture that transformers does not have, or files that do not fit it.
+
+    """
+    transformers = require("transformers", "transformers")
+
+    def read() -> Any:
+        config = transformers.AutoConfig.from_pretrained(str(path), local_files_only=True)
+        family = getattr(transformers, config.architectures[0])
+        return family.from_pretrained(str(path), local_files_only=True, use_safetensors=True)
+
+    victim = adopt(_attempt(path, read).eval())
+    assert victim is not None
+    return victim
+
+
+def load_weights(module: nn.Module, path: str | Path, *, trust: bool = False) -> None:
+    """Load a state dict from a `.safetensors`, `.pt` or `.pth` file into a module, and put it into eval mode.
+
+    Takes a bare state dict, a checkpoint that holds one, a list with one, and names as DataParallel, `torch.compile`
+    and Lightning write them. A pickled module gives its weights only with `trust`.
+
+    Raises:
+        BadInput: no such file, a pickle, no state dict in it, or one of another network: the first names that differ.
+
+    """
+    own = module.state_dict()
+    state = _named_as(own, _state(_read(path, trust=trust), path))
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise BadInput(
+            f"'{path}' does not fit {type(module).__name__} ({_difference(own, state) or _line(error)})",
+            "the state dict of this network",
+            "pass the weights that were saved from it, or the factory they belong to",
+        ) from error
+    module.eval()
+
+
+def _read(path: str | Path, *, trust: bool) -> Any:
+    """What a file of weights holds, on the CPU."""
+    if not Path(path).is_file():
+        raise BadInput(f"no file '{path}'", "a .pt, .pth or .safetensors file", "check the path")
+    if Path(path).suffix.lower() == ".safetensors":
+        safetensors = require("safetensors.torch", "safetensors")
+        return _attempt(path, lambda: safetensors.load_file(str(path), device="cpu"))
+    try:
+        return _attempt(path, lambda: torch.load(path, map_location="cpu", weights_only=not trust))
+    except pickle.UnpicklingError:
+        raise BadInput(
+            f"'{path}' is a pickle of more than tensors (a whole module?) and reading it would run its code",
+            "a state dict",
+            "save module.state_dict() instead, or pass --trust if you know who made it",
+        ) from None
+
+
+def _attempt(path: str | Path, read: Any) -> Any:
+    """Read a file, or say in one line that it is damaged."""
+    try:
+        return read()
+    except (pickle.UnpicklingError, BadInput):
+        raise
+    except Exception as error:
+        raise BadInput(f"'{path}' does not load ({_line(error)})", "a whole, readable file", "save it anew") from error
+
+
+def _state(loaded: Any, path: str | Path) -> dict[str, Tensor]:
+    """The state dict inside what a file held."""
+    if isinstance(loaded, list | tuple) and len(loaded) == 1:
+        loaded = loaded[0]
+    if isinstance(loaded, Mapping):
+        loaded = next((loaded[key] for key in CHECKPOINTS if isinstance(loaded.get(key), Mapping | nn.Module)), loaded)
+    if isinstance(loaded, nn.Module):
+        loaded = loaded.state_dict()
+    if isinstance(loaded, Mapping) and loaded and all(isinstance(value, Tensor) for value in loaded.values()):
+        return dict(loaded)
+    held = f"a dict of {_some(list(loaded))}" if isinstance(loaded, Mapping) else f"a {type(loaded).__name__}"
+    raise BadInput(f"'{path}' holds {held}", "a state dict (names to tensors)", "save module.state_dict()")
+
+
+def _named_as(own: Mapping[str, Any], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without the prefix of a wrapper that the module does not have."""
+    for prefix in WRAPPERS:
+        if all(name.startswith(prefix) for name in state) and not any(name.startswith(prefix) for name in own):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def _difference(own: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    """How two state dicts differ, in words."""
+    shapes = [
+        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+        for name in own
+        if name in state and isinstance(own[name], Tensor) and state[name].shape != own[name].shape
+    ]
+    kinds = {
+        "missing": [name for name in own if name not in state],
+        "unexpected": [name for name in state if name not in own],
+        "of another shape": shapes,
+    }
+    return "; ".join(f"{kind} {_some(names)}" for kind, names in kinds.items() if names)
+
+
+def _some(names: list[Any], most: int = 3) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + rest
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
