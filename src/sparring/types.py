@@ -44,7 +44,7 @@ Loss = Callable[[Tensor, Goal], Tensor]
 
 
 class Norm(Protocol):
-    """The four functions from which every continuous threat is made. `delta` is `(B, *shape)`."""
+    """The functions from which every continuous threat is made. `delta` is `(B, *shape)`, `eps` `(B,)` or a number."""
 
     @property
     def name(self) -> str:
@@ -55,7 +55,7 @@ class Norm(Protocol):
         """The norm of every row, `(B,)`."""
         ...
 
-    def project(self, delta: Tensor, eps: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    def project(self, delta: Tensor, eps: Tensor | float, low: Tensor, high: Tensor) -> Tensor:
         """The point nearest to `delta` (Euclidean) with `size <= eps` and `low <= delta <= high`."""
         ...
 
@@ -63,8 +63,12 @@ class Norm(Protocol):
         """The direction of size one that climbs fastest: `argmax <gradient, d>` over `size(d) <= 1`."""
         ...
 
-    def sample(self, like: Tensor, rng: Streams) -> Tensor:
-        """A uniform draw from the ball of size one."""
+    def ascent(self, gradient: Tensor) -> Tensor:
+        """The direction in which projected ascent moves: `steepest`, spread out where that is a single coordinate."""
+        ...
+
+    def sample(self, eps: Tensor | float, low: Tensor, high: Tensor, rng: Streams) -> Tensor:
+        """A uniform draw from the ball, inside the box."""
         ...
 
 

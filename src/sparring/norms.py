@@ -1,0 +1,224 @@
+"""Norms as objects: the functions from which every continuous threat, step and attack is made.
+
+No attack asks which norm it has. `delta` is `(B, *shape)`; `eps` is `(B,)`, or a number for all rows; `low` and
+`high`, `(B, *shape)`, bound every coordinate of `delta` and hold zero between them. Projections are exact: the
+nearest point of ball and box together, not one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparring.streams import Streams
+from sparring.types import Norm
+
+
+def rows(per_example: Tensor | float, like: Tensor) -> Tensor:
+    """A value for each example, `(B,)`, or one for all, in a shape that broadcasts over `like`, `(B, *shape)`."""
+    value = torch.as_tensor(per_example, device=like.device)
+    if value.dtype != torch.bool:
+        value = value.to(like.dtype)
+    return value.expand(len(like)).view(-1, *[1] * (like.dim() - 1))
+
+
+def _where_outside(
+    norm: Norm,
+    delta: Tensor,
+    eps: Tensor | float,
+    bounds: tuple[Tensor, Tensor],
+    nearest: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:
+    """The nearest point of the box where that is in the ball already; elsewhere `nearest`, on flat rows."""
+    low, high = (bound.expand_as(delta) for bound in bounds)
+    limit = rows(eps, delta).flatten()
+    point = delta.clamp(low, high)
+    outside = norm.size(point) > limit
+    if not bool(outside.any()):
+        return point
+    v, low, high = (part[outside].flatten(1) for part in (delta, low, high))
+    flat = nearest(v, low, high, limit[outside].unsqueeze(1))
+    point = point.clone()
+    point[outside] = flat.view(-1, *delta.shape[1:])
+    return point
+
+
+@dataclass(frozen=True)
+class Linf:
+    """The largest change of a coordinate."""
+
+    name: str = "linf"
+
+    def size(self, delta: Tensor) -> Tensor:
+        """`max |delta_i|`."""
+        return delta.flatten(1).abs().amax(1)
+
+    def project(self, delta: Tensor, eps: Tensor | float, low: Tensor, high: Tensor) -> Tensor:
+        """Clamp every coordinate."""
+        limit = rows(eps, delta)
+        return delta.clamp(torch.maximum(low, -limit), torch.minimum(high, limit))
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The signs."""
+        return gradient.sign()
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        """The steepest direction."""
+        return self.steepest(gradient)
+
+    def sample(self, eps: Tensor | float, low: Tensor, high: Tensor, rng: Streams) -> Tensor:
+        """Every coordinate uniform on what ball and box leave it."""
+        limit = rows(eps, low)
+        low, high = torch.maximum(low, -limit), torch.minimum(high, limit)
+        return low + (high - low) * rng.uniform(*low.shape[1:], device=low.device).to(low.dtype)
+
+
+@dataclass(frozen=True)
+class L2:
+    """The Euclidean length."""
+
+    name: str = "l2"
+
+    def size(self, delta: Tensor) -> Tensor:
+        """`sqrt(sum delta_i^2)`."""
+        return delta.flatten(1).square().sum(1).sqrt()
+
+    def project(self, delta: Tensor, eps: Tensor | float, low: Tensor, high: Tensor) -> Tensor:
+        """`clip(t delta)` with the `t` at which it has length eps: a sort of the scales at which coordinates clip."""
+
+        def nearest(v: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
+            bound = torch.where(v > 0, high, -low)
+            clips_at = torch.where(v != 0, bound / v.abs(), torch.inf)  # coordinate i clips for t >= clips_at_i
+            order = clips_at.argsort(dim=1)
+            t = clips_at.gather(1, order)
+            clipped = (bound.gather(1, order) ** 2).cumsum(1)
+            free = (v.gather(1, order) ** 2).flip(1).cumsum(1).flip(1)
+            before = torch.cat([torch.zeros_like(eps), clipped[:, :-1]], 1)  # squared length of what clips below t_k
+            grown = before + torch.where(t.isfinite(), t, 0) ** 2 * free
+            grown = torch.where(t.isfinite(), grown, torch.inf)
+            k = (grown >= eps**2).to(torch.uint8).argmax(1, keepdim=True)  # the first segment that reaches eps
+            scale = ((eps**2 - before.gather(1, k)).clamp(min=0) / free.gather(1, k).clamp(min=1e-30)).sqrt()
+            point = (v * scale).clamp(low, high)
+            return point * (eps / self.size(point).unsqueeze(1).clamp(min=1e-30)).clamp(max=1)
+
+        return _where_outside(self, delta, eps, (low, high), nearest)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The gradient at length one."""
+        return gradient / rows(self.size(gradient).clamp(min=torch.finfo(gradient.dtype).tiny), gradient)
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        """The steepest direction."""
+        return self.steepest(gradient)
+
+    def sample(self, eps: Tensor | float, low: Tensor, high: Tensor, rng: Streams) -> Tensor:
+        """A uniform direction, at a length of `eps u^(1/n)`: uniform in the ball, then clipped to the box."""
+        direction = self.steepest(rng.at("direction").normal(*low.shape[1:], device=low.device).to(low.dtype))
+        length = rng.at("length").uniform(1, device=low.device).to(low.dtype) ** (1 / low[0].numel())
+        return (direction * rows(length.flatten(), low) * rows(eps, low)).clamp(low, high)
+
+
+@dataclass(frozen=True)
+class L1:
+    """The sum of the changes."""
+
+    name: str = "l1"
+
+    def size(self, delta: Tensor) -> Tensor:
+        """`sum |delta_i|`."""
+        return delta.flatten(1).abs().sum(1)
+
+    def project(self, delta: Tensor, eps: Tensor | float, low: Tensor, high: Tensor) -> Tensor:
+        """Soft-threshold and clip, at the threshold where the sum is eps (Croce and Hein, 2021, Proposition 2.1).
+
+        The sum falls with the threshold, linearly between the points at which a coordinate leaves its bound or
+        reaches zero: a sort of those points finds the piece.
+        """
+
+        def nearest(v: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
+            size, bound = v.abs(), torch.where(v > 0, high, -low)
+            leaves = (size - bound).clamp(min=0)  # below this threshold the coordinate sits at its bound
+            # Going up, the slope of the sum falls by one at `leaves` and rises by one at `size`, where it is zero.
+            points, order = torch.cat([leaves, size], 1).sort(dim=1)
+            change = torch.cat([-torch.ones_like(size), torch.ones_like(size)], 1).gather(1, order)
+            slope = change.cumsum(1)
+            gap = torch.diff(points, dim=1)
+            start = torch.minimum(size, bound).sum(1, keepdim=True)
+            total = torch.cat([start, start + (slope[:, :-1] * gap).cumsum(1)], 1)
+            k = ((total <= eps).to(torch.uint8).argmax(1, keepdim=True) - 1).clamp(min=0)
+            drop = (total.gather(1, k) - eps) / (-slope.gather(1, k)).clamp(min=1)
+            threshold = points.gather(1, k) + drop
+            point = v.sign() * torch.minimum((size - threshold).clamp(min=0), bound)
+            return point * (eps / point.abs().sum(1, keepdim=True).clamp(min=1e-30)).clamp(max=1)
+
+        return _where_outside(self, delta, eps, (low, high), nearest)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The sign of the largest coordinate, alone."""
+        flat = gradient.flatten(1)
+        largest = flat.abs().argmax(1, keepdim=True)
+        return torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest).sign()).view_as(gradient)
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        """The whole gradient, three long at its largest coordinate.
+
+        The steepest direction is one coordinate, which the box stops at once. All of them move instead, far: the
+        projection takes most of it back, and leaves the sum to those that gain most.
+        """
+        return 3 * gradient / rows(gradient.flatten(1).abs().amax(1).clamp(min=1e-30), gradient)
+
+    def sample(self, eps: Tensor | float, low: Tensor, high: Tensor, rng: Streams) -> Tensor:
+        """`n` of `n + 1` normalised exponentials, with random signs: uniform in the ball, then clipped to the box."""
+        shape, device = low.shape[1:], low.device
+        draw = -torch.log1p(-rng.at("sizes").uniform(*shape, device=device))
+        rest = -torch.log1p(-rng.at("rest").uniform(1, device=device))
+        total = draw.flatten(1).sum(1) + rest.flatten()
+        share = (rng.at("signs").sign(*shape, device=device) * draw).to(low.dtype) / rows(total, low)
+        return (share * rows(eps, low)).clamp(low, high)
+
+
+@dataclass(frozen=True)
+class L0:
+    """The number of coordinates that change."""
+
+    name: str = "l0"
+
+    def size(self, delta: Tensor) -> Tensor:
+        """The count of non-zero coordinates."""
+        return (delta.flatten(1) != 0).sum(1).to(delta.dtype)
+
+    def project(self, delta: Tensor, eps: Tensor | float, low: Tensor, high: Tensor) -> Tensor:
+        """Keep the `floor(eps)` coordinates whose loss would cost most, each clipped to its bounds."""
+
+        def nearest(v: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
+            point = v.clamp(low, high)
+            gain = v**2 - (v - point) ** 2
+            ranks = gain.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+            return point * (ranks < eps.floor())
+
+        return _where_outside(self, delta, eps, (low, high), nearest)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The sign of the largest coordinate, alone: the ball bounds how many move, the box how far."""
+        return L1().steepest(gradient)
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        """The whole gradient, ten long at its mean coordinate: the projection picks the coordinates that gain most.
+
+        Shorter moves would keep those that were picked first (Croce and Hein, 2019, take steps as long).
+        """
+        return 10 * gradient / rows(gradient.flatten(1).abs().mean(1).clamp(min=1e-30), gradient)
+
+    def sample(self, eps: Tensor | float, low: Tensor, high: Tensor, rng: Streams) -> Tensor:
+        """`floor(eps)` coordinates at random, each uniform between its bounds (between -1 and 1 where it has none)."""
+        shape, device = low.shape[1:], low.device
+        order = rng.at("place").uniform(*shape, device=device).flatten(1).argsort(dim=1).argsort(dim=1).view_as(low)
+        low, high = low.clamp(min=-1), high.clamp(max=1)
+        value = low + (high - low) * rng.at("value").uniform(*shape, device=device).to(low.dtype)
+        return value * (order < rows(eps, low).floor())
+
+
+NORMS: dict[str, Norm] = {norm.name: norm for norm in (Linf(), L2(), L1(), L0())}

@@ -1,0 +1,76 @@
+"""Names to factories. The command line, the docs tables and the law tests read it.
+
+    @register("attacks", "pgd")
+    def pgd(threat: Ball, *, steps: int = 40) -> PGD: ...
+
+An attack's factory takes a threat, then keyword-only settings that all have defaults.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from sparring.errors import BadInput
+from sparring.types import Access
+
+Kind = Literal["attacks", "defences", "suites"]
+Factory = TypeVar("Factory", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A member of the registry: what the tables say of it, and the function that makes it."""
+
+    name: str
+    make: Callable[..., Any]
+    needs: Access = "gradients"
+    norms: tuple[str, ...] = ("linf", "l2", "l1", "l0")
+    shape: Literal["any", "image"] = "any"
+    family: str = "fixed budget"
+    passes: str = ""
+    paper: str = ""
+
+    @property
+    def summary(self) -> str:
+        """The first line of the factory's docstring."""
+        return (self.make.__doc__ or "").strip().split("\n")[0]
+
+
+_MEMBERS: dict[Kind, dict[str, Entry]] = {}
+
+
+def register(kind: Kind, name: str, **facts: Any) -> Callable[[Factory], Factory]:
+    """Enter a factory under a name, with what the tables say of it (the fields of `Entry`)."""
+
+    def enter(make: Factory) -> Factory:
+        entries = _MEMBERS.setdefault(kind, {})
+        if name in entries:
+            raise ValueError(f"{kind} has a member {name!r} already")
+        entries[name] = Entry(name=name, make=make, **facts)
+        return make
+
+    return enter
+
+
+def members(kind: Kind) -> Mapping[str, Entry]:
+    """All members of a kind, by name, in the order in which they were registered."""
+    import sparring.attacks  # noqa: F401  (registration happens on import)
+
+    return _MEMBERS.get(kind, {})
+
+
+def find(kind: Kind, name: str) -> Entry:
+    """The member of this name.
+
+    Raises:
+        BadInput: there is none; says which name comes closest.
+    """
+    known = members(kind)
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, 1)
+    do = f"did you mean {near[0]!r}?" if near else f"run: sparring list {kind}"
+    raise BadInput(f"unknown {kind.rstrip('s')} {name!r}", f"one of {', '.join(known)}", do)

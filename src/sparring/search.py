@@ -1,0 +1,79 @@
+"""The bookkeeping of a search: which rows are still open, and the best point that each has seen.
+
+A row that reaches its goal is done, and costs no more passes. To climb to the end whatever happens, as training
+does, hand over a goal that is never reached (`sparring.goals.Never`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparring.errors import BadInput
+from sparring.types import Goal, Loss, Model
+
+
+def take(tree: tuple[Any, ...], rows: Tensor) -> tuple[Any, ...]:
+    """Some of the rows of everything in a tuple: tensors, goals, streams, states, tuples of these (None has none)."""
+    return tuple(
+        take(branch, rows) if isinstance(branch, tuple) else None if branch is None else branch[rows] for branch in tree
+    )
+
+
+class Search:
+    """Climb with one forward and one backward pass; the pass that is judged is the pass that is used."""
+
+    def __init__(self, model: Model, x: Tensor, goal: Goal, loss: Loss) -> None:
+        self.model, self.goal, self.loss = model, goal, loss
+        self.best = x.clone()
+        self.best_score = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
+        self.open = torch.arange(len(x), device=x.device)
+
+    def steps(self, count: int) -> Iterator[int]:
+        """0, 1, ... while there are open rows."""
+        for i in range(count):
+            if not len(self.open):
+                return
+            yield i
+
+    def judge(self, z: Tensor, *carry: Any) -> tuple[Any, ...]:
+        """Score `z` with a forward pass, and let rows that reach the goal leave.
+
+        Returns the scores, then `carry`, all for the rows that stay.
+        """
+        with torch.no_grad():
+            outputs = self.model(z)
+            score = self.loss(outputs, self.goal)
+        stay = self._record(z, outputs, score)
+        return take((score, *carry), stay)
+
+    def climb(self, z: Tensor, *carry: Any) -> tuple[Any, ...]:
+        """Score `z`, and get the loss's gradient there: a forward and a backward pass.
+
+        Returns the gradient and the scores, then `carry`, all for the rows that stay. A NaN in a gradient becomes
+        zero: it moves nothing, and the doctor reports it.
+        """
+        point = z.detach().requires_grad_()
+        outputs = self.model(point)
+        if not outputs.requires_grad:
+            raise BadInput("a model without gradients", "gradients for this attack", "use one that needs scores alone")
+        score = self.loss(outputs, self.goal)
+        stay = self._record(z, outputs.detach(), score.detach())
+        if not len(stay):
+            gradient = torch.zeros_like(z)
+        else:
+            (gradient,) = torch.autograd.grad(score.sum(), point)
+        return take((gradient.nan_to_num(), score.detach(), *carry), stay)
+
+    def _record(self, z: Tensor, outputs: Tensor, score: Tensor) -> Tensor:
+        reached = self.goal.reached(outputs)
+        better = reached | (score > self.best_score[self.open])
+        place = self.open[better]
+        self.best[place], self.best_score[place] = z[better], score[better]
+        stay = (~reached).nonzero().flatten()
+        if len(stay) < len(self.open):
+            self.open, self.goal = self.open[stay], self.goal[stay]
+        return stay

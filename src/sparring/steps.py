@@ -1,0 +1,120 @@
+"""Steps: how a gradient becomes a move.
+
+A rule is a pair, `init(x) -> state` and `update(g, state, i) -> (move, state)`.
+Rules chain: `chain(momentum(0.9), ascent(norm), scale(0.01))`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparring.norms import rows
+from sparring.types import Norm, Step
+
+
+@dataclass(frozen=True)
+class chain:  # noqa: N801  (reads as the function it stands for)
+    """Feed the move of each rule to the next."""
+
+    steps: tuple[Step, ...]
+
+    def __init__(self, *steps: Step) -> None:
+        object.__setattr__(self, "steps", steps)
+
+    def init(self, x: Tensor) -> tuple[Any, ...]:
+        """The states of all the rules."""
+        return tuple(step.init(x) for step in self.steps)
+
+    def update(self, g: Tensor, state: tuple[Any, ...], i: int) -> tuple[Tensor, tuple[Any, ...]]:
+        """The last rule's move."""
+        states = []
+        for step, own in zip(self.steps, state, strict=True):
+            g, own = step.update(g, own, i)
+            states.append(own)
+        return g, tuple(states)
+
+
+@dataclass(frozen=True)
+class momentum:  # noqa: N801
+    """`v <- decay v + g / mean|g|` (Dong et al., 2018, equation 6, whose L1 norm is the mean times a constant)."""
+
+    decay: float = 1.0
+
+    def init(self, x: Tensor) -> Tensor:
+        """No velocity."""
+        return torch.zeros_like(x)
+
+    def update(self, g: Tensor, state: Tensor, i: int) -> tuple[Tensor, Tensor]:
+        """The velocity is the move."""
+        velocity = self.decay * state + g / rows(g.flatten(1).abs().mean(1).clamp(min=1e-30), g)
+        return velocity, velocity
+
+
+@dataclass(frozen=True)
+class nesterov:  # noqa: N801
+    """Momentum whose gradient is taken ahead, at `z + size decay v` (Lin et al., 2020, equations 6 and 7).
+
+    The point that is carried is the one ahead (the change of variable of Bengio et al., 2013), so that the search
+    needs to know nothing of it: `move = size ascent(v') + size decay (v' - v)`.
+    """
+
+    norm: Norm
+    size: float
+    decay: float = 1.0
+
+    def init(self, x: Tensor) -> Tensor:
+        """No velocity."""
+        return torch.zeros_like(x)
+
+    def update(self, g: Tensor, state: Tensor, i: int) -> tuple[Tensor, Tensor]:
+        """From one point ahead to the next."""
+        velocity, _ = momentum(self.decay).update(g, state, i)
+        return self.size * (self.norm.ascent(velocity) + self.decay * (velocity - state)), velocity
+
+
+@dataclass(frozen=True)
+class ascent:  # noqa: N801
+    """The norm's direction of ascent, at size one."""
+
+    norm: Norm
+
+    def init(self, x: Tensor) -> None:
+        """No state."""
+
+    def update(self, g: Tensor, state: None, i: int) -> tuple[Tensor, None]:
+        """The direction."""
+        return self.norm.ascent(g), None
+
+
+@dataclass(frozen=True)
+class scale:  # noqa: N801
+    """A constant step size, in input units."""
+
+    size: float
+
+    def init(self, x: Tensor) -> None:
+        """No state."""
+
+    def update(self, g: Tensor, state: None, i: int) -> tuple[Tensor, None]:
+        """`size g`."""
+        return self.size * g, None
+
+
+@dataclass(frozen=True)
+class cosine:  # noqa: N801
+    """A step size that falls from `size` to nearly zero over `steps` along half a cosine."""
+
+    size: float
+    steps: int
+
+    def init(self, x: Tensor) -> None:
+        """No state."""
+
+    def update(self, g: Tensor, state: None, i: int) -> tuple[Tensor, None]:
+        """`size (1 + cos(pi i / (steps + 1))) / 2`, times g."""
+        return self.size * (1 + math.cos(math.pi * i / (self.steps + 1))) / 2 * g, None

@@ -1,0 +1,111 @@
+"""Threats: which inputs the attacker may hand over in place of `x`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from torch import Tensor
+
+from sparring.errors import BadInput
+from sparring.norms import NORMS
+from sparring.streams import Streams
+from sparring.types import Norm
+
+TOLERANCE = 1e-6
+"""What float32 may add to a distance: relative to eps, or to one where eps is smaller."""
+
+
+@dataclass(frozen=True)
+class Ball:
+    """Every `z` within `eps` of `x` in a norm, and within the box of valid inputs.
+
+    `eps`, `low` and `high` are in input units; for L0 `eps` counts coordinates.
+    """
+
+    norm: Norm
+    eps: float
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.eps) and self.eps >= 0):
+            raise BadInput(f"eps {self.eps}", "a finite number, zero or more", "give eps in the unit of the inputs")
+        if not self.low < self.high:
+            raise BadInput(f"bounds {self.low}..{self.high}", "low < high", "give the range of valid inputs")
+
+    @property
+    def tolerance(self) -> float:
+        """How far rounding may carry a point past `eps`."""
+        return TOLERANCE * max(1.0, self.eps)
+
+    def at(self, eps: float) -> Ball:
+        """The same threat at another size."""
+        return replace(self, eps=eps)
+
+    def distance(self, z: Tensor, x: Tensor) -> Tensor:
+        """The norm of `z - x`, `(B,)`."""
+        return self.norm.size(z - x)
+
+    def contains(self, z: Tensor, x: Tensor) -> Tensor:
+        """Whether `z` is within `eps` of `x` and in the box, `(B,)` bool. NaN is never inside."""
+        inside = ((z >= self.low) & (z <= self.high)).flatten(1).all(1)
+        return inside & (self.distance(z, x) <= self.eps + self.tolerance)
+
+    def project(self, z: Tensor, x: Tensor) -> Tensor:
+        """The allowed point nearest to `z` (Euclidean)."""
+        delta = self.norm.project(z - x, self.eps, self.low - x, self.high - x)
+        return (x + delta).clamp(self.low, self.high)
+
+    def sample(self, x: Tensor, rng: Streams) -> Tensor:
+        """A uniform draw from the ball, inside the box."""
+        return (x + self.norm.sample(self.eps, self.low - x, self.high - x, rng)).clamp(self.low, self.high)
+
+    def __str__(self) -> str:
+        return f"{self.norm.name}:{self.eps:g}"
+
+
+def linf(eps: float, *, low: float = 0.0, high: float = 1.0) -> Ball:
+    """No coordinate changes by more than `eps`."""
+    return Ball(NORMS["linf"], eps, low, high)
+
+
+def l2(eps: float, *, low: float = 0.0, high: float = 1.0) -> Ball:
+    """The change is at most `eps` long."""
+    return Ball(NORMS["l2"], eps, low, high)
+
+
+def l1(eps: float, *, low: float = 0.0, high: float = 1.0) -> Ball:
+    """The changes add up to at most `eps`."""
+    return Ball(NORMS["l1"], eps, low, high)
+
+
+def l0(eps: float, *, low: float = 0.0, high: float = 1.0) -> Ball:
+    """At most `eps` coordinates change."""
+    return Ball(NORMS["l0"], eps, low, high)
+
+
+def parse(text: str, *, low: float = 0.0, high: float = 1.0) -> Ball:
+    """`NORM:EPS`, as in `linf:8/255` or `l2:0.5`.
+
+    Raises:
+        BadInput: an unknown norm, an eps that is no number, or one that reaches past the box (`linf:8` on inputs
+            between 0 and 1 is nearly always a forgotten `/255`).
+    """
+    name, _, size = text.partition(":")
+    if name not in NORMS:
+        raise BadInput(
+            f"threat {text!r}", f"NORM:EPS with a norm of {', '.join(NORMS)}", "write for example linf:8/255"
+        )
+    try:
+        eps = float(Fraction(size.replace(" ", "")))
+    except (ValueError, ZeroDivisionError):
+        raise BadInput(f"eps {size!r} in {text!r}", "a number or a fraction", "write for example linf:8/255") from None
+    if name == "linf" and eps > high - low:
+        raise BadInput(
+            f"eps {size} in {text!r}",
+            f"at most the range of the inputs, {low:g} to {high:g}",
+            f"write {name}:{size}/255 if eps is in steps of 8-bit pixels, or give --bounds if the inputs reach further",
+        )
+    return Ball(NORMS[name], eps, low, high)
