@@ -1,0 +1,151 @@
+"""Gradient-boosted trees, XGBoost and LightGBM, by their raw margins; trees are flat, so there are no gradients."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparring.errors import BadInput, require
+from sparring.models import function
+from sparring.models.victim import Victim
+
+
+def adopt(obj: Any) -> Victim:
+    """Attack an XGBoost or LightGBM classifier: `XGBClassifier`, `LGBMClassifier`, or the `Booster` of either.
+
+    Outputs are the raw margins before the softmax, `(B, K)`; a binary model's margin `s` becomes `[0, s]`. Inputs
+    `(B, *shape)` are flattened. Labels are positions in `classes_`, for a bare Booster the numbers it was trained on.
+
+    Raises:
+        BadInput: not fitted, or not a classifier.
+
+    """
+    package = type(obj).__module__.split(".", maxsplit=1)[0]
+    if package == "xgboost":
+        return xgboost(obj)
+    if package == "lightgbm":
+        return lightgbm(obj)
+    raise BadInput(
+        f"an object of type {type(obj).__name__}",
+        "an XGBoost or LightGBM classifier",
+        "pass an XGBClassifier, an LGBMClassifier or a Booster",
+    )
+
+
+def load(path: str | Path) -> Victim:
+    """Attack the classifier in an XGBoost file (`.json`, `.ubj`) or a LightGBM text file (`.txt`).
+
+    Raises:
+        BadInput: no such file, a file that the library cannot read, or not a classifier.
+
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(
+            f"{path} is not a file", "an XGBoost .json or .ubj file or a LightGBM .txt file", "check the path"
+        )
+    readers = {".json": read_xgboost, ".ubj": read_xgboost, ".txt": read_lightgbm}
+    if path.suffix not in readers:
+        raise BadInput(
+            f"{path}", "an XGBoost .json or .ubj file or a LightGBM .txt file", "save the model as one of these"
+        )
+    try:
+        return adopt(readers[path.suffix](path))
+    except (ValueError, TypeError) as error:  # XGBoostError is a ValueError
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(
+            f"{path} is not a saved model or is damaged", "a whole file from save_model", "save the model again"
+        ) from None
+
+
+def read_xgboost(path: Path) -> Any:
+    """Read a Booster; XGBoost ends the process on an empty buffer, so that never reaches it."""
+    library = require("xgboost", "xgboost")
+    whole = path.read_bytes()
+    if not whole:
+        raise ValueError("empty")
+    return library.Booster(model_file=bytearray(whole))
+
+
+def read_lightgbm(path: Path) -> Any:
+    """Read a Booster; LightGBM takes a file that ends early for one of fewer trees, so the end is looked for first."""
+    library = require("lightgbm", "lightgbm")
+    text = path.read_text(encoding="utf-8")
+    if "\nend of trees" not in text:
+        raise ValueError("cut short")
+    try:
+        return library.Booster(model_str=text)
+    except library.basic.LightGBMError as error:
+        raise ValueError(str(error)) from None
+
+
+def xgboost(obj: Any) -> Victim:
+    """Attack an XGBoost classifier; a scikit-learn one keeps the best iteration that early stopping found."""
+    if type(obj).__name__ == "Booster":
+        booster, labels = obj, ()
+
+        def margin(x: np.ndarray) -> np.ndarray:
+            return np.asarray(obj.inplace_predict(x, predict_type="margin", validate_features=False))
+    else:
+        from xgboost import XGBClassifier
+
+        if not isinstance(obj, XGBClassifier):
+            raise BadInput(f"XGBoost's {type(obj).__name__}", "a classifier", "regressors and rankers have no labels")
+        if not obj.__sklearn_is_fitted__():
+            raise BadInput(f"{type(obj).__name__} is not fitted", "a fitted classifier", "call fit(x, y) first")
+        booster, labels = obj.get_booster(), tuple(obj.classes_)
+
+        def margin(x: np.ndarray) -> np.ndarray:
+            return np.asarray(obj.predict(x, output_margin=True, validate_features=False))
+
+    objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
+    return victim(margin, str(objective), labels, framework="xgboost", name=type(obj).__name__)
+
+
+def lightgbm(obj: Any) -> Victim:
+    """Attack a LightGBM classifier, at the best iteration where early stopping found one."""
+    labels: tuple[Any, ...] = ()
+    if type(obj).__name__ == "Booster":
+        booster = obj
+    else:
+        from lightgbm import LGBMClassifier
+
+        if not isinstance(obj, LGBMClassifier):
+            raise BadInput(f"LightGBM's {type(obj).__name__}", "a classifier", "regressors and rankers have no labels")
+        if not obj.__sklearn_is_fitted__():
+            raise BadInput(f"{type(obj).__name__} is not fitted", "a fitted classifier", "call fit(x, y) first")
+        booster, labels = obj.booster_, tuple(obj.classes_)
+    objective = str(booster.dump_model(num_iteration=1).get("objective", "custom"))
+    return victim(
+        lambda x: np.asarray(booster.predict(x, raw_score=True)),
+        objective,
+        labels,
+        framework="lightgbm",
+        name=type(obj).__name__,
+    )
+
+
+def victim(
+    margin: Callable[[np.ndarray], np.ndarray], objective: str, labels: tuple[Any, ...], *, framework: str, name: str
+) -> Victim:
+    """Make margins `(B,)` or `(B, K)` into scores, after checking that they are a classifier's."""
+    if not labels and not objective.startswith(("binary", "multi", "custom", "cross_entropy")):
+        raise BadInput(
+            f"a {framework} model of objective {objective}",
+            "a classifier",
+            "train with a binary or multi-class objective",
+        )
+
+    def scores(x: np.ndarray) -> np.ndarray:
+        out = margin(x.reshape(len(x), -1))
+        return np.stack([np.zeros_like(out), out], axis=1) if out.ndim == 1 else out
+
+    notes = [f"no gradients: trees are flat; scores are raw margins of {objective.split(maxsplit=1)[0]}"]
+    if labels:
+        notes.append(f"labels are positions in classes_ = [{', '.join(map(str, labels[:20]))}]")
+    return function.scores(scores, name=name, framework=framework, notes=tuple(notes))
