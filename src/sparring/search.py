@@ -44,11 +44,12 @@ class Search:
 
         Returns the scores, then `carry`, all for the rows that stay.
         """
+        if not len(z):
+            return z.new_empty(0), *carry
         with torch.no_grad():
             outputs = self.model(z)
             score = self.loss(outputs, self.goal)
-        stay = self._record(z, outputs, score)
-        return take((score, *carry), stay)
+        return self._record(z, self.goal.reached(outputs), score, (score, *carry))
 
     def climb(self, z: Tensor, *carry: Any) -> tuple[Any, ...]:
         """Score `z`, and get the loss's gradient there: a forward and a backward pass.
@@ -61,19 +62,21 @@ class Search:
         if not outputs.requires_grad:
             raise BadInput("a model without gradients", "gradients for this attack", "use one that needs scores alone")
         score = self.loss(outputs, self.goal)
-        stay = self._record(z, outputs.detach(), score.detach())
-        if not len(stay):
+        reached = self.goal.reached(outputs.detach())
+        if bool(reached.all()):
             gradient = torch.zeros_like(z)
         else:
             (gradient,) = torch.autograd.grad(score.sum(), point)
-        return take((gradient.nan_to_num(), score.detach(), *carry), stay)
+        score = score.detach()
+        return self._record(z, reached, score, (gradient.nan_to_num(), score, *carry))
 
-    def _record(self, z: Tensor, outputs: Tensor, score: Tensor) -> Tensor:
-        reached = self.goal.reached(outputs)
+    def _record(self, z: Tensor, reached: Tensor, score: Tensor, carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Keep what is better than before; `carry` of the rows that stay."""
         better = reached | (score > self.best_score[self.open])
         place = self.open[better]
         self.best[place], self.best_score[place] = z[better], score[better]
+        if not bool(reached.any()):
+            return carry  # as it is: copying every row of it would cost a step of a small model one or two percent
         stay = (~reached).nonzero().flatten()
-        if len(stay) < len(self.open):
-            self.open, self.goal = self.open[stay], self.goal[stay]
-        return stay
+        self.open, self.goal = self.open[stay], self.goal[stay]
+        return take(carry, stay)

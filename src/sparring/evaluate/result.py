@@ -107,6 +107,8 @@ class Result(Record):
     curve: tuple[CurvePoint, ...]
     checks: tuple[Check, ...]
     attacks: tuple[AttackRecord, ...]
+    stages: tuple[AttackRecord, ...] = ()
+    """What the rest of the audit cost: the clean run, and the attacks that only serve checks. `broke` is 0 there."""
     passes: Passes
     seconds: float
     seed: int

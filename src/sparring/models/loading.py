@@ -81,6 +81,10 @@ def load(spec: str, *, weights: str | None = None, trust: bool = False) -> Victi
         BadInput: a file, module or name that is not there; an unknown ending; weights of another network; a pickle.
 
     """
+    return replace(_load(spec, weights, trust=trust), source=(spec, weights, trust))
+
+
+def _load(spec: str, weights: str | None, *, trust: bool) -> Victim:
     path = Path(spec)
     url = spec.startswith(("http://", "https://"))
     reader = None if url else FOLDER if path.is_dir() else FILES.get(path.suffix.lower())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,7 +19,8 @@ class Victim:
     `call` maps inputs `(B, *shape)` float32 to outputs `(B, K)`: logits where the model has them. With `access`
     "gradients" it is differentiable in its input; with "scores" it gives values only; with "labels" it gives
     one-hot decisions `(B, K)`. `module` is the torch module behind it, where there is one: explanations and
-    certificates walk it. `probabilities` says that the outputs are documented to be probabilities.
+    certificates walk it. `probabilities` says that the outputs are known to be probabilities. `source` is what
+    `sparring.models.load` was given (spec, weights, trust): such a victim travels to a worker process by name.
     """
 
     call: Model
@@ -28,10 +30,29 @@ class Victim:
     module: nn.Module | None = None
     probabilities: bool = False
     notes: tuple[str, ...] = ()
+    source: tuple[str, str | None, bool] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Outputs of `x`."""
         return self.call(x)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Send the recipe of a model that was loaded, the object itself where it was handed over."""
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.source is None:
+            return _made, (state,)
+        return _loaded, (self.source, {key: state[key] for key in ("access", "name", "probabilities")})
+
+
+def _made(state: dict[str, Any]) -> Victim:
+    return Victim(**state)
+
+
+def _loaded(source: tuple[str, str | None, bool], changes: dict[str, Any]) -> Victim:
+    from sparring.models.loading import load
+
+    spec, weights, trust = source
+    return replace(load(spec, weights=weights, trust=trust), **changes)
 
 
 @contextmanager

@@ -1,0 +1,442 @@
+"""The audit: doctor, attacks on what is still unbroken, checks of the finished run, verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sparring import __version__
+from sparring.attacks.grid import Grid
+from sparring.data import Arrays, first
+from sparring.errors import BadInput
+from sparring.evaluate import checks as run_checks
+from sparring.evaluate.doctor import Diagnosis, examine, spread
+from sparring.evaluate.ledger import Cost, Ledger, Outcome
+from sparring.evaluate.result import (
+    AttackRecord,
+    Check,
+    CurvePoint,
+    Example,
+    Interval,
+    Passes,
+    Result,
+    Verdict,
+    environment,
+)
+from sparring.evaluate.run import Ring, Runner, Watch, home, memory_batch, one_thread, workforce
+from sparring.evaluate.statistics import clopper_pearson
+from sparring.evaluate.suites import Stage, margin_runs, stages
+from sparring.models.loading import adopt
+from sparring.models.victim import Victim, inference
+from sparring.threats import Ball
+from sparring.types import Access, Attack, Data
+from sparring.views import steady
+
+if TYPE_CHECKING:
+    from sparring.report.gallery import Gallery
+
+CURVE = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+"""Where accuracy is measured, as multiples of the audited eps."""
+
+PICTURES = 12
+DRAWS = 8
+"""Calls that are averaged for a model that is random."""
+
+
+def audit(
+    model: object,
+    data: Data | tuple[Tensor, Tensor],
+    threat: Ball,
+    *,
+    suite: str = "standard",
+    seed: int = 0,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    workers: int = 1,
+    out: Path | str | None = None,
+    resume: bool = False,
+    name: str | None = None,
+    command: str | None = None,
+    watch: Watch | None = None,
+) -> Result:
+    """Find out how robust a model is, and whether that number can be trusted.
+
+    `model` is of any framework (`sparring.models.adopt`); `data` a `Data`, or inputs `(N, *shape)` in the threat's
+    bounds with labels `(N,)`. With `out`, a folder, the run keeps a ledger there, from which `resume` goes on, and
+    leaves `result.json` and `gallery.npz`. `watch(stage, done, total)` is told of progress.
+
+    The result depends on model, data, threat, suite and seed alone: not on `batch_size` (chosen by free memory
+    unless given), not on `workers` (processes, each on one thread), not on interruptions. The model comes back as
+    it was given.
+
+    Raises:
+        BadInput: what cannot be audited: no examples, an unknown suite, a run in `out` with other settings.
+    """
+    started = time.perf_counter()
+    victim = adopt(model, name=name)
+    subject = data if not isinstance(data, tuple) else Arrays("data", *data)
+    subject = subject if limit is None else first(subject, limit)
+    folder = Path(out) if out is not None else None
+    with one_thread():
+        diagnosis = examine(victim, subject, threat, seed=seed)
+        case = _Case(
+            victim=_treated(victim, diagnosis),
+            data=subject,
+            threat=threat,
+            suite=suite,
+            seed=seed,
+            diagnosis=diagnosis,
+            command=command or f"sparring.audit({victim.name}, {subject.name}, {threat}, suite={suite!r}, seed={seed})",
+        )
+        plan = case.plan()
+        if diagnosis.invalid:
+            result = _result(case, _Story())
+        else:
+            result = _run(
+                case, plan, folder, batch_size=batch_size, count=workers, watch=watch or _silent, resume=resume
+            )
+    result = result.model_copy(update={"seconds": time.perf_counter() - started})
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        result.save(folder / "result.json")
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    """What is audited, and what the doctor said of it."""
+
+    victim: Victim
+    data: Data
+    threat: Ball
+    suite: str
+    seed: int
+    diagnosis: Diagnosis
+    command: str
+
+    @property
+    def access(self) -> Access:
+        """What the attacker has, once looked at: a model without gradients gives scores."""
+        found = self.diagnosis
+        return "scores" if self.victim.access == "gradients" and not found.differentiable else self.victim.access
+
+    def plan(self) -> tuple[Stage, ...]:
+        """The suite; where gradients cannot be relied on, a longer black-box attack beside it."""
+        plan = stages(self.suite, self.threat, self.access, self.diagnosis.classes)
+        doubtful = ("gradients", "finite-differences", "shattered-gradients")
+        if self.access == "gradients" and any(self.diagnosis.failed(name) for name in doubtful):
+            longer = stages(self.suite, self.threat, "scores", self.diagnosis.classes)
+            plan += tuple(replace(s, name=f"{s.name}-long") for s in longer if s.role == "black box")
+        return plan
+
+    def climber(self, threat: Ball, *, steps: int, times: int) -> Attack:
+        """A short attack for the checks and the curve, of the strongest kind that the model allows."""
+        if self.access == "gradients":
+            return margin_runs(threat, steps=steps, times=times)
+        (*_, last) = stages("quick", threat, self.access, self.diagnosis.classes)
+        return last.attack
+
+    def sizes(self) -> tuple[float, ...]:
+        """The sizes of the curve: the audited eps and multiples of it, no larger than the box."""
+        largest = _whole_box(self.threat, 1).eps if self.threat.norm.name == "linf" else float("inf")
+        sizes = {self.threat.eps * factor for factor in CURVE}
+        if self.threat.norm.name == "l0":
+            sizes = {float(int(size)) for size in sizes if size >= 1}
+        return tuple(sorted(size for size in sizes if size <= largest))
+
+    def settings(self) -> dict[str, object]:
+        """What the result depends on, for the ledger: to resume, it must be the same."""
+        return {
+            "version": __version__,
+            "model": _fingerprint(self.victim),
+            "data": f"{self.data.name}, {len(self.data)} examples, {_digest(*self.data.take([0, len(self.data) - 1]))}",
+            "threat": f"{self.threat} in {self.threat.low:g}..{self.threat.high:g}",
+            "suite": self.suite,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Story:
+    """What happened: the outcomes of every stage, the costs, and who broke whom."""
+
+    outcomes: Mapping[str, Mapping[int, Outcome]] = field(default_factory=dict)
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    fought: tuple[tuple[str, Attack], ...] = ()
+    broken: Mapping[int, tuple[str, float]] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def _treated(victim: Victim, diagnosis: Diagnosis) -> Victim:
+    """The victim as the remedies want it: known probabilities are attacked through their logarithms."""
+    return replace(victim, probabilities=victim.probabilities or diagnosis.failed("logits"))
+
+
+def _whole_box(threat: Ball, numel: int) -> Ball:
+    """The threat at the size at which it holds the whole box."""
+    one = torch.full((1, numel), threat.high - threat.low)
+    return threat.at(float(threat.norm.size(one)))
+
+
+def _digest(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _fingerprint(victim: Victim) -> str:
+    if victim.module is None:
+        return f"{victim.framework}: {victim.name}"
+    state = victim.module.state_dict()
+    return f"{victim.framework}: {_digest(*(value for value in state.values() if isinstance(value, Tensor)))}"
+
+
+def _run(
+    case: _Case,
+    plan: Sequence[Stage],
+    folder: Path | None,
+    *,
+    batch_size: int | None,
+    count: int,
+    watch: Watch,
+    resume: bool,
+) -> Result:
+    """Attack, check, judge. Every sweep goes through the ledger, so that a second call goes on where one stopped."""
+    if batch_size is not None and batch_size < 1:
+        raise BadInput(f"a batch size of {batch_size}", "one or more", "leave it out to have it chosen")
+    draws = DRAWS if case.diagnosis.failed("randomness") else 1
+    ring = Ring(victim=case.victim, data=case.data, threat=case.threat, seed=case.seed, draws=draws)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "ledger.sqlite" if folder is not None else None
+    with Ledger(path, case.settings(), resume=resume) as ledger, workforce(ring, count) as pool:
+        size = batch_size or memory_batch(case.victim, case.data.take(range(min(8, len(case.data))))[0])
+        runner = Runner(ring=ring, ledger=ledger, batch_size=size, pool=pool, watch=watch)
+        story = _fight(case, plan, runner)
+        result = _result(case, story)
+        if folder is not None:
+            from sparring.report.gallery import save
+
+            save(_pictures(case, story, ledger), folder / "gallery.npz")
+        ledger.finish()
+    return result
+
+
+def _fight(case: _Case, plan: Sequence[Stage], runner: Runner) -> _Story:
+    """The whole bout, stage by stage."""
+    outcomes: dict[str, dict[int, Outcome]] = {}
+    roles: dict[str, tuple[str, ...]] = {}
+    broken: dict[int, tuple[str, float]] = {}
+    fought: list[tuple[str, Attack]] = []
+
+    def sweep(stage: str, role: str, attack: Attack | None, examples: Sequence[int]) -> dict[int, Outcome]:
+        outcomes[stage] = runner.sweep(stage, attack, examples)
+        roles[role] = (*roles.get(role, ()), stage)
+        return outcomes[stage]
+
+    def fight(stage: str, role: str, attack: Attack, examples: Sequence[int]) -> None:
+        """A sweep whose successes count."""
+        fought.append((stage, attack))
+        for example, outcome in sweep(stage, role, attack, examples).items():
+            if outcome.distance is not None and outcome.distance <= case.threat.eps + case.threat.tolerance:
+                broken.setdefault(example, (stage, outcome.distance))
+
+    clean = sweep("clean", "clean", None, range(len(case.data)))
+    correct = [example for example, outcome in clean.items() if not outcome.reached]
+    spoiled = [outcome for outcome in clean.values() if outcome.prediction < 0 or outcome.rejected]
+    if spoiled:
+        return _Story(outcomes=outcomes, costs=_costs(runner, outcomes), checks=(_spoiled(spoiled, case.threat),))
+
+    def standing() -> list[int]:
+        return [example for example in correct if example not in broken]
+
+    for stage in plan:
+        fight(stage.name, stage.role, stage.attack, standing())
+
+    threat, few = case.threat, spread(len(correct), 64)
+    fight("half-eps", "half", case.climber(threat.at(threat.eps / 2), steps=20, times=1), standing())
+    white = next((stage.attack for stage in plan if stage.role == "white box"), None)
+    for role in ("control", "single step"):
+        fell = [example for example in correct if broken.get(example, ("",))[0] in roles.get(role, ())][:128]
+        if white is not None and fell:
+            sweep(f"after {role}", f"after {role}", white, fell)
+    if correct:
+        whole = _whole_box(threat, case.data.take([0])[0][0].numel())
+        attack = case.climber(whole, steps=40, times=5)
+        sweep("unbounded", "unbounded", attack, [correct[place] for place in few])
+    grid = Grid(make=partial(case.climber, steps=20, times=1), ball=threat, sizes=case.sizes())
+    fight("curve", "curve", grid, correct)
+
+    record = run_checks.Record(
+        threat=threat,
+        access=case.access,
+        examples=len(case.data),
+        roles=roles,
+        outcomes=outcomes,
+        chance=_chance(clean),
+    )
+    return _Story(
+        outcomes=outcomes,
+        costs=_costs(runner, outcomes),
+        fought=tuple(fought),
+        broken=broken,
+        checks=run_checks.read(record),
+    )
+
+
+def _costs(runner: Runner, stages: Mapping[str, object]) -> dict[str, Cost]:
+    return {stage: runner.ledger.cost([stage]) for stage in stages}
+
+
+def _chance(clean: Mapping[int, Outcome]) -> float:
+    """What always naming the commonest label would get right."""
+    labels = [outcome.label for outcome in clean.values()]
+    return max(map(labels.count, set(labels))) / len(labels)
+
+
+def _spoiled(rows: Sequence[Outcome], threat: Ball) -> Check:
+    """Examples that the doctor's sample did not hold: not finite, or out of bounds."""
+    places = ", ".join(str(outcome.example) for outcome in rows[:5])
+    return Check(
+        name="every-input",
+        outcome="fail",
+        serious="invalid",
+        evidence=f"{len(rows)} examples are not finite, or outside of {threat.low:g} to {threat.high:g}: {places}",
+        threshold="none",
+        remedy="clean the data",
+    )
+
+
+def _result(case: _Case, story: _Story) -> Result:
+    """Numbers, checks and verdict, out of what happened."""
+    clean, broken = story.outcomes.get("clean", {}), story.broken
+    checks = (*case.diagnosis.checks, *story.checks)
+    verdict, reasons = judge(checks)
+    correct = [example for example, outcome in clean.items() if not outcome.reached and outcome.prediction >= 0]
+    count = len(clean)
+    found = {example: distance for example, (_, distance) in broken.items()}
+    for example, outcome in story.outcomes.get("curve", {}).items():
+        if outcome.distance is not None:
+            found[example] = min(outcome.distance, found.get(example, outcome.distance))
+
+    def standing(eps: float) -> float:
+        reach = eps + case.threat.tolerance
+        return sum(found.get(example, float("inf")) > reach for example in correct) / count
+
+    accuracy = clopper_pearson(len(correct), count)
+    robust = clopper_pearson(len(correct) - len(broken), count)
+    if not story.fought:  # nothing was attacked: that bounds nothing but what the clean accuracy does
+        robust = Interval(estimate=accuracy.estimate, low=0.0, high=1.0)
+    attacks = {name for name, _ in story.fought}
+    costs = [*story.costs.values(), Cost(forward=case.diagnosis.forward, backward=case.diagnosis.backward)]
+    return Result(
+        schema=1,
+        verdict=verdict,
+        reasons=reasons,
+        name=case.victim.name,
+        command=case.command,
+        examples=count,
+        threat={
+            "norm": case.threat.norm.name,
+            "eps": case.threat.eps,
+            "low": case.threat.low,
+            "high": case.threat.high,
+        },
+        clean_accuracy=accuracy,
+        robust_accuracy=robust,
+        curve=tuple(CurvePoint(eps=eps, robust_accuracy=standing(eps)) for eps in (0.0, *case.sizes()))
+        if story.fought
+        else (),
+        checks=checks,
+        attacks=tuple(
+            _attack_record(name, str(attack), story, [e for e, (by, _) in broken.items() if by == name])
+            for name, attack in story.fought
+        ),
+        stages=tuple(_attack_record(name, "", story, ()) for name in story.outcomes if name not in attacks),
+        passes=Passes(forward=sum(cost.forward for cost in costs), backward=sum(cost.backward for cost in costs)),
+        seconds=0.0,
+        seed=case.seed,
+        settings={
+            "suite": case.suite,
+            "model": case.victim.name,
+            "framework": case.victim.framework,
+            "access": case.access,
+            "data": case.data.name,
+            "classes": ", ".join(case.data.classes),
+        },
+        environment=environment(),
+        per_example=tuple(
+            Example(
+                index=example,
+                label=outcome.label,
+                clean=outcome.prediction,
+                broken_by=broken[example][0] if example in broken else None,
+                distance=found[example] if example in broken else None,
+            )
+            for example, outcome in sorted(clean.items())
+        ),
+    )
+
+
+def _attack_record(name: str, config: str, story: _Story, broke: Sequence[int]) -> AttackRecord:
+    cost = story.costs[name]
+    return AttackRecord(
+        name=name,
+        config=config,
+        broke=len(broke),
+        attacked=len(story.outcomes[name]),
+        forward=cost.forward,
+        backward=cost.backward,
+        seconds=cost.seconds,
+    )
+
+
+def judge(checks: Sequence[Check]) -> tuple[Verdict, tuple[str, ...]]:
+    """The verdict: as bad as the worst failed check; the reasons in words."""
+    failed = [check for check in checks if check.outcome == "fail"]
+    reasons = tuple(f"{check.evidence}: {check.remedy}" if check.remedy else check.evidence for check in failed)
+    if any(check.serious == "invalid" for check in failed):
+        return "invalid", reasons
+    if failed:
+        return "suspect", reasons
+    return "trusted", (f"all {sum(check.outcome == 'pass' for check in checks)} checks passed",)
+
+
+def _pictures(case: _Case, story: _Story, ledger: Ledger) -> Gallery:
+    """The first examples that were broken, before and after."""
+    from sparring.report.gallery import Picture, confidence
+
+    pictures: list[Picture] = []
+    model, probabilities = steady(case.victim), case.victim.probabilities
+    for example in sorted(story.broken):
+        z = ledger.point(story.broken[example][0], example)
+        if z is None or len(pictures) == PICTURES:
+            break
+        x, y = case.data.take([example])
+        with torch.no_grad(), inference(case.victim):
+            before, after = model(torch.cat([x, z.unsqueeze(0)]).to(home(case.victim))).cpu().numpy()
+        pictures.append(
+            Picture(
+                index=example,
+                label=int(y),
+                clean=confidence(before, probabilities),
+                attacked=confidence(after, probabilities),
+                x=x[0].numpy(),
+                z=z.numpy(),
+            )
+        )
+    return tuple(pictures)

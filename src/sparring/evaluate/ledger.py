@@ -1,0 +1,180 @@
+"""The ledger: every finished batch, in one SQLite file, one transaction a batch. A killed run resumes from it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparring.errors import BadInput
+
+_SCHEMA = """
+CREATE TABLE run (settings TEXT NOT NULL, finished INTEGER NOT NULL);
+CREATE TABLE bouts (stage TEXT NOT NULL, forward INTEGER, backward INTEGER, seconds REAL);
+CREATE TABLE outcomes (
+    stage TEXT NOT NULL, example INTEGER NOT NULL, label INTEGER NOT NULL, prediction INTEGER NOT NULL,
+    reached INTEGER NOT NULL, distance REAL, rejected INTEGER NOT NULL, survives_storage INTEGER, shape TEXT, z BLOB,
+    PRIMARY KEY (stage, example)
+);
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a stage did to one example, judged in a fresh forward pass.
+
+    `reached` says that the goal was reached inside the threat; `rejected` that it was only reached outside of it.
+    """
+
+    example: int
+    label: int
+    prediction: int
+    reached: bool
+    distance: float | None = None
+    rejected: bool = False
+    survives_storage: bool | None = None
+    z: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a stage has cost so far."""
+
+    forward: int = 0
+    backward: int = 0
+    seconds: float = 0.0
+
+
+class Ledger:
+    """An open ledger. Only one process writes to it."""
+
+    def __init__(self, path: Path | None, settings: dict[str, object], *, resume: bool) -> None:
+        self.path = path
+        text = json.dumps(settings, sort_keys=True)
+        exists = path is not None and path.exists()
+        if path is not None and exists and not resume:
+            if not _finished(path):
+                raise BadInput(
+                    f"{path.parent} holds an unfinished run",
+                    "a decision",
+                    "add --resume to go on with it, or give another --out",
+                )
+            path.unlink()
+            exists = False
+        try:
+            self._base = sqlite3.connect(path if path is not None else ":memory:")
+            if not exists:
+                self._base.executescript(_SCHEMA)
+                with self._base:
+                    self._base.execute("INSERT INTO run VALUES (?, 0)", (text,))
+            (found,) = self._base.execute("SELECT settings FROM run").fetchone()
+        except (sqlite3.DatabaseError, TypeError) as error:
+            raise BadInput(
+                f"{path} is not a ledger ({error})", "one that an audit wrote", "give another --out"
+            ) from None
+        if found != text:
+            before, now = json.loads(found), settings
+            changed = [key for key in now if before.get(key) != now[key]]
+            raise BadInput(
+                f"the run in {path.parent if path else 'memory'} differs in {', '.join(changed) or 'its version'}",
+                "the same settings to resume",
+                "give the options of that run, or another --out",
+            )
+
+    def record(self, stage: str, outcomes: Iterable[Outcome], cost: Cost) -> None:
+        """Enter a finished batch, whole or not at all."""
+        with self._base:
+            self._base.execute(
+                "INSERT INTO bouts VALUES (?, ?, ?, ?)", (stage, cost.forward, cost.backward, cost.seconds)
+            )
+            self._base.executemany(
+                "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        stage,
+                        one.example,
+                        one.label,
+                        one.prediction,
+                        one.reached,
+                        one.distance,
+                        one.rejected,
+                        one.survives_storage,
+                        None if one.z is None else json.dumps(list(one.z.shape)),
+                        None if one.z is None else one.z.to(torch.float32).cpu().numpy().tobytes(),
+                    )
+                    for one in outcomes
+                ],
+            )
+
+    def outcomes(self, stage: str) -> dict[int, Outcome]:
+        """All that is known of a stage, by example."""
+        rows = self._base.execute(
+            "SELECT example, label, prediction, reached, distance, rejected, survives_storage FROM outcomes "
+            "WHERE stage = ?",
+            (stage,),
+        )
+        return {
+            row[0]: Outcome(
+                example=row[0],
+                label=row[1],
+                prediction=row[2],
+                reached=bool(row[3]),
+                distance=row[4],
+                rejected=bool(row[5]),
+                survives_storage=None if row[6] is None else bool(row[6]),
+            )
+            for row in rows
+        }
+
+    def point(self, stage: str, example: int) -> Tensor | None:
+        """The input that reached the goal, where it was kept."""
+        row = self._base.execute(
+            "SELECT shape, z FROM outcomes WHERE stage = ? AND example = ? AND z IS NOT NULL", (stage, example)
+        ).fetchone()
+        if row is None:
+            return None
+        return torch.from_numpy(np.frombuffer(row[1], dtype=np.float32).copy()).view(*json.loads(row[0]))
+
+    def cost(self, stages: Sequence[str]) -> Cost:
+        """What some stages have cost together."""
+        marks = ",".join("?" * len(stages))
+        forward, backward, seconds = self._base.execute(
+            f"SELECT COALESCE(SUM(forward), 0), COALESCE(SUM(backward), 0), COALESCE(SUM(seconds), 0) "  # noqa: S608
+            f"FROM bouts WHERE stage IN ({marks})",
+            tuple(stages),
+        ).fetchone()
+        return Cost(forward=forward, backward=backward, seconds=seconds)
+
+    def stages(self) -> tuple[str, ...]:
+        """The stages that have begun, in their order."""
+        return tuple(row[0] for row in self._base.execute("SELECT stage FROM bouts GROUP BY stage ORDER BY MIN(rowid)"))
+
+    def finish(self) -> None:
+        """Say that the result was written."""
+        with self._base:
+            self._base.execute("UPDATE run SET finished = 1")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._base.close()
+
+
+def _finished(path: Path) -> bool:
+    try:
+        base = sqlite3.connect(path)
+        try:
+            row = base.execute("SELECT finished FROM run").fetchone()
+        finally:
+            base.close()
+    except sqlite3.DatabaseError:
+        return False
+    return bool(row and row[0])

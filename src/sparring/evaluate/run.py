@@ -1,0 +1,235 @@
+"""Run a stage: an attack on a batch, every claim judged again, every pass counted, wherever the batch is run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import psutil
+import torch
+from torch import Tensor
+
+from sparring.errors import BadInput
+from sparring.evaluate.ledger import Cost, Ledger, Outcome
+from sparring.goals import Untargeted
+from sparring.models.victim import Victim, inference
+from sparring.streams import Streams
+from sparring.threats import Ball
+from sparring.types import Attack, Data, Model
+from sparring.views import Counted, eot, steady
+
+Watch = Callable[[str, int, int], None]
+"""Told of progress: the stage, the examples done, the examples in all."""
+
+Bout = tuple[list[Outcome], Cost]
+
+KEPT = 64
+"""Points are kept for the gallery where the example is among the first ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ring:
+    """What a worker needs to run batches. `draws` calls are averaged for a model that is random."""
+
+    victim: Victim
+    data: Data
+    threat: Ball
+    seed: int
+    draws: int = 1
+
+    def exact(self) -> Counted:
+        """The model on which claims are judged."""
+        return Counted(steady(self.victim if self.draws == 1 else eot(self.victim, self.draws)))
+
+    def attacked(self) -> Counted:
+        """The view that gradients go through: log-probabilities where the model gives probabilities."""
+        model = self.exact()
+        return Counted(_log(model)) if self.victim.probabilities else model
+
+    def fight(self, stage: str, attack: Attack | None, examples: Sequence[int]) -> Bout:
+        """Attack a batch (or only look at it), and judge what comes back in a fresh forward pass."""
+        start = time.perf_counter()
+        x, y = self.data.take(examples)
+        device = home(self.victim)
+        x, y = x.to(device), y.to(device)
+        goal, view, judge = Untargeted(y), self.attacked(), self.exact()
+        with one_thread(), inference(self.victim):
+            z = x if attack is None else attack(view, x, goal, Streams.of(self.seed, examples).at(stage))
+            with torch.no_grad():
+                outputs = judge(z)
+                claimed = goal.reached(outputs)
+                inside = claimed if attack is None else claimed & attack.threat.contains(z, x)
+                stored = torch.zeros_like(claimed)
+                if attack is not None and bool(inside.any()):
+                    stored[inside] = goal[inside].reached(judge(as_stored(z[inside], self.threat)))
+        labels = y.tolist()
+        distance, predicted = self.threat.distance(z, x).tolist(), outputs.argmax(1).tolist()
+        outside = ((x < self.threat.low - 1e-6) | (x > self.threat.high + 1e-6)).flatten(1).any(1)
+        finite = (outputs.isfinite().all(1) & x.isfinite().flatten(1).all(1)).tolist()
+        outcomes = [
+            Outcome(
+                example=example,
+                label=labels[row],
+                prediction=predicted[row] if finite[row] else -1,
+                reached=bool(inside[row]),
+                distance=distance[row] if inside[row] and attack is not None else None,
+                rejected=bool(outside[row] if attack is None else claimed[row] & ~inside[row]),
+                survives_storage=bool(stored[row]) if inside[row] and attack is not None else None,
+                z=z[row] if inside[row] and attack is not None and example < KEPT else None,
+            )
+            for row, example in enumerate(examples)
+        ]
+        passes = (view, judge)
+        cost = Cost(
+            forward=sum(counted.forward for counted in passes) * self.draws,
+            backward=sum(counted.backward for counted in passes) * self.draws,
+            seconds=time.perf_counter() - start,
+        )
+        return outcomes, cost
+
+
+def _log(model: Model) -> Model:
+    return lambda x: model(x).clamp(min=torch.finfo(torch.float32).tiny).log()
+
+
+def as_stored(z: Tensor, threat: Ball) -> Tensor:
+    """`z` as an 8-bit file would give it back: the box in 255 steps."""
+    step = (threat.high - threat.low) / 255
+    return (threat.low + ((z - threat.low) / step).round() * step).clamp(threat.low, threat.high)
+
+
+def home(victim: Victim) -> torch.device:
+    """Where the model's parameters live."""
+    parameters = iter(victim.module.parameters()) if victim.module is not None else iter(())
+    return next((parameter.device for parameter in parameters), torch.device("cpu"))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread: only then are results independent of the batch size. Workers make up for the others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def memory_batch(victim: Victim, x: Tensor, *, most: int = 256) -> int:
+    """How many examples fit in a third of the free memory, by what one pass keeps for its backward pass."""
+    kept = 0
+
+    def weigh(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    device = home(victim)
+    with inference(victim), torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
+        victim(x.to(device).requires_grad_(victim.access == "gradients"))
+    each = kept / len(x) + 20 * x[0].nbytes
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return max(1, min(most, int(free / 3 / each)))
+
+
+_RING: Ring | None = None
+
+
+def _enter(ring: Ring) -> None:
+    global _RING  # noqa: PLW0603  (a worker process is handed its ring once)
+    torch.set_num_threads(1)
+    _RING = ring
+
+
+def _fight(stage: str, attack: Attack | None, examples: Sequence[int]) -> list[Bout]:
+    assert _RING is not None
+    return list(within_memory(_RING, stage, attack, examples))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runner:
+    """Runs stages over examples, in batches, in one process or in several, and enters each batch into the ledger."""
+
+    ring: Ring
+    ledger: Ledger
+    batch_size: int
+    pool: Executor | None = None
+    watch: Watch = lambda stage, done, total: None
+
+    def sweep(self, stage: str, attack: Attack | None, examples: Sequence[int]) -> dict[int, Outcome]:
+        """Run a stage on these examples, save those that the ledger has already; returns all their outcomes."""
+        known = self.ledger.outcomes(stage)
+        pending = [example for example in examples if example not in known]
+        done, total = len(examples) - len(pending), len(examples)
+        self.watch(stage, done, total)
+        if not pending and stage not in self.ledger.stages():
+            self.ledger.record(stage, (), Cost())
+        for outcomes, cost in self._batches(stage, attack, pending):
+            self.ledger.record(stage, outcomes, cost)
+            done += len(outcomes)
+            self.watch(stage, done, total)
+        known = self.ledger.outcomes(stage)
+        return {example: known[example] for example in examples}
+
+    def _batches(self, stage: str, attack: Attack | None, examples: Sequence[int]) -> Iterator[Bout]:
+        batches = [examples[i : i + self.batch_size] for i in range(0, len(examples), self.batch_size)]
+        if self.pool is None:
+            for batch in batches:
+                yield from within_memory(self.ring, stage, attack, batch)
+            return
+        futures = [self.pool.submit(_fight, stage, attack, batch) for batch in batches]
+        try:
+            for future in as_completed(futures):
+                yield from future.result()
+        except BrokenProcessPool:
+            raise BadInput("a worker process died", "memory for every worker", "resume with fewer workers") from None
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def within_memory(ring: Ring, stage: str, attack: Attack | None, batch: Sequence[int]) -> Iterator[Bout]:
+    """Run a batch; when memory runs out, its halves. Results do not depend on the batch size, so nothing changes."""
+    try:
+        yield ring.fight(stage, attack, batch)
+        return
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "memory" in str(error).lower()):
+            raise
+        if len(batch) == 1:
+            raise BadInput("memory ran out on one example", "more memory, or a smaller model", "free memory") from None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+        yield from within_memory(ring, stage, attack, half)
+
+
+@contextmanager
+def workforce(ring: Ring, count: int) -> Iterator[Executor | None]:
+    """A pool of worker processes, each with the ring; none for a single worker.
+
+    Raises:
+        BadInput: the model or the data cannot be sent to another process.
+    """
+    if count < 1:
+        raise BadInput(f"{count} workers", "one or more", "leave the option out for one")
+    if count == 1:
+        yield None
+        return
+    import pickle
+
+    try:
+        pickle.dumps(ring)
+    except Exception as error:
+        raise BadInput(
+            f"{type(error).__name__}: this model or data cannot be sent to a worker process",
+            "one worker, or what can be pickled",
+            "leave --workers out",
+        ) from None
+    with ProcessPoolExecutor(count, get_context("spawn"), _enter, (ring,)) as pool:
+        yield pool
