@@ -35,7 +35,7 @@ def bridge(values: Model, vjp: Callable[[Tensor], tuple[Tensor, Pullback]]) -> M
 
     def call(x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
-            y: Tensor = _Crossing.apply(x, vjp)
+            y: Tensor = _Crossing.apply(x, vjp)  # type: ignore[no-untyped-call]
         else:
             y = _apart(values(ready(x)), x)
         return y.float() if y.dtype in {torch.float16, torch.bfloat16} else y
@@ -72,7 +72,7 @@ class _Crossing(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         (x, _) = ctx.saved_tensors
         return ctx.pullback(_aligned(g)).to(device=x.device, dtype=x.dtype), None
@@ -98,10 +98,11 @@ def layout(shape: tuple[int | None, ...] | None) -> tuple[Model, tuple[str, ...]
             return x
         if len(given) == 3 and _fits((*given[1:], given[0]), shape):
             return x.permute(0, 2, 3, 1)
-        if None not in shape and _squeezed(given) == _squeezed(shape):
-            return x.reshape(-1, *shape)  # type: ignore[arg-type]
-        if None not in shape and 1 in {len(given), len(shape)} and x[:1].numel() == torch.Size(shape).numel():  # type: ignore[arg-type]
-            return x.reshape(-1, *shape)  # type: ignore[arg-type]
+        sizes = tuple(size for size in shape if size is not None)
+        if len(sizes) == len(shape):
+            flat = 1 in {len(given), len(shape)} and torch.Size(given).numel() == torch.Size(sizes).numel()
+            if flat or _squeezed(given) == _squeezed(sizes):
+                return x.reshape(len(x), *sizes)
         raise BadInput(f"inputs of shape {given}", f"{shape}, which this model reads", "give data of that shape")
 
     note = f"reads inputs {shape}"
@@ -118,7 +119,7 @@ def _fits(given: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
     return len(given) == len(shape) and all(want in {size, None} for size, want in zip(given, shape, strict=True))
 
 
-def _squeezed(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(size for size in shape if size != 1)
 
 
@@ -133,9 +134,12 @@ def in_batches_of(rows: int, model: Model) -> Model:
 
 
 def pad(x: Tensor, rows: int) -> Tensor:
-    """`x` with its last row repeated until there are `rows` of them; `x` itself where there are."""
+    """`x` with its last row repeated until there are `rows` of them; `x` itself where there are; zeros fill an empty one."""
     missing = rows - len(x)
-    return torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing > 0 else x
+    if missing <= 0:
+        return x
+    last = x[-1:] if len(x) else x.new_zeros(1, *x.shape[1:])
+    return torch.cat([x, last.expand(missing, *x.shape[1:])])
 
 
 @contextmanager

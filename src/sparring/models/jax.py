@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from sparring.errors import BadInput, require
 from sparring.models.bridge import Pullback, bridge, pad
@@ -102,7 +103,7 @@ def crossing(apply: Callable[[Any, Any], Any], weights: Callable[[], Any]) -> Mo
 
 def bucket(rows: int) -> int:
     """The next power of two: a run in which broken examples leave compiles a handful of sizes, not hundreds."""
-    return 1 << (rows - 1).bit_length() if rows > 0 else 0
+    return 1 << max(rows - 1, 0).bit_length()
 
 
 def to_jax(x: Tensor) -> Any:
@@ -112,4 +113,4 @@ def to_jax(x: Tensor) -> Any:
 
 def to_torch(y: Any) -> Tensor:
     """The same memory as a torch tensor, by DLPack, once JAX has finished writing it."""
-    return torch.from_dlpack(y.block_until_ready())
+    return from_dlpack(y.block_until_ready())

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from sparring.errors import BadInput, require
 from sparring.models.bridge import Pullback, bridge, environment, in_batches_of, layout
@@ -33,7 +33,8 @@ def tensorflow() -> ModuleType:
 
 def function(f: Callable[[Any], Any], *, name: str | None = None) -> Victim:
     """A function of TensorFlow tensors, `(B, *shape)` to logits `(B, K)`, as a model with gradients."""
-    call = crossing(lambda x: _single(f(x)))
+    graph = tensorflow().function(f, reduce_retracing=True)  # Python conditions on tensors become part of the graph
+    call = crossing(lambda x: _single(graph(x)))
     title = str(name or getattr(f, "__name__", type(f).__name__))
     return Victim(call=call, access="gradients", framework="tensorflow", name=title)
 
@@ -82,28 +83,31 @@ def adopt(obj: Any) -> Victim | None:
     name = getattr(obj, "name", None) or getattr(obj, "__name__", None) or type(obj).__name__
     signatures = getattr(obj, "signatures", None)
     if isinstance(signatures, Mapping) and signatures:
-        return _signature(signatures.get("serving_default") or next(iter(signatures.values())), type(obj).__name__)
+        signature = signatures.get("serving_default") or next(iter(signatures.values()))
+        return _signature(signature, type(obj).__name__, obj)
     if isinstance(obj, tf.types.experimental.ConcreteFunction) and not obj.structured_input_signature[0]:
-        return _signature(obj, str(name))
+        return _signature(obj, str(name), obj)
     if not callable(obj):
         return None
     takes = inspect.signature(obj).parameters if isinstance(obj, tf.Module) else {}
     f = (lambda x: obj(x, training=False)) if "training" in takes else obj
     floats = [v.dtype for v in getattr(obj, "variables", ()) if v.dtype.is_floating]
-    call = crossing(lambda x: _single(f(x)), floats[0] if floats else None)
+    graph = tf.function(f, reduce_retracing=True)
+    call = crossing(lambda x: _single(graph(x)), floats[0] if floats else None)
     return Victim(call=call, access="gradients", framework="tensorflow", name=str(name))
 
 
-def _signature(signature: Any, name: str) -> Victim:
-    """A signature with one input, called by the input's name."""
+def _signature(signature: Any, name: str, owner: Any) -> Victim:
+    """A signature with one input, called by the input's name. It holds the variables of its owner weakly."""
     inputs = signature.structured_input_signature[1]
     if len(inputs) != 1:
-        names = ", ".join(inputs) or "none"
+        names = ", ".join(sorted(inputs)) or "none"
         raise BadInput(f"a signature with the inputs {names}", "one input", "export the model with one")
     (key, spec), *_ = inputs.items()
     shape = None if spec.shape.rank is None else tuple(spec.shape)
     arrange, notes = layout(None if shape is None else shape[1:])
-    call = crossing(lambda x: _single(signature(**{key: x})), spec.dtype)
+    kept = (signature, owner)
+    call = crossing(lambda x: _single(kept[0](**{key: x})), spec.dtype)
     if shape and shape[0] is not None:
         call = in_batches_of(shape[0], call)
         notes = (
@@ -128,7 +132,7 @@ def crossing(f: Callable[[Any], Any], dtype: Any = None) -> Model:
     """A TensorFlow function as a torch function, traced for any number of rows; floating inputs become `dtype`."""
     tf = tensorflow()
     # The first new batch size traces once more, with the number of rows left open, and is the last one to do so.
-    graph = tf.function(f, reduce_retracing=True)
+    graph = tf.function(f, reduce_retracing=True, autograph=False)
 
     def give(x: Tensor) -> Any:
         a = to_tensorflow(x)
@@ -159,7 +163,7 @@ def to_tensorflow(x: Tensor) -> Any:
 
 def to_torch(y: Any) -> Tensor:
     """The same memory as a torch tensor, by DLPack."""
-    return torch.from_dlpack(y)
+    return from_dlpack(y)
 
 
 def _operations(file: Path) -> frozenset[str]:
