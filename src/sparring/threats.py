@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+import torch
 from torch import Tensor
 
 from sparring.errors import BadInput
@@ -14,7 +15,7 @@ from sparring.streams import Streams
 from sparring.types import Norm
 
 TOLERANCE = 1e-6
-"""What float32 may add to a distance: relative to eps, or to one where eps is smaller."""
+"""What float32 may add to a sum of changes, relative to eps."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,6 @@ class Ball:
         if not self.low < self.high:
             raise BadInput(f"bounds {self.low}..{self.high}", "low < high", "give the range of valid inputs")
 
-    @property
-    def tolerance(self) -> float:
-        """How far rounding may carry a point past `eps`."""
-        return TOLERANCE * max(1.0, self.eps)
-
     def at(self, eps: float) -> Ball:
         """The same threat at another size."""
         return replace(self, eps=eps)
@@ -49,9 +45,15 @@ class Ball:
         return self.norm.size(z - x)
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
-        """Whether `z` is within `eps` of `x` and in the box, `(B,)` bool. NaN is never inside."""
+        """Whether `z` is within `eps` of `x` and in the box, `(B,)` bool. NaN is never inside.
+
+        Every coordinate is forgiven what rounding `x` and `z` to their float type can have added: next to nothing
+        in a pixel, but it adds up over a large image, and it grows with the values.
+        """
         inside = ((z >= self.low) & (z <= self.high)).flatten(1).all(1)
-        return inside & (self.distance(z, x) <= self.eps + self.tolerance)
+        rounding = 2 * torch.finfo(z.dtype).eps * torch.maximum(z.abs(), x.abs())
+        change = ((z - x).abs() - rounding).clamp(min=0)
+        return inside & (self.norm.size(change) <= self.eps * (1 + TOLERANCE))
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         """The allowed point nearest to `z` (Euclidean)."""
