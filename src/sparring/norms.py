@@ -117,7 +117,8 @@ class L2:
     def sample(self, eps: Tensor | float, low: Tensor, high: Tensor, rng: Streams) -> Tensor:
         """A uniform direction, at a length of `eps u^(1/n)`: uniform in the ball, then clipped to the box."""
         direction = self.steepest(rng.at("direction").normal(*low.shape[1:], device=low.device).to(low.dtype))
-        length = rng.at("length").uniform(1, device=low.device).to(low.dtype) ** (1 / low[0].numel())
+        # exp and log, not a power: torch rounds powers differently from one batch to another
+        length = (rng.at("length").uniform(1, device=low.device).to(low.dtype).log() / low[0].numel()).exp()
         return (direction * rows(length.flatten(), low) * rows(eps, low)).clamp(low, high)
 
 

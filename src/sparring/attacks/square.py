@@ -115,7 +115,8 @@ def move_mass(z: Tensor, x: Tensor, threat: Ball, share: float, rng: Streams) ->
 def tilt(z: Tensor, x: Tensor, threat: Ball, share: float, rng: Streams) -> Tensor:
     """Add a patch of one colour, and keep the length: a small turn of the change."""
     _, _, inside = Window.draw(share, x, rng).place(x)
-    size = rows(10 ** -rng.at("size").uniform(1, device=x.device).flatten().mul(2), x).to(x.dtype)
+    # Between 1 and 0.01; exp, not a power: torch rounds powers differently from one batch to another.
+    size = rows(rng.at("size").uniform(1, device=x.device).flatten().mul(math.log(0.01)).exp(), x)
     signs = rng.at("signs").sign(x.shape[1], 1, 1, device=x.device).to(x.dtype)
     return _stretch(z - x + inside * signs * size * threat.eps / inside.sum((2, 3), keepdim=True).sqrt(), x, threat)
 
