@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sparring.errors import BadInput
 from sparring.goals import Towards
 from sparring.losses import cross_entropy, dlr, margin, targeted_dlr
 from sparring.norms import rows
@@ -120,7 +121,13 @@ class TargetedAPGD:
     targets: int = 9
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
-        """The first success of each row, or the best of its tries, `(B, *shape)`."""
+        """The first success of each row, or the best of its tries, `(B, *shape)`.
+
+        Raises:
+            BadInput: a goal that has a target already.
+        """
+        if goal.sign < 0:
+            raise BadInput("a targeted goal", "an untargeted one for apgd-t, which picks targets", "use apgd-dlr")
         with torch.no_grad():
             outputs = model(x)
         wrong = outputs.scatter(1, goal.labels.unsqueeze(1), -torch.inf).argsort(dim=1, descending=True)[:, :-1]
