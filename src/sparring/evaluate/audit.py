@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +18,7 @@ from sparring.attacks.grid import Grid
 from sparring.data import Arrays, first
 from sparring.errors import BadInput
 from sparring.evaluate import checks as run_checks
+from sparring.evaluate import identity
 from sparring.evaluate.doctor import Diagnosis, examine, spread
 from sparring.evaluate.ledger import Cost, Ledger, Outcome
 from sparring.evaluate.result import (
@@ -156,8 +157,8 @@ class _Case:
         """What the result depends on, for the ledger: to resume, it must be the same."""
         return {
             "version": __version__,
-            "model": _fingerprint(self.victim),
-            "data": f"{self.data.name}, {len(self.data)} examples, {_digest(*self.data.take([0, len(self.data) - 1]))}",
+            "model": identity.of_model(self.victim),
+            "data": identity.of_data(self.data),
             "threat": f"{self.threat} in {self.threat.low:g}..{self.threat.high:g}",
             "suite": self.suite,
             "seed": self.seed,
@@ -188,21 +189,6 @@ def _whole_box(threat: Ball, numel: int) -> Ball:
     """The threat at the size at which it holds the whole box."""
     one = torch.full((1, numel), threat.high - threat.low)
     return threat.at(float(threat.norm.size(one)))
-
-
-def _digest(*tensors: Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _fingerprint(victim: Victim) -> str:
-    if victim.module is None:
-        return f"{victim.framework}: {victim.name}"
-    state = victim.module.state_dict()
-    return f"{victim.framework}: {_digest(*(value for value in state.values() if isinstance(value, Tensor)))}"
 
 
 def _run(
@@ -252,7 +238,7 @@ def _fight(case: _Case, plan: Sequence[Stage], runner: Runner) -> _Story:
         """A sweep whose successes count."""
         fought.append((stage, attack))
         for example, outcome in sweep(stage, role, attack, examples).items():
-            if outcome.distance is not None and outcome.distance <= case.threat.eps + case.threat.tolerance:
+            if outcome.counts and outcome.distance is not None:
                 broken.setdefault(example, (stage, outcome.distance))
 
     clean = sweep("clean", "clean", None, range(len(case.data)))
@@ -334,8 +320,8 @@ def _result(case: _Case, story: _Story) -> Result:
             found[example] = min(outcome.distance, found.get(example, outcome.distance))
 
     def standing(eps: float) -> float:
-        reach = eps + case.threat.tolerance
-        return sum(found.get(example, float("inf")) > reach for example in correct) / count
+        within = eps * (1 + 1e-4)  # recorded distances are rounded
+        return sum(found.get(example, math.inf) > within for example in correct) / count
 
     accuracy = clopper_pearson(len(correct), count)
     robust = clopper_pearson(len(correct) - len(broken), count)

@@ -20,7 +20,8 @@ CREATE TABLE run (settings TEXT NOT NULL, finished INTEGER NOT NULL);
 CREATE TABLE bouts (stage TEXT NOT NULL, forward INTEGER, backward INTEGER, seconds REAL);
 CREATE TABLE outcomes (
     stage TEXT NOT NULL, example INTEGER NOT NULL, label INTEGER NOT NULL, prediction INTEGER NOT NULL,
-    reached INTEGER NOT NULL, distance REAL, rejected INTEGER NOT NULL, survives_storage INTEGER, shape TEXT, z BLOB,
+    reached INTEGER NOT NULL, counts INTEGER NOT NULL, distance REAL, rejected INTEGER NOT NULL,
+    survives_storage INTEGER, shape TEXT, z BLOB,
     PRIMARY KEY (stage, example)
 );
 """
@@ -30,13 +31,15 @@ CREATE TABLE outcomes (
 class Outcome:
     """What a stage did to one example, judged in a fresh forward pass.
 
-    `reached` says that the goal was reached inside the threat; `rejected` that it was only reached outside of it.
+    `reached` says that the goal was reached inside the attack's threat, `rejected` that it was only reached outside
+    of it, `counts` that it was reached inside the threat of the run, which may be smaller.
     """
 
     example: int
     label: int
     prediction: int
     reached: bool
+    counts: bool = False
     distance: float | None = None
     rejected: bool = False
     survives_storage: bool | None = None
@@ -95,7 +98,7 @@ class Ledger:
                 "INSERT INTO bouts VALUES (?, ?, ?, ?)", (stage, cost.forward, cost.backward, cost.seconds)
             )
             self._base.executemany(
-                "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
                         stage,
@@ -103,6 +106,7 @@ class Ledger:
                         one.label,
                         one.prediction,
                         one.reached,
+                        one.counts,
                         one.distance,
                         one.rejected,
                         one.survives_storage,
@@ -116,7 +120,7 @@ class Ledger:
     def outcomes(self, stage: str) -> dict[int, Outcome]:
         """All that is known of a stage, by example."""
         rows = self._base.execute(
-            "SELECT example, label, prediction, reached, distance, rejected, survives_storage FROM outcomes "
+            "SELECT example, label, prediction, reached, counts, distance, rejected, survives_storage FROM outcomes "
             "WHERE stage = ?",
             (stage,),
         )
@@ -126,9 +130,10 @@ class Ledger:
                 label=row[1],
                 prediction=row[2],
                 reached=bool(row[3]),
-                distance=row[4],
-                rejected=bool(row[5]),
-                survives_storage=None if row[6] is None else bool(row[6]),
+                counts=bool(row[4]),
+                distance=row[5],
+                rejected=bool(row[6]),
+                survives_storage=None if row[7] is None else bool(row[7]),
             )
             for row in rows
         }

@@ -28,19 +28,23 @@ Watch = Callable[[str, int, int], None]
 
 Bout = tuple[list[Outcome], Cost]
 
-KEPT = 64
-"""Points are kept for the gallery where the example is among the first ones."""
+GALLERY = 64
+"""Audits keep the points of the first examples, for the pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ring:
-    """What a worker needs to run batches. `draws` calls are averaged for a model that is random."""
+    """What a worker needs to run batches.
+
+    `draws` calls are averaged for a model that is random; successes on the first `kept` examples are kept.
+    """
 
     victim: Victim
     data: Data
     threat: Ball
     seed: int
     draws: int = 1
+    kept: int = GALLERY
 
     def exact(self) -> Counted:
         """The model on which claims are judged."""
@@ -64,6 +68,7 @@ class Ring:
                 outputs = judge(z)
                 claimed = goal.reached(outputs)
                 inside = claimed if attack is None else claimed & attack.threat.contains(z, x)
+                counts = inside & self.threat.contains(z, x)
                 stored = torch.zeros_like(claimed)
                 if attack is not None and bool(inside.any()):
                     stored[inside] = goal[inside].reached(judge(as_stored(z[inside], self.threat)))
@@ -77,10 +82,11 @@ class Ring:
                 label=labels[row],
                 prediction=predicted[row] if finite[row] else -1,
                 reached=bool(inside[row]),
+                counts=bool(counts[row]),
                 distance=distance[row] if inside[row] and attack is not None else None,
                 rejected=bool(outside[row] if attack is None else claimed[row] & ~inside[row]),
                 survives_storage=bool(stored[row]) if inside[row] and attack is not None else None,
-                z=z[row] if inside[row] and attack is not None and example < KEPT else None,
+                z=z[row] if inside[row] and attack is not None and example < self.kept else None,
             )
             for row, example in enumerate(examples)
         ]
