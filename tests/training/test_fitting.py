@@ -1,0 +1,207 @@
+"""The trainer: the same bits for the same seed, nothing else moved, a right average, and refusals in one line."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks import pgd
+from sparring.data import first
+from sparring.data.arrays import Arrays
+from sparring.data.named import digits
+from sparring.errors import BadInput
+from sparring.goals import Never, Untargeted
+from sparring.networks import mlp, small_cnn, wong_cnn
+from sparring.streams import Streams
+from sparring.threats import linf
+from sparring.training import Progress, adversarial, fit, inner_pgd, shifts, standard, tensorboard
+from sparring.training.fitting import averaging
+from sparring.types import Data
+
+
+def few(count: int = 256) -> Data:
+    return first(digits("train"), count)
+
+
+def weights(network: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+@pytest.mark.parametrize("make", [mlp, small_cnn])
+def test_the_same_seed_gives_the_same_bits_whatever_the_state_of_torchs_generator(make: type[nn.Module]) -> None:
+    train = partial(fit, make(), few(128), adversarial(linf(0.1), partial(inner_pgd, steps=1)), epochs=1, batch_size=64)
+    torch.manual_seed(1)
+    a = train(seed=3, augment=shifts(1))
+    torch.manual_seed(2)
+    b = train(seed=3, augment=shifts(1))
+    assert torch.equal(weights(a), weights(b))
+    assert not torch.equal(weights(a), weights(train(seed=4, augment=shifts(1))))
+
+
+@pytest.mark.parametrize("make", [mlp, wong_cnn, small_cnn])
+def test_fresh_networks_and_training_leave_torchs_random_numbers_alone(make: type[nn.Module]) -> None:
+    before = torch.get_rng_state()
+    fit(make(), few(128), standard, epochs=1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_network_handed_over_is_left_as_it_was() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784), nn.Linear(784, 10), nn.Dropout())
+    network[3].eval()
+    state, modes = copy.deepcopy(network.state_dict()), [part.training for part in network.modules()]
+    trained = fit(network, few(), adversarial(linf(0.1)), epochs=1)
+    assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
+    assert modes == [part.training for part in network.modules()]
+    assert all(p.grad is None for p in [*network.parameters(), *trained.parameters()])
+    assert not any(part.training for part in trained.modules())
+    assert int(trained.state_dict()["1.num_batches_tracked"]) == 2
+
+
+def test_the_average_of_constant_decay_is_the_closed_form() -> None:
+    """For weights w_n = n: a_T = T - (1 - d^T) d / (1 - d), started from a_0 = 0."""
+    decay, steps = 0.9, 40
+    average, update = [torch.zeros(3, dtype=torch.float64)], averaging(decay)
+    for n in range(1, steps + 1):
+        update(average, [torch.full((3,), float(n), dtype=torch.float64)], 10**9)
+    expected = steps - decay * (1 - decay**steps) / (1 - decay)
+    assert torch.allclose(average[0], torch.full((3,), expected, dtype=torch.float64), rtol=1e-12)
+
+
+def test_the_average_forgets_the_first_weights_as_fast_as_it_says() -> None:
+    """With d_n = n / (n + 9) for as long as that is smaller, the first weights keep the product of d_n."""
+    average, update, kept = [torch.ones(1, dtype=torch.float64)], averaging(0.999), 1.0
+    for n in range(1, 101):
+        update(average, [torch.zeros(1, dtype=torch.float64)], torch.tensor(n))
+        kept *= n / (n + 9)
+    assert average[0].item() == pytest.approx(kept)
+    assert kept < 1e-8
+
+
+def test_fit_returns_the_average_of_the_weights_along_the_way() -> None:
+    seen: list[Tensor] = []
+
+    def spy(network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
+        seen.append(weights(network).clone())
+        return standard(network, x, labels, strength, rng)
+
+    last = fit(mlp(), few(), spy, epochs=3, average=0.0)
+    along = [*seen[1:], weights(last)]
+    average, update = [along[0].clone()], averaging(0.99)
+    for n, now in enumerate(along[1:], 1):
+        update(average, [now], n)
+    averaged = weights(fit(mlp(), few(), standard, epochs=3, average=0.99))
+    assert torch.allclose(averaged, average[0], atol=1e-6)
+    assert not torch.allclose(averaged, weights(last), atol=1e-4)
+
+
+def test_the_strength_grows_in_and_the_rate_makes_one_cycle() -> None:
+    told: list[Progress] = []
+    fit(mlp(), few(), standard, epochs=10, lr=0.01, ramp=0.5, warmup=0.4, progress=told.append)
+    assert [now.step for now in told] == list(range(1, 21))
+    assert (told[-1].steps, told[-1].epoch, told[-1].epochs) == (20, 10, 10)
+    assert [round(now.strength, 6) for now in told] == [i / 10 for i in range(10)] + [1.0] * 10
+    rates = [now.lr for now in told]
+    assert max(rates) == pytest.approx(0.01, rel=0.02)
+    assert rates.index(max(rates)) in (7, 8)
+    assert rates[-1] < 1e-6
+
+
+def test_the_attack_of_training_stays_inside_the_threat_that_is_in_force() -> None:
+    farthest: list[float] = []
+    x, labels = few(32).take(range(32))
+
+    def attack(threat):  # type: ignore[no-untyped-def]
+        def search(model, x, goal, rng):  # type: ignore[no-untyped-def]
+            z = inner_pgd(threat)(model, x, goal, rng)
+            assert isinstance(goal, Never)
+            farthest.append(float((z - x).abs().max()))
+            return z
+
+        return search
+
+    for strength in (0.0, 0.5, 1.0):
+        adversarial(linf(0.2), attack)(mlp(), x, labels, strength, Streams.of(0, range(32)))
+    assert farthest == pytest.approx([0.0, 0.1, 0.2], abs=1e-6)
+
+
+def test_adversarial_training_makes_a_network_that_stands_what_breaks_the_natural_one() -> None:
+    data, held_out = few(1500), digits("train").take(range(4000, 4300))
+    x, labels = held_out
+    standing = []
+    for objective in (standard, adversarial(linf(0.1), partial(inner_pgd, steps=3))):
+        network = fit(mlp(), data, objective, epochs=8, lr=1e-2)
+        z = pgd(linf(0.1), steps=20)(network, x, Untargeted(labels), Streams.of(0, range(len(x))))
+        standing.append(float((network(z).argmax(1) == labels).float().mean()))
+    natural, robust = standing
+    assert natural < 0.2
+    assert robust > 0.5
+
+
+def test_data_too_large_for_memory_are_read_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fit(mlp(), few(), standard, epochs=1)
+    monkeypatch.setattr("sparring.training.fitting.IN_MEMORY", 0)
+    assert torch.equal(weights(whole), weights(fit(mlp(), few(), standard, epochs=1)))
+
+
+def test_fewer_examples_than_a_batch_make_one_batch() -> None:
+    told: list[Progress] = []
+    fit(mlp(), few(5), standard, epochs=1, progress=told.append)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"epochs": 0}, "epochs 0"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"lr": 0.0}, "lr 0.0"),
+        ({"ramp": 1.5}, "ramp 1.5"),
+        ({"lr": 1e30}, "a loss of"),
+    ],
+)
+def test_settings_that_cannot_train_are_refused_in_one_line(settings: dict[str, float], said: str) -> None:
+    with pytest.raises(BadInput, match=said) as refused:
+        fit(mlp(), few(), standard, **{"epochs": 4, **settings})  # type: ignore[arg-type]
+    assert "\n" not in str(refused.value)
+
+
+def test_a_network_that_does_not_fit_the_data_is_refused_in_one_line() -> None:
+    x, labels = few(16).take(range(16))
+    with pytest.raises(BadInput, match="label 12 in eleven"):
+        fit(mlp(), Arrays("eleven", x, labels + 12 - labels.max()), standard, epochs=1)
+    with pytest.raises(BadInput, match=r"inputs \(14, 14\) for Sequential"):
+        fit(mlp(), Arrays("small", x[:, 0, ::2, ::2], labels), standard, epochs=1)
+    with pytest.raises(BadInput, match="no weights to train"):
+        fit(mlp().requires_grad_(False), few(16), standard, epochs=1)
+    with pytest.raises(BadInput, match="logits"):
+        fit(nn.Sequential(nn.Flatten(), nn.Linear(784, 1)), few(16), standard, epochs=1)
+
+
+def test_shifts_move_each_image_by_its_own_stream_and_lose_nothing_but_the_border() -> None:
+    x, _ = few(64).take(range(64))
+    rng = Streams.of(0, range(64))
+    moved = shifts(1)(x, rng)
+    candidates = torch.stack([torch.roll(x, (i, j), (2, 3)) for i in (-1, 0, 1) for j in (-1, 0, 1)])
+    inner = (candidates - moved)[..., 1:-1, 1:-1].flatten(2).abs().amax(2)
+    assert (inner.amin(0) == 0).all()
+    assert len(inner.argmin(0).unique()) > 4
+    alone = shifts(1)(x[7:8], rng[torch.tensor([7])])
+    assert torch.equal(alone, moved[7:8])
+
+
+def test_tensorboard_gets_a_line_for_every_update(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    with tensorboard(tmp_path) as log:
+        fit(mlp(), few(), standard, epochs=1, progress=log)
+    assert any(tmp_path.iterdir())
+
+
+def test_tensorboard_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
+    with pytest.raises(BadInput, match=r"sparring\[tensorboard\]"), tensorboard(tmp_path):
+        pass
