@@ -66,7 +66,7 @@ class Search:
         if bool(reached.all()):
             gradient = torch.zeros_like(z)
         else:
-            (gradient,) = torch.autograd.grad(score.sum(), point)
+            (gradient,) = torch.autograd.grad(score[~reached].sum(), point)  # of the rows that stay
         score = score.detach()
         return self._record(z, reached, score, (gradient.nan_to_num(), score, *carry))
 

@@ -21,7 +21,11 @@ RandomTransform = Callable[[Tensor, Streams], Tensor]
 
 
 class Counted:
-    """The same model, with its passes counted: one example through it once is 1, forward or backward."""
+    """The same model, with its passes counted: one example through it once is 1, forward or backward.
+
+    A backward pass counts for the rows whose outputs are given a gradient: a row that has reached its goal asks for
+    none, though it may travel along with the others.
+    """
 
     def __init__(self, model: Model) -> None:
         self.model, self.forward, self.backward = model, 0, 0
@@ -35,7 +39,7 @@ class Counted:
         return outputs
 
     def _count(self, gradient: Tensor) -> None:
-        self.backward += len(gradient)
+        self.backward += int((gradient != 0).flatten(1).any(1).sum())
 
 
 def steady(model: Model, least: int = 16) -> Model:

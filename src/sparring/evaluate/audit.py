@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from sparring.evaluate.result import (
 )
 from sparring.evaluate.run import Ring, Runner, Watch, home, memory_batch, one_thread, workforce
 from sparring.evaluate.statistics import clopper_pearson
-from sparring.evaluate.suites import Stage, margin_runs, stages
+from sparring.evaluate.suites import Stage, last_resort, margin_runs, stages
 from sparring.models.loading import adopt
 from sparring.models.victim import Victim, inference
 from sparring.threats import Ball
@@ -138,12 +138,11 @@ class _Case:
             plan += tuple(replace(s, name=f"{s.name}-long") for s in longer if s.role == "black box")
         return plan
 
-    def climber(self, threat: Ball, *, steps: int, times: int) -> Attack:
+    def climber(self, *, steps: int, times: int) -> Callable[[Ball], Attack]:
         """A short attack for the checks and the curve, of the strongest kind that the model allows."""
         if self.access == "gradients":
-            return margin_runs(threat, steps=steps, times=times)
-        (*_, last) = stages("quick", threat, self.access, self.diagnosis.classes)
-        return last.attack
+            return partial(margin_runs, steps=steps, times=times)
+        return partial(last_resort, access=self.access)
 
     def sizes(self) -> tuple[float, ...]:
         """The sizes of the curve: the audited eps and multiples of it, no larger than the box."""
@@ -254,7 +253,7 @@ def _fight(case: _Case, plan: Sequence[Stage], runner: Runner) -> _Story:
         fight(stage.name, stage.role, stage.attack, standing())
 
     threat, few = case.threat, spread(len(correct), 64)
-    fight("half-eps", "half", case.climber(threat.at(threat.eps / 2), steps=20, times=1), standing())
+    fight("half-eps", "half", case.climber(steps=20, times=1)(threat.at(threat.eps / 2)), standing())
     white = next((stage.attack for stage in plan if stage.role == "white box"), None)
     for role in ("control", "single step"):
         fell = [example for example in correct if broken.get(example, ("",))[0] in roles.get(role, ())][:128]
@@ -262,9 +261,9 @@ def _fight(case: _Case, plan: Sequence[Stage], runner: Runner) -> _Story:
             sweep(f"after {role}", f"after {role}", white, fell)
     if correct:
         whole = _whole_box(threat, case.data.take([0])[0][0].numel())
-        attack = case.climber(whole, steps=40, times=5)
+        attack = case.climber(steps=40, times=5)(whole)
         sweep("unbounded", "unbounded", attack, [correct[place] for place in few])
-    grid = Grid(make=partial(case.climber, steps=20, times=1), ball=threat, sizes=case.sizes())
+    grid = Grid(make=case.climber(steps=20, times=1), ball=threat, sizes=case.sizes())
     fight("curve", "curve", grid, correct)
 
     record = run_checks.Record(
@@ -349,7 +348,7 @@ def _result(case: _Case, story: _Story) -> Result:
         else (),
         checks=checks,
         attacks=tuple(
-            _attack_record(name, str(attack), story, [e for e, (by, _) in broken.items() if by == name])
+            _attack_record(name, identity.of_attack(attack), story, [e for e, (by, _) in broken.items() if by == name])
             for name, attack in story.fought
         ),
         stages=tuple(_attack_record(name, "", story, ()) for name in story.outcomes if name not in attacks),

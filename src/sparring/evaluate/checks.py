@@ -46,12 +46,12 @@ def _again(record: Record, role: str, name: str, beaten: str, winner: str) -> Ch
         return None
     stood = sum(not outcome.reached for outcome in tried.values())
     evidence = f"of {len(tried)} examples that {beaten} broke, {winner} failed on {stood}"
-    if stood > 1 and stood / len(tried) > 0.05:
+    if clopper_pearson(stood, len(tried)).low > 0.05:
         return Check(
             name=name,
             outcome="fail",
             evidence=evidence,
-            threshold="5 %",
+            threshold="5 %, beyond chance",
             remedy="gradients are masked: use BPDA, EOT or a smoothed backward pass, and black-box attacks",
         )
     return Check(name=name, outcome="pass", evidence=evidence, threshold="5 %")

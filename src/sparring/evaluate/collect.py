@@ -55,7 +55,7 @@ def collect(
         "version": __version__,
         "model": identity.of_model(victim),
         "data": identity.of_data(data),
-        "attack": str(stage.attack),
+        "attack": identity.of_attack(stage.attack),
         "seed": seed,
     }
     ring = Ring(victim=victim, data=data, threat=threat, seed=seed, kept=len(data))

@@ -1,12 +1,15 @@
-"""Who was in the ring: short digests of models and data, so that a run is not resumed with another one."""
+"""Who was in the ring: models, data and attacks as short texts, so that a run is not resumed with others."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import fields, is_dataclass
+from functools import partial
 
 from torch import Tensor
 
 from sparring.models.victim import Victim
+from sparring.threats import Ball
 from sparring.types import Data
 
 
@@ -30,3 +33,18 @@ def of_model(victim: Victim) -> str:
 def of_data(data: Data) -> str:
     """The name, the length, and the first and last example."""
     return f"{data.name}, {len(data)} examples, {digest(*data.take([0, len(data) - 1]))}"
+
+
+def of_attack(attack: object) -> str:
+    """The attack with all its settings, functions by their names: the same text in every process."""
+    if isinstance(attack, partial):
+        settings = (f"{key}={of_attack(value)}" for key, value in attack.keywords.items())
+        return f"{of_attack(attack.func)}({', '.join(settings)})"
+    if isinstance(attack, tuple):
+        return f"({', '.join(map(of_attack, attack))})"
+    if isinstance(attack, Ball):
+        return f"{attack} in {attack.low:g}..{attack.high:g}"
+    if is_dataclass(attack) and not isinstance(attack, type):
+        settings = (f"{field.name}={of_attack(getattr(attack, field.name))}" for field in fields(attack))
+        return f"{type(attack).__name__}({', '.join(settings)})"
+    return str(getattr(attack, "__name__", repr(attack)))

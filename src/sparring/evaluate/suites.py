@@ -61,6 +61,11 @@ def _assemble(threat: Ball, access: Access, white: tuple[Stage, ...], *, draws: 
     return (*controls, *(white if access == "gradients" else ()), *black)
 
 
+def last_resort(threat: Ball, access: Access) -> Attack:
+    """What the quick suite ends with where there are no gradients."""
+    return quick(threat, access, 2)[-1].attack
+
+
 SUITES: dict[str, Callable[[Ball, Access, int], tuple[Stage, ...]]] = {"quick": quick, "standard": standard}
 
 

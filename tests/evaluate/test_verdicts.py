@@ -1,0 +1,120 @@
+"""Every mistake ends in a verdict with the right reason, and honest networks raise none of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from sparring.evaluate import audit
+from sparring.evaluate.result import Result
+from sparring.threats import linf
+
+from .networks import HONEST, THREAT, Detached, Noisy, Rounding, _cnn, held_out, honest, trained
+
+
+def failed(result: Result) -> set[str]:
+    return {check.name for check in result.checks if check.outcome == "fail"}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_an_honest_network_is_trusted(name: str) -> None:
+    result = audit(honest(name), held_out(), THREAT, suite="quick")
+    assert failed(result) == set()
+    assert result.verdict == "trusted"
+    assert result.clean_accuracy.estimate > 0.8
+
+
+def test_inputs_of_0_to_255_are_invalid() -> None:
+    x, y = held_out()
+    result = audit(honest("relu"), (255 * x, y), linf(0.3), suite="quick")
+    assert result.verdict == "invalid"
+    assert "255" in " ".join(result.reasons)
+    assert result.attacks == ()
+
+
+def test_inputs_normalised_outside_of_the_model_are_invalid() -> None:
+    x, y = held_out()
+    result = audit(honest("relu"), ((x - 0.1307) / 0.3081, y), linf(0.3), suite="quick")
+    assert result.verdict == "invalid"
+    assert "normalisation" in " ".join(result.reasons)
+
+
+def test_inputs_that_were_never_normalised_are_invalid() -> None:
+    torch.manual_seed(0)
+    x, y = held_out()
+    expects_255 = nn.Sequential(Scaled(255.0), honest("relu"))
+    result = audit(expects_255, (x, y), linf(0.1), suite="quick")
+    assert result.verdict == "invalid"
+    assert {"scaling", "labels"} & failed(result)
+
+
+class Scaled(nn.Module):
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by = by
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 3 * x / self.by - 0.02
+
+
+def test_softmax_outputs_are_suspect_and_attacked_all_the_same() -> None:
+    model = nn.Sequential(honest("relu"), nn.Softmax(1))
+    result = audit(model, held_out(), THREAT, suite="quick")
+    assert result.verdict == "suspect"
+    assert "logits" in failed(result)
+    assert result.robust_accuracy.estimate < 0.3
+
+
+def test_a_model_left_in_train_mode_is_invalid_and_stays_in_train_mode() -> None:
+    torch.manual_seed(0)
+    model = trained(_cnn()).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result = audit(model, held_out(), THREAT, suite="quick")
+    assert result.verdict == "invalid"
+    assert "train mode" in " ".join(result.reasons)
+    assert all(part.training for part in model.modules())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_rounding_inside_the_model_is_suspect() -> None:
+    result = audit(Rounding(honest("relu")).eval(), held_out(), THREAT, suite="quick")
+    assert result.verdict == "suspect"
+    assert "gradients" in failed(result)
+
+
+def test_a_detached_model_is_suspect_and_attacked_by_its_scores() -> None:
+    result = audit(Detached(honest("relu")).eval(), held_out(), THREAT, suite="quick")
+    assert result.verdict == "suspect"
+    assert {"gradients", "access"} <= failed(result)
+    assert result.robust_accuracy.estimate < result.clean_accuracy.estimate
+
+
+def test_noise_inside_the_model_is_suspect() -> None:
+    torch.manual_seed(0)
+    result = audit(Noisy(honest("relu")).eval(), held_out(), THREAT, suite="quick")
+    assert result.verdict == "suspect"
+    assert "randomness" in failed(result)
+
+
+def test_labels_shifted_by_one_are_invalid() -> None:
+    x, y = held_out()
+    result = audit(honest("relu"), (x, (y + 1) % 10), THREAT, suite="quick")
+    assert result.verdict == "invalid"
+    assert "shifted by 9" in " ".join(result.reasons) or "shifted by 1" in " ".join(result.reasons)
+
+
+def test_a_nan_in_any_input_is_invalid() -> None:
+    x, y = held_out()
+    x = x.clone()
+    x[7, 0, 3, 3] = torch.nan  # not among the rows that the doctor samples
+    result = audit(honest("relu"), (x, y), THREAT, suite="quick")
+    assert result.verdict == "invalid"
+    assert "finite" in " ".join(result.reasons)
+
+
+def test_a_model_without_knowledge_is_invalid() -> None:
+    torch.manual_seed(0)
+    result = audit(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), held_out(), THREAT, suite="quick")
+    assert result.verdict == "invalid"
+    assert "labels" in failed(result)
