@@ -28,6 +28,7 @@ ADAPTERS = {
     "lightgbm": "boosted",
     "sklearn": "sklearn",
     "onnx": "onnx",
+    "onnxruntime": "onnx",
 }
 """The package in which a class was defined to the adapter that knows it. No package is imported to find out."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from sparring.errors import BadInput, require
 from sparring.models.bridge import in_batches_of
@@ -195,7 +196,7 @@ def _attempt(path: str | Path, read: Any) -> Any:
         raise BadInput(f"'{path}' does not load ({_line(error)})", "a whole, readable file", "save it anew") from error
 
 
-def _state(loaded: Any, path: str | Path) -> dict[str, Tensor]:
+def _state(loaded: Any, path: str | Path) -> dict[str, Any]:
     """The state dict inside what a file held."""
     if isinstance(loaded, list | tuple) and len(loaded) == 1:
         loaded = loaded[0]
@@ -203,18 +204,25 @@ def _state(loaded: Any, path: str | Path) -> dict[str, Tensor]:
         loaded = next((loaded[key] for key in CHECKPOINTS if isinstance(loaded.get(key), Mapping | nn.Module)), loaded)
     if isinstance(loaded, nn.Module):
         loaded = loaded.state_dict()
-    if isinstance(loaded, Mapping) and loaded and all(isinstance(value, Tensor) for value in loaded.values()):
-        return dict(loaded)
+    if isinstance(loaded, dict) and loaded and all(isinstance(value, Tensor) for value in loaded.values()):
+        return loaded  # as it is: torch reads the version of each layer from an attribute of it
     held = f"a dict of {_some(list(loaded))}" if isinstance(loaded, Mapping) else f"a {type(loaded).__name__}"
     raise BadInput(f"'{path}' holds {held}", "a state dict (names to tensors)", "save module.state_dict()")
 
 
-def _named_as(own: Mapping[str, Any], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict without the prefix of a wrapper that the module does not have."""
-    for prefix in WRAPPERS:
-        if all(name.startswith(prefix) for name in state) and not any(name.startswith(prefix) for name in own):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+def _named_as(own: Mapping[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+    """The state dict without the prefixes of wrappers that the module does not have."""
+
+    def wrapper() -> str | None:
+        return next((p for p in WRAPPERS if all(n.startswith(p) for n in state) and not _starts(own, p)), None)
+
+    while prefix := wrapper():
+        consume_prefix_in_state_dict_if_present(state, prefix)
     return state
+
+
+def _starts(names: Iterable[str], prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in names)
 
 
 def _difference(own: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
