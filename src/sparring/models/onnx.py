@@ -48,13 +48,16 @@ def load(path: str | Path, *, check: Tensor | None = None) -> Victim:
     if not path.is_file():
         raise BadInput(f"{path} is not a file", "an .onnx file", "check the path")
     try:
-        proto = onnx.load(path)
-    except Exception as error:  # protobuf, the checker and the file system each raise their own
-        outside = "external" in str(error).lower() or isinstance(error, FileNotFoundError)
+        proto = onnx.load(path, load_external_data=False)
+    except Exception:  # protobuf's errors share no parent
+        raise BadInput(f"{path} is not ONNX or is cut short", "a whole ONNX file", "export the model again") from None
+    try:
+        onnx.load_external_data_for_model(proto, str(path.parent))
+    except Exception as error:  # the checker and the file system each raise their own
         raise BadInput(
-            f"{path} cannot be read: {first_line(error) if outside else 'not ONNX or cut short'}",
-            "a whole ONNX file" + (" with its weight files beside it" if outside else ""),
-            "export the model again",
+            f"the weights of {path} cannot be read: {first_line(error)}",
+            "its weight files beside it",
+            "copy them there or export the model again",
         ) from None
     return victim(proto, lambda options: runtime.InferenceSession(path, options), name=path.stem, check=check)
 
