@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,37 +18,60 @@ from sparring.errors import BadInput
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
+    from sparring.evaluate import Result
     from sparring.evaluate.run import Watch
+    from sparring.models.victim import Victim
     from sparring.threats import Ball
     from sparring.types import Data
 
 Function = Callable[..., Any]
 
-INTERRUPTED = 130
+GATE, REFUSED, INTERRUPTED = 1, 2, 130
+PLAIN_WIDTH = 160
+"""Columns of a table that goes into a file or a pipe, where rich would fold at 80."""
 
 
 def main() -> NoReturn:
     """Run the command line. Status 0: fine; 1: a gate failed; 2: wrong use or bad input, said in one line."""
     try:
         status = cli.main(standalone_mode=False)
-    except (BadInput, click.ClickException) as error:
-        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        click.echo(f"sparring: {' '.join(text.split())}", err=True)
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("sparring: stopped; add --resume to the same command to go on", err=True)
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+    except BadInput as error:
+        _leave(str(error), REFUSED)
+    except Stopped as error:
+        _leave(error.format_message(), INTERRUPTED)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "sparring"
+        _leave(f"{error.format_message()} Run: {command} --help", REFUSED)
+    except click.ClickException as error:
+        _leave(error.format_message(), REFUSED)
+    except click.Abort:
+        _leave("stopped", INTERRUPTED)
+    except sqlite3.Error as error:
+        _leave(f"the ledger of the run cannot be used ({error}); check the space on the disk", REFUSED)
+    except OSError as error:
+        place = f"'{error.filename}' cannot be used" if error.filename else "the system refused"
+        _leave(f"{place} ({error.strerror or error}); check the path, and the space on the disk", REFUSED)
     sys.exit(status if isinstance(status, int) else 0)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _leave(message: str, status: int) -> NoReturn:
+    click.echo(f"sparring: {' '.join(message.split())}", err=True)
+    sys.exit(status)
+
+
+class Stopped(click.ClickException):
+    """Ctrl-C in a run that can be resumed."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(__version__, prog_name="sparring")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Find out how robust a model really is, and make it more robust."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def _options(*options: Function) -> Function:
@@ -62,22 +87,32 @@ MODEL = _options(
     click.argument("model"),
     click.option("--weights", metavar="FILE", help="A state dict to load into what the factory returned."),
     click.option("--trust", is_flag=True, help="Run code that is hidden in the file (pickles). Only if you made it."),
+    click.option("--device", default="cpu", show_default=True, help="Where a torch model runs: cpu, cuda, mps."),
 )
 DATA = _options(
     click.option("--data", required=True, metavar="DATA", help="A name (digits, mnist), .npz, folder, .csv, factory."),
     click.option("--split", default="test", show_default=True, help="Which part of a named data set."),
     click.option("--limit", type=click.IntRange(min=1), help="Only the first N examples."),
 )
+BOUNDS = click.option(
+    "--bounds", nargs=2, type=float, default=(0.0, 1.0), show_default=True, help="Range of the inputs."
+)
 THREAT = _options(
-    click.option("--threat", required=True, metavar="NORM:EPS", help="linf:8/255, l2:0.5, l1:10, l0:20."),
-    click.option("--bounds", nargs=2, type=float, default=(0.0, 1.0), show_default=True, help="Range of the inputs."),
+    click.option("--threat", required=True, metavar="NORM:EPS", help="linf:8/255, l2:0.5, l1:10, l0:20."), BOUNDS
 )
 RUN = _options(
-    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
     click.option("--batch-size", type=click.IntRange(min=1), help="Chosen by free memory unless given."),
     click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes."),
     click.option("--resume", is_flag=True, help="Go on with an interrupted run in --out."),
 )
+
+
+def _share(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """Refuse what is no share (a range of click's own lets NaN through)."""
+    if value is not None and not 0 <= value <= 1:
+        raise click.BadParameter(f"{value:g} is not a number from 0 to 1.")
+    return value
 
 
 @cli.command()
@@ -87,18 +122,17 @@ RUN = _options(
 @click.option("--budget", default="standard", show_default=True, help="Which suite of attacks: quick or standard.")
 @RUN
 @click.option("--out", type=Path, default=Path("sparring-audit"), show_default=True, help="The folder of the run.")
-@click.option("--fail-under", type=click.FloatRange(0, 1), help="Status 1 if robust accuracy is lower, or in doubt.")
+@click.option("--fail-under", type=float, callback=_share, help="Status 1 if robust accuracy is lower, or in doubt.")
 @click.option("--language", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Of the report.")
 def audit(**given: Any) -> int:
     """Attack MODEL, and say how robust it is, with a verdict. Ends with a report."""
     from sparring import report
     from sparring.evaluate import audit as run
-    from sparring.report.derive import gate
     from sparring.report.terminal import show
 
-    victim, data, threat = _victim(given), _data(given), _threat(given)
-    console, out = _console(), given["out"]
-    with _watch(console) as watch:
+    out = _folder(given["out"])
+    victim, data, threat = _bout(given)
+    with _resumable(out), _watch() as watch:
         result = run(
             victim,
             data,
@@ -112,37 +146,40 @@ def audit(**given: Any) -> int:
             command=_command("audit", given),
             watch=watch,
         )
+    show(result, _console())
     found, pictures = report.read(out)
     page = report.write(out, [found], {found.name: pictures}, language=given["language"])
-    show(result, console)
-    console.print(f"\nreport: {page}", highlight=False)
-    missed = gate(result, given["fail_under"]) if given["fail_under"] is not None else None
+    click.echo(f"\nreport: {page}")
+    missed = _gate(result, given["fail_under"])
     if missed:
-        console.print(missed, style="red")
-    return int(missed is not None or result.verdict == "invalid")
+        click.echo(missed)
+    return GATE if missed or result.verdict == "invalid" else 0
 
 
 @cli.command()
 @MODEL
 @DATA
-@THREAT
+@click.option("--threat", metavar="NORM:EPS", help="Of the audit to come. [default: linf, 8/255 of the range]")
+@BOUNDS
 def doctor(**given: Any) -> int:
-    """Look over the set-up of MODEL, data and threat, without attacking. Status 1 if no number could be believed."""
-    from rich.table import Table
+    """Look over model, data and threat before any attack.
+
+    Status 1 if no number that an audit of them gave could be believed.
+    """
+    from rich.text import Text
 
     from sparring.evaluate import examine, judge
+    from sparring.report.terminal import STYLES
 
-    found = examine(_victim(given), _data(given), _threat(given))
-    table = Table("check", "outcome", "what was seen", "what to do", box=None, pad_edge=False)
-    styles = {"pass": "green", "warn": "yellow", "fail": "red", "skipped": "dim"}
+    found = examine(*_bout(given))
+    rows: list[tuple[str | Text, ...]] = []
     for check in found.checks:
-        table.add_row(check.name, f"[{styles[check.outcome]}]{check.outcome}[/]", check.evidence, check.remedy)
-    console = _console()
-    console.print(table)
+        remedy = f"; {check.remedy}" if check.outcome != "pass" and check.remedy else ""
+        rows.append((check.name, Text(check.outcome, STYLES[check.outcome]), check.evidence + remedy))
+    _print(_console(), ("check", "outcome", "what was seen, and what to do"), rows)
     verdict, _ = judge(found.checks)
-    healthy = "the set-up is sound" if verdict == "trusted" else f"an audit of this would be {verdict}"
-    console.print(f"\n{healthy}", highlight=False)
-    return int(found.invalid)
+    click.echo("\nthe set-up is sound" if verdict == "trusted" else f"\nan audit of this would be {verdict}")
+    return GATE if found.invalid else 0
 
 
 @cli.command()
@@ -155,21 +192,17 @@ def doctor(**given: Any) -> int:
 def attack(**given: Any) -> int:
     """Run one attack on MODEL, and keep the adversarial examples."""
     from sparring.evaluate.collect import collect
-    from sparring.evaluate.suites import Stage
     from sparring.registry import find
 
-    entry, victim, data, threat = find("attacks", given["name"]), _victim(given), _data(given), _threat(given)
-    if threat.norm.name not in entry.norms:
-        raise BadInput(f"{entry.name} on {threat}", f"a norm of {', '.join(entry.norms)}", "choose another attack")
-    if entry.needs == "gradients" and victim.access != "gradients":
-        raise BadInput(f"{entry.name} on a model that gives {victim.access}", "gradients", "choose a black-box attack")
-    with _watch(_console()) as watch:
+    entry, out = find("attacks", given["name"]), _folder(given["out"])
+    victim, data, threat = _bout(given)
+    with _resumable(out), _watch() as watch:
         found = collect(
             victim,
             data,
-            Stage(entry.name, entry.make(threat), entry.family),
+            entry,
             threat,
-            given["out"],
+            out,
             seed=given["seed"],
             batch_size=given["batch_size"],
             workers=given["workers"],
@@ -189,7 +222,10 @@ def attack(**given: Any) -> int:
 @click.argument("first", type=Path)
 @click.argument("second", type=Path)
 def compare(first: Path, second: Path) -> int:
-    """Compare two results example by example. Status 1 if the second is less robust than chance explains."""
+    """Compare two results example by example.
+
+    Status 1 if the second is less robust than chance explains, or one of them is invalid.
+    """
     from sparring.evaluate import Result
     from sparring.report.derive import Pair, pair
     from sparring.report.terminal import compare as show
@@ -197,32 +233,39 @@ def compare(first: Path, second: Path) -> int:
     results = [Result.load(first), Result.load(second)]
     show(results, _console())
     found = pair(*results)
-    if not isinstance(found, Pair):
-        return 0
-    worse = results[1].robust_accuracy.estimate < results[0].robust_accuracy.estimate
-    return int(worse and found.p < 0.05)
+    if isinstance(found, Pair):
+        worse = results[1].robust_accuracy.estimate < results[0].robust_accuracy.estimate
+        return GATE if worse and found.p < 0.05 else 0
+    if found == "invalid":
+        return GATE
+    raise BadInput(f"{first} and {second} differ in their {found}", f"one {found} for both", "audit both alike")
 
 
 @cli.command()
 @click.argument("folder", type=Path)
 @click.option("--language", type=click.Choice(["en", "zh"]), default="en", show_default=True)
 def report(folder: Path, language: Any) -> None:
-    """Write FOLDER/report.html again, of the result in FOLDER, or of those in its subfolders side by side."""
+    """Write the report of a finished audit again.
+
+    FOLDER/report.html shows the result in FOLDER, or those in its subfolders side by side.
+    """
     from sparring import report as reports
+    from sparring.report.derive import names
 
     inside = [folder] if (folder / "result.json").exists() else sorted(p.parent for p in folder.glob("*/result.json"))
     if not inside:
         raise BadInput(f"no result.json in {folder}", "the folder of an audit", "run: sparring audit ... --out FOLDER")
     found = [reports.read(place) for place in inside]
-    galleries = {result.name: pictures for result, pictures in found}
-    page = reports.write(folder, [result for result, _ in found], galleries, language=language)
+    results = [result for result, _ in found]
+    galleries = dict(zip(names(results), (pictures for _, pictures in found), strict=True))
+    page = reports.write(_folder(folder), results, galleries, language=language)
     click.echo(f"report: {page}")
 
 
 @cli.command("list")
 @click.argument("kind", type=click.Choice(["attacks", "threats", "suites", "datasets", "models"]))
 def list_(kind: str) -> None:
-    """List what there is: attacks, threats, suites, datasets, models."""
+    """Print what there is to choose from."""
     _LISTS[kind](_console())
 
 
@@ -230,30 +273,107 @@ def list_(kind: str) -> None:
 @click.option("--out", type=Path, default=Path("sparring-demo"), show_default=True, help="The folder of the report.")
 @click.option("--language", type=click.Choice(["en", "zh"]), default="en", show_default=True)
 def demo(out: Path, language: Any) -> int:
-    """The field's first story on real digits: fool a network, measure it, train it to resist, measure again."""
+    """See the whole story on real digits.
+
+    A network is fooled, measured, trained to resist, and measured again.
+    """
     from sparring.demo import run
 
-    return run(out, _console(), language=language)
+    return run(_folder(out), _console(), language=language)
 
 
-def _victim(given: dict[str, Any]) -> Any:
+def _bout(given: dict[str, Any]) -> tuple[Victim, Data, Ball]:
+    """Model, data and threat, once they have met: data of another shape than the model's is refused here."""
+    from sparring.data import first
+    from sparring.data import load as load_data
     from sparring.models.loading import load
-
-    return load(given["model"], weights=given["weights"], trust=given["trust"])
-
-
-def _data(given: dict[str, Any]) -> Data:
-    from sparring.data import first, load
-
-    data = load(given["data"], split=given["split"])
-    return data if given["limit"] is None else first(data, given["limit"])
-
-
-def _threat(given: dict[str, Any]) -> Ball:
-    from sparring.threats import parse
+    from sparring.threats import linf, parse
 
     low, high = given["bounds"]
-    return parse(given["threat"], low=low, high=high)
+    small = linf((high - low) * 8 / 255, low=low, high=high)
+    threat = parse(given["threat"], low=low, high=high) if given["threat"] is not None else small
+    data = load_data(given["data"], split=given["split"])
+    data = data if given["limit"] is None else first(data, given["limit"])
+    victim = _placed(load(given["model"], weights=given["weights"], trust=given["trust"]), given)
+    _introduce(victim, data)
+    return victim, data, threat
+
+
+def _placed(victim: Victim, given: dict[str, Any]) -> Victim:
+    """The model on the device that was asked for."""
+    device = given["device"]
+    if device == "cpu":
+        return victim
+    if victim.module is None:
+        raise BadInput(f"--device for {victim.framework}", "a torch model", "leave --device out")
+    if given.get("workers", 1) > 1:
+        raise BadInput(f"--workers with --device {device}", "one worker on a device", "leave --workers out")
+    try:
+        victim.module.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise BadInput(f"--device {device} ({error})", "a device that torch has here", "use cpu") from error
+    return victim
+
+
+def _introduce(victim: Victim, data: Data) -> None:
+    """Show the model one example, forward and backward, so that what it cannot take is said in one line."""
+    import torch
+
+    from sparring.evaluate.run import home
+    from sparring.models.victim import inference
+
+    x, _ = data.take([0])
+    x = x.to(home(victim)).requires_grad_(victim.access == "gradients")
+    what = f"inputs of shape {tuple(x.shape[1:])} from {data.name}"
+    try:
+        with inference(victim):
+            outputs: object = victim(x)
+            if isinstance(outputs, torch.Tensor) and outputs.requires_grad:
+                torch.autograd.grad(outputs.sum(), x, allow_unused=True)
+    except (BadInput, OSError):
+        raise
+    except Exception as error:
+        raise BadInput(
+            f"{victim.name} raised {type(error).__name__}: {str(error)[:300]} on {what}",
+            "data that the model takes",
+            "check that they belong together, or reshape the inputs in the factory",
+        ) from error
+    if not isinstance(outputs, torch.Tensor):
+        raise BadInput(
+            f"{victim.name} returns a {type(outputs).__name__} for {what}",
+            "one tensor of logits (B, K)",
+            "let the factory return a model that gives the logits alone",
+        )
+
+
+def _folder(out: Path) -> Path:
+    """Refuse a folder that cannot be written, before anything is computed for it."""
+    place = next(place for place in (out, *out.parents) if place.exists())
+    if not place.is_dir():
+        raise BadInput(f"'{place}' is a file", "a folder to write to", "choose another one")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise BadInput(f"'{place}' cannot be written", "a folder to write to", "choose another one")
+    return out
+
+
+def _gate(result: Result, fail_under: float | None) -> str | None:
+    """Why the result does not pass; None where it does, or nothing was asked."""
+    from sparring.report.derive import gate
+
+    if fail_under is None:
+        return None
+    if result.verdict == "suspect":
+        return "the verdict is suspect: a number in doubt passes no gate"
+    return gate(result, fail_under)
+
+
+@contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """Say on Ctrl-C how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(f"stopped; what is done is kept in {out}: add --resume to the same command to go on") from None
 
 
 def _command(name: str, given: dict[str, Any]) -> str:
@@ -270,12 +390,15 @@ def _command(name: str, given: dict[str, Any]) -> str:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console()
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
 
 @contextmanager
-def _watch(console: Console) -> Iterator[Watch]:
-    """A progress bar for each stage on a terminal; elsewhere a line for each that is done."""
+def _watch() -> Iterator[Watch]:
+    """A progress bar for each stage, where errors go to a terminal; elsewhere a line for each that is done."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
     if not console.is_terminal:
 
         def tell(stage: str, done: int, total: int) -> None:
@@ -303,8 +426,8 @@ def _watch(console: Console) -> Iterator[Watch]:
 def _list_attacks(console: Console) -> None:
     from sparring.registry import members
 
-    rows = [(e.name, e.family, e.needs, " ".join(e.norms), e.passes, e.summary) for e in members("attacks").values()]
-    _print(console, ("attack", "family", "needs", "norms", "passes", "what it does"), rows)
+    rows = [(entry.name, entry.needs, " ".join(entry.norms), entry.summary) for entry in members("attacks").values()]
+    _print(console, ("attack", "needs", "norms", "what it does"), rows)
 
 
 def _list_threats(console: Console) -> None:
@@ -330,8 +453,8 @@ def _list_datasets(console: Console) -> None:
 def _list_models(console: Console) -> None:
     from sparring.models.capabilities import CAPABILITIES
 
-    rows = [(row.framework, row.loaded, row.access) for row in CAPABILITIES]
-    _print(console, ("framework", "how it is handed over", "what an attacker gets"), rows)
+    rows = [(row.framework, row.access, row.loaded) for row in CAPABILITIES]
+    _print(console, ("framework", "an attacker gets", "how it is handed over"), rows)
 
 
 _LISTS: dict[str, Callable[[Console], None]] = {
@@ -343,10 +466,11 @@ _LISTS: dict[str, Callable[[Console], None]] = {
 }
 
 
-def _print(console: Console, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    from rich.table import Table
+def _print(console: Console, head: tuple[str, ...], rows: Sequence[tuple[str | Text, ...]]) -> None:
+    from rich.table import Column, Table
+    from rich.text import Text
 
-    table = Table(*head, box=None, pad_edge=False)
+    table = Table(*(Column(name, no_wrap=True) for name in head[:-1]), head[-1], box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     console.print(table)

@@ -82,14 +82,14 @@ def audit(
         BadInput: what cannot be audited: no examples, an unknown suite, a run in `out` with other settings.
     """
     started = time.perf_counter()
-    victim = adopt(model, name=name)
     subject = data if not isinstance(data, tuple) else Arrays("data", *data)
     subject = subject if limit is None else first(subject, limit)
+    victim = adopt(model, name=name, example=subject.take([0])[0])
     folder = Path(out) if out is not None else None
     with one_thread():
         diagnosis = examine(victim, subject, threat, seed=seed)
         case = _Case(
-            victim=_treated(victim, diagnosis),
+            victim=treated(victim, diagnosis),
             data=subject,
             threat=threat,
             suite=suite,
@@ -100,6 +100,8 @@ def audit(
         plan = case.plan()
         if diagnosis.invalid:
             result = _result(case, _Story())
+            if folder is not None:
+                (folder / "gallery.npz").unlink(missing_ok=True)  # an earlier run's pictures are not this one's
         else:
             result = _run(
                 case, plan, folder, batch_size=batch_size, count=workers, watch=watch or _silent, resume=resume
@@ -147,7 +149,7 @@ class _Case:
     def sizes(self) -> tuple[float, ...]:
         """The sizes of the curve: the audited eps and multiples of it, no larger than the box."""
         largest = _whole_box(self.threat, 1).eps if self.threat.norm.name == "linf" else float("inf")
-        sizes = {self.threat.eps * factor for factor in CURVE}
+        sizes = {float(f"{self.threat.eps * factor:.6g}") if factor != 1 else self.threat.eps for factor in CURVE}
         if self.threat.norm.name == "l0":
             sizes = {float(int(size)) for size in sizes if size >= 1}
         return tuple(sorted(size for size in sizes if size <= largest))
@@ -179,7 +181,7 @@ def _silent(stage: str, done: int, total: int) -> None:
     """Tell nobody."""
 
 
-def _treated(victim: Victim, diagnosis: Diagnosis) -> Victim:
+def treated(victim: Victim, diagnosis: Diagnosis) -> Victim:
     """The victim as the remedies want it: known probabilities are attacked through their logarithms."""
     return replace(victim, probabilities=victim.probabilities or diagnosis.failed("logits"))
 
@@ -205,10 +207,8 @@ def _run(
         raise BadInput(f"a batch size of {batch_size}", "one or more", "leave it out to have it chosen")
     draws = DRAWS if case.diagnosis.failed("randomness") else 1
     ring = Ring(victim=case.victim, data=case.data, threat=case.threat, seed=case.seed, draws=draws)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
     path = folder / "ledger.sqlite" if folder is not None else None
-    with Ledger(path, case.settings(), resume=resume) as ledger, workforce(ring, count) as pool:
+    with workforce(ring, count) as pool, _opened(path, case.settings(), resume=resume) as ledger:
         size = batch_size or memory_batch(case.victim, case.data.take(range(min(8, len(case.data))))[0])
         runner = Runner(ring=ring, ledger=ledger, batch_size=size, pool=pool, watch=watch)
         story = _fight(case, plan, runner)
@@ -219,6 +219,13 @@ def _run(
             save(_pictures(case, story, ledger), folder / "gallery.npz")
         ledger.finish()
     return result
+
+
+def _opened(path: Path | None, settings: dict[str, object], *, resume: bool) -> Ledger:
+    """The ledger of the run; its folder is made last, so that a run that is refused leaves none behind."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return Ledger(path, settings, resume=resume)
 
 
 def _fight(case: _Case, plan: Sequence[Stage], runner: Runner) -> _Story:

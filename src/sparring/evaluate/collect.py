@@ -10,13 +10,16 @@ import numpy as np
 import torch
 
 from sparring import __version__
+from sparring.errors import BadInput
 from sparring.evaluate import identity
+from sparring.evaluate.audit import DRAWS, treated
+from sparring.evaluate.doctor import Diagnosis, examine
 from sparring.evaluate.ledger import Cost, Ledger
 from sparring.evaluate.run import Ring, Runner, Watch, memory_batch, one_thread, workforce
-from sparring.evaluate.suites import Stage
 from sparring.models.victim import Victim
+from sparring.registry import Entry
 from sparring.threats import Ball
-from sparring.types import Data
+from sparring.types import Attack, Data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,7 @@ class Catch:
 def collect(
     victim: Victim,
     data: Data,
-    stage: Stage,
+    entry: Entry,
     threat: Ball,
     out: Path,
     *,
@@ -48,52 +51,77 @@ def collect(
     """Attack every example that the model gets right, and write the successes to `out/adversarial.npz`.
 
     The file holds `index` (N,), `label` (N,), `prediction` (N,), `x` and `z` (N, *shape) float32, and `distance`
-    (N,). A killed run resumes from the ledger in `out`.
+    (N,). A killed run resumes from the ledger in `out`. The doctor looks first, as before an audit.
+
+    Raises:
+        BadInput: an attack that is not for this norm or this model, or a set-up in which nothing can be believed.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    settings: dict[str, object] = {
-        "version": __version__,
-        "model": identity.of_model(victim),
-        "data": identity.of_data(data),
-        "attack": identity.of_attack(stage.attack),
-        "seed": seed,
+    with one_thread():
+        diagnosis = examine(victim, data, threat, seed=seed)
+        attack = _made(entry, victim, threat, diagnosis)
+        victim = treated(victim, diagnosis)
+        draws = DRAWS if diagnosis.failed("randomness") else 1
+        ring = Ring(victim=victim, data=data, threat=threat, seed=seed, draws=draws, kept=len(data))
+        settings: dict[str, object] = {
+            "version": __version__,
+            "model": identity.of_model(victim),
+            "data": identity.of_data(data),
+            "attack": str(attack),
+            "seed": seed,
+        }
+        with workforce(ring, workers) as pool:
+            out.mkdir(parents=True, exist_ok=True)
+            with Ledger(out / "ledger.sqlite", settings, resume=resume) as ledger:
+                size = batch_size or memory_batch(victim, data.take(range(min(8, len(data))))[0])
+                runner = Runner(ring=ring, ledger=ledger, batch_size=size, pool=pool, watch=watch)
+                found = _run(runner, entry.name, attack, out / "adversarial.npz")
+                ledger.finish()
+    return found
+
+
+def _made(entry: Entry, victim: Victim, threat: Ball, diagnosis: Diagnosis) -> Attack:
+    """The attack, if it can be run on this model within this threat."""
+    if threat.norm.name not in entry.norms:
+        raise BadInput(f"{entry.name} on {threat}", f"a norm of {', '.join(entry.norms)}", "choose another attack")
+    bad = next((check for check in diagnosis.checks if check.outcome == "fail" and check.serious == "invalid"), None)
+    if bad is not None:
+        raise BadInput(f"a set-up that is not sound: {bad.evidence}", bad.threshold or "a sound one", bad.remedy)
+    if entry.needs == "gradients" and not diagnosis.differentiable:
+        raise BadInput(f"{entry.name} on a model without gradients", "gradients", "choose a black-box attack")
+    attack: Attack = entry.make(threat)
+    return attack
+
+
+def _run(runner: Runner, name: str, attack: Attack, file: Path) -> Catch:
+    """Attack what is right before, and write down what is wrong after."""
+    data, ledger = runner.ring.data, runner.ledger
+    clean = runner.sweep("clean", None, range(len(data)))
+    usable = {
+        example: outcome for example, outcome in clean.items() if outcome.prediction >= 0 and not outcome.rejected
     }
-    ring = Ring(victim=victim, data=data, threat=threat, seed=seed, kept=len(data))
-    with (
-        one_thread(),
-        Ledger(out / "ledger.sqlite", settings, resume=resume) as ledger,
-        workforce(ring, workers) as pool,
-    ):
-        size = batch_size or memory_batch(victim, data.take(range(min(8, len(data))))[0])
-        runner = Runner(ring=ring, ledger=ledger, batch_size=size, pool=pool, watch=watch)
-        clean = runner.sweep("clean", None, range(len(data)))
-        right = [example for example, outcome in clean.items() if not outcome.reached]
-        outcomes = runner.sweep(stage.name, stage.attack, right)
-        broken = [example for example in right if outcomes[example].reached]
-        points = [ledger.point(stage.name, example) for example in broken]
-        file = out / "adversarial.npz"
-        x, y = data.take(broken) if broken else data.take([0])
-        z = torch.stack([point for point in points if point is not None]) if broken else x[:0]
-        scratch = file.with_name(f".{file.name}.{os.getpid()}")
-        with scratch.open("wb") as stream:
-            np.savez_compressed(
-                stream,
-                index=np.array(broken, dtype=np.int64),
-                label=y[: len(broken)].numpy(),
-                prediction=np.array([outcomes[example].prediction for example in broken], dtype=np.int64),
-                x=x[: len(broken)].numpy(),
-                z=z.numpy(),
-                distance=np.array([outcomes[example].distance for example in broken], dtype=np.float32),
-            )
-        scratch.replace(file)
-        cost = ledger.cost([stage.name])
-        ledger.finish()
+    right = [example for example, outcome in usable.items() if not outcome.reached]
+    outcomes = runner.sweep(name, attack, right)
+    points = {example: z for example in right if (z := ledger.point(name, example)) is not None}
+    broken = tuple(points)
+    x, y = data.take(broken or [0])
+    scratch = file.with_name(f".{file.name}.{os.getpid()}")
+    with scratch.open("wb") as stream:
+        np.savez_compressed(
+            stream,
+            index=np.array(broken, dtype=np.int64),
+            label=y[: len(broken)].numpy(),
+            prediction=np.array([outcomes[example].prediction for example in broken], dtype=np.int64),
+            x=x[: len(broken)].numpy(),
+            z=torch.stack(list(points.values())).numpy() if broken else x[:0].numpy(),
+            distance=np.array([outcomes[example].distance for example in broken], dtype=np.float32),
+        )
+    scratch.replace(file)
     return Catch(
         examples=len(data),
         already_wrong=len(data) - len(right),
-        broken=tuple(broken),
+        broken=broken,
         distances=tuple(outcomes[example].distance or 0.0 for example in broken),
         survive_storage=sum(bool(outcomes[example].survives_storage) for example in broken),
-        cost=cost,
+        cost=ledger.cost([name]),
         file=file,
     )

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import fields, is_dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from sparring.models.victim import Victim
@@ -18,7 +19,9 @@ def digest(*tensors: Tensor) -> str:
     sha = hashlib.sha256()
     for tensor in tensors:
         sha.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
-        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        sha.update(
+            tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        )  # NumPy has no bfloat16
     return sha.hexdigest()[:16]
 
 
