@@ -8,7 +8,7 @@ from torch import nn
 
 from sparring.evaluate import audit
 from sparring.evaluate.result import Result
-from sparring.threats import linf
+from sparring.threats import Ball, l0, l1, l2, linf
 
 from .networks import HONEST, THREAT, Detached, Noisy, Rounding, _cnn, held_out, honest, trained
 
@@ -118,3 +118,30 @@ def test_a_model_without_knowledge_is_invalid() -> None:
     result = audit(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), held_out(), THREAT, suite="quick")
     assert result.verdict == "invalid"
     assert "labels" in failed(result)
+
+
+def test_a_plain_function_around_a_network_is_attacked_by_gradients() -> None:
+    model = honest("relu")
+    result = audit(lambda x: 2 * model(x), held_out(80), THREAT, suite="quick")
+    assert result.settings["access"] == "gradients"
+    assert result.verdict == "trusted"
+
+
+def test_scores_alone_leave_an_upper_bound_in_doubt() -> None:
+    model = honest("relu")
+    result = audit(lambda x: model(torch.as_tensor(x)).detach().numpy(), held_out(80), THREAT, suite="quick")
+    assert result.settings["access"] == "scores"
+    assert result.verdict == "suspect"
+    assert failed(result) == {"access"}
+    assert [attack.name for attack in result.attacks if attack.broke] != []
+
+
+@pytest.mark.parametrize("threat", [l2(1.0), l1(8.0), l0(15)], ids=str)
+def test_every_norm_has_a_suite_and_a_falling_curve(threat: Ball) -> None:
+    result = audit(honest("adversarially trained"), held_out(80), threat, suite="quick")
+    assert result.verdict == "trusted"
+    accuracies = [point.robust_accuracy for point in result.curve]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert accuracies[0] == result.clean_accuracy.estimate
+    at_eps = next(point.robust_accuracy for point in result.curve if point.eps == threat.eps)
+    assert at_eps == pytest.approx(result.robust_accuracy.estimate)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sparring.errors import BadInput, require
 from sparring.factories import build
@@ -33,12 +33,13 @@ ADAPTERS = {
 """The package in which a class was defined to the adapter that knows it. No package is imported to find out."""
 
 
-def adopt(model: object, *, name: str | None = None) -> Victim:
+def adopt(model: object, *, name: str | None = None, example: Tensor | None = None) -> Victim:
     """Make a victim of a model of any framework: a module, an estimator, a booster, a graph, a function.
 
     Told by the packages in which its classes were defined. A plain Python function could be of any framework: it
-    is called with NumPy arrays and gives scores, unless wrapped by `sparring.models.torch.function`,
-    `sparring.models.jax.function` or `sparring.models.tensorflow.function`, which give gradients.
+    is called with NumPy arrays and gives scores, unless it turns an `example` `(1, *shape)` into a torch tensor with
+    gradients, or is wrapped by `sparring.models.torch.function`, `sparring.models.jax.function` or
+    `sparring.models.tensorflow.function`, which give gradients.
 
     Raises:
         BadInput: nothing that can be called, or what the adapter refuses.
@@ -54,7 +55,18 @@ def adopt(model: object, *, name: str | None = None) -> Victim:
             "a model, or a function x -> scores",
             "see `sparring list models`",
         )
+    if victim.framework == "function" and example is not None and _is_torch(model, example):
+        victim = _adapter("torch").function(model)
     return victim if name is None else replace(victim, name=name)
+
+
+def _is_torch(f: Any, example: Tensor) -> bool:
+    """Whether a function of unknown origin takes a torch tensor and answers with one that has gradients."""
+    try:
+        outputs = f(example.clone().requires_grad_())
+    except Exception:
+        return False  # it may want an array; what is wrong with it otherwise will be said when it is used
+    return isinstance(outputs, Tensor) and outputs.requires_grad
 
 
 def _adapters(model: object) -> list[Callable[[Any], Victim | None]]:
