@@ -1,0 +1,493 @@
+"""A model behind HTTP, by its scores or labels: JSON in and out, a query budget, retries and a rate limit."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import random
+import re
+import threading
+import time
+import tomllib
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from sparring.errors import BadInput, require
+from sparring.models.victim import Victim
+
+BUSY = frozenset({429, 502, 503, 504})
+"""The answers after which asking again may help."""
+
+PLACES = ("{input}", "{inputs}", "{png}")
+
+
+class BudgetSpent(BadInput):
+    """The next request would go beyond the endpoint's query budget; it was not sent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """How to ask a model behind HTTP, and how to read its answer.
+
+    `request` is the JSON body. In it `"{inputs}"` becomes the nested list of a batch (up to `batch` examples a
+    request); `"{input}"` becomes the nested list of one example and `{png}`, also inside a longer string, its base64
+    PNG (values in [0, 1], rounded to 8 bits; `(H, W)` or `(C, H, W)` with 1, 3 or 4 channels): one example a request.
+
+    `response` is a path into the JSON answer: keys joined by dots, `[]` for every entry of a list, `[0]` for one; "" is
+    the whole answer. It leads to one row of scores an example (for a request of one example, the row itself will do),
+    or with `access` "labels" to one label an example, a number or a name of `classes`. Where an answer lists classes in
+    an order of its own, `names` is the path to their names beside the scores; classes that it leaves out score 0.
+
+    A header may name environment variables, `${TOKEN}`; they are read when the endpoint is adopted and never shown.
+
+    `queries` bounds the examples sent, `per_second` the requests. Answers 429, 502, 503, 504, time-outs and broken
+    connections are tried again up to `retries` times after `wait_s * 2^k` seconds with jitter, or what Retry-After asks
+    for, up to `longest_wait_s`. An example counts when it is answered, times out or the connection breaks, not when it
+    is turned away; `clock`, `sleep`, `jitter` and `transport` (httpx's) are there to be replaced in tests.
+    """
+
+    url: str
+    method: Literal["POST", "PUT", "PATCH"] = "POST"
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    request: Any = field(default_factory=lambda: {"inputs": "{inputs}"})
+    response: str = "outputs"
+    access: Literal["scores", "labels"] = "scores"
+    classes: tuple[str, ...] | int | None = None
+    names: str | None = None
+    probabilities: bool = False
+    queries: int | None = None
+    per_second: float | None = None
+    timeout_s: float = 30.0
+    batch: int = 64
+    retries: int = 5
+    wait_s: float = 0.5
+    longest_wait_s: float = 60.0
+    clock: Callable[[], float] = field(default=time.monotonic, repr=False, compare=False)
+    sleep: Callable[[float], None] = field(default=time.sleep, repr=False, compare=False)
+    jitter: Callable[[], float] = field(default=random.random, repr=False, compare=False)
+    transport: Any = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise BadInput(f"the endpoint url {self.url!r}", "an http:// or https:// address", "correct url")
+        places = sorted(found(self.request))
+        if not places or ("{inputs}" in places and len(places) > 1):
+            raise BadInput(
+                f"a request with {', '.join(places) or 'no place for the input'}",
+                "{inputs} for a batch, or {input} or {png} for one example",
+                "correct the request template",
+            )
+        if self.names is not None and not isinstance(self.classes, tuple):
+            raise BadInput("names without the list of classes", "the order of the classes", "set classes = [...]")
+        if self.access == "labels" and self.classes is None:
+            raise BadInput("an endpoint of labels", "the classes", "set classes to their number or their names")
+        steps(self.response)
+        steps(self.names or "")
+        bounds = {"queries": 1, "per_second": 1e-9, "timeout_s": 1e-9, "batch": 1, "retries": 0, "wait_s": 0}
+        for name, least in bounds.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise BadInput(
+                    f"{name} = {value}", f"{'a positive number' if least else 'zero or more'}", f"correct {name}"
+                )
+        if self.width is not None and self.width < 2:
+            raise BadInput(f"classes = {self.classes}", "at least two classes", "correct classes")
+
+    @property
+    def width(self) -> int | None:
+        """The number of classes, where it is said."""
+        return len(self.classes) if isinstance(self.classes, tuple) else self.classes
+
+    @property
+    def name(self) -> str:
+        """The address, without user, password and query."""
+        parts = urlsplit(self.url)
+        port = f":{parts.port}" if parts.port else ""
+        return f"{parts.hostname}{port}{parts.path}"
+
+
+def adopt(obj: Endpoint) -> Victim:
+    """Attack the model behind an `Endpoint`. The victim's `call` is a `Client`, which counts in `spent`.
+
+    Raises:
+        BadInput: not an Endpoint, or a header names an environment variable that is not set; when called, everything
+            that goes wrong with the connection or the answer, one line each.
+        BudgetSpent: when called, if the next request would go beyond `queries`.
+
+    """
+    if not isinstance(obj, Endpoint):
+        raise BadInput(
+            f"an object of type {type(obj).__name__}",
+            "an Endpoint",
+            "describe it with sparring.models.endpoint.Endpoint",
+        )
+    notes = [f"at most {obj.queries} queries" if obj.queries is not None else "no query budget"]
+    if "{png}" in found(obj.request):
+        notes.append("inputs are rounded to 8 bits")
+    if isinstance(obj.classes, tuple):
+        notes.append(f"labels are positions in [{', '.join(obj.classes[:20])}]")
+    return Victim(
+        call=Client(obj),
+        access=obj.access,
+        framework="http",
+        name=obj.name,
+        probabilities=obj.probabilities,
+        notes=tuple(notes),
+    )
+
+
+def load(spec: str | Path) -> Victim:
+    """Attack the model that a `.toml` file describes by the fields of `Endpoint`, or behind an `http(s)://` address.
+
+    An address alone is sent `{"inputs": [...]}` and answers `{"outputs": [[...]]}`.
+
+    Raises:
+        BadInput: no such file, not TOML, a field that `Endpoint` lacks or refuses; see `adopt`.
+
+    """
+    if str(spec).startswith(("http://", "https://")):
+        return adopt(Endpoint(url=str(spec)))
+    path = Path(spec)
+    if not path.is_file():
+        raise BadInput(f"{path} is not a file", "a .toml file or an http(s):// address", "check the path")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{path} is not TOML: {error}", "a TOML file", "correct it") from None
+    kinds = {entry.name: SETTINGS[entry.name] for entry in fields(Endpoint) if entry.name in SETTINGS}
+    for name, value in table.items():
+        if name not in kinds:
+            raise BadInput(f"{path} sets {name}", f"one of {', '.join(kinds)}", f"remove or correct {name}")
+        if not isinstance(value, kinds[name]) or (isinstance(value, bool) and bool not in kinds[name]):
+            wanted = " or ".join(kind.__name__ for kind in kinds[name])
+            raise BadInput(f"{path} sets {name} to {value!r}", wanted, f"correct {name}")
+    if "url" not in table:
+        raise BadInput(f"{path} without url", "the address of the endpoint", 'add url = "https://..."')
+    for name, allowed in (("method", ("POST", "PUT", "PATCH")), ("access", ("scores", "labels"))):
+        if table.get(name, allowed[0]) not in allowed:
+            raise BadInput(f"{path} sets {name} to {table[name]!r}", f"one of {', '.join(allowed)}", f"correct {name}")
+    for name, value in table.get("headers", {}).items():
+        if not isinstance(value, str):
+            raise BadInput(f"{path} sets the header {name} to {type(value).__name__}", "text", "put it in quotes")
+    if isinstance(table.get("classes"), list):
+        table["classes"] = tuple(map(str, table["classes"]))
+    return adopt(Endpoint(**table))
+
+
+SETTINGS: dict[str, tuple[type, ...]] = {
+    "url": (str,),
+    "method": (str,),
+    "headers": (dict,),
+    "request": (dict, list, str),
+    "response": (str,),
+    "access": (str,),
+    "classes": (list, int),
+    "names": (str,),
+    "probabilities": (bool,),
+    "queries": (int,),
+    "per_second": (int, float),
+    "timeout_s": (int, float),
+    "batch": (int,),
+    "retries": (int,),
+    "wait_s": (int, float),
+    "longest_wait_s": (int, float),
+}
+
+
+class Client:
+    """One endpoint in use: the open connection, the examples spent so far, and when the next request may go.
+
+    It may be called from several threads; requests go one after another.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint, self.spent, self.requests = endpoint, 0, 0
+        self._httpx: Any = require("httpx", "http")
+        headers = {name: expanded(name, value) for name, value in endpoint.headers.items()}
+        for name, value in headers.items():  # httpx would quote the value, which may be a secret, when it refuses it
+            if not re.fullmatch(r"[!#$%&'*+.^_`|~\w-]+", name, re.ASCII) or not re.fullmatch(r"[\x20-\x7e]*", value):
+                raise BadInput(f"the header {name!r}", "plain ASCII in one line", "correct the header") from None
+        self._http = self._httpx.Client(timeout=endpoint.timeout_s, headers=headers, transport=endpoint.transport)
+        weakref.finalize(self, self._http.close)
+        self._next = endpoint.clock()
+        self._width = endpoint.width
+        self._lock = threading.Lock()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Ask about `(B, *shape)`: scores or one-hot labels `(B, K)`."""
+        given = x.detach().to("cpu", torch.float32)
+        if not bool(given.isfinite().all()):
+            raise BadInput("inputs that are not finite", "numbers that JSON can carry", "remove NaN and infinity")
+        if not len(given):
+            return x.new_zeros(0, self._width or 0)
+        size = self.endpoint.batch if "{inputs}" in found(self.endpoint.request) else 1
+        with self._lock:
+            self._afford(len(given))  # before the first request: half an answer is of no use
+            rows = torch.cat([self._ask(part) for part in torch.split(given, size)])
+        return rows.to(x.device)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def _ask(self, x: Tensor) -> Tensor:
+        answer = self._send(filled(self.endpoint.request, x), len(x))
+        rows = self._labels(answer, len(x)) if self.endpoint.access == "labels" else self._scores(answer, len(x))
+        if self._width is None:
+            self._width = rows.shape[1]
+        if rows.shape[1] != self._width:
+            raise self._bad(f"answered with {rows.shape[1]} scores an example", f"{self._width}", "check classes")
+        return rows
+
+    def _send(self, body: Any, examples: int) -> Any:
+        """Send one request, again where that may help, and return the JSON of the answer."""
+        e = self.endpoint
+        for attempt in range(e.retries + 1):
+            self._afford(examples)
+            self._wait_for_turn()
+            asked = 0.0
+            self.requests += 1
+            self.spent += examples
+            try:
+                answer = self._http.request(e.method, e.url, json=body)
+            except self._httpx.TimeoutException:
+                trouble = f"did not answer within {e.timeout_s:g} s"
+            except self._httpx.ConnectError as error:
+                self.spent -= examples
+                raise self._bad(f"cannot be reached: {first_line(error)}", "a running server", "check url") from None
+            except self._httpx.RequestError as error:  # such as a kept connection that the server has closed meanwhile
+                trouble = f"broke the connection: {first_line(error)}"
+            except self._httpx.InvalidURL as error:
+                raise self._bad(f"is no address: {first_line(error)}", "an http(s):// address", "correct url") from None
+            else:
+                if answer.status_code not in BUSY:
+                    return self._json(answer)
+                self.spent -= examples
+                trouble = f"answered {answer.status_code} {answer.reason_phrase}"
+                asked = retry_after(answer.headers.get("Retry-After"))
+            if attempt == e.retries:
+                break
+            if asked > e.longest_wait_s:
+                raise self._bad(
+                    f"{trouble} and asks to wait {asked:.0f} s", f"{e.longest_wait_s:g} s", "come back later"
+                )
+            backoff = min(e.wait_s * 2**attempt, e.longest_wait_s) * (0.5 + 0.5 * e.jitter())
+            e.sleep(max(asked, backoff))
+        raise self._bad(
+            f"{trouble}, {e.retries + 1} times", "an answer", "check the server, or raise timeout_s or retries"
+        )
+
+    def _afford(self, examples: int) -> None:
+        e = self.endpoint
+        if e.queries is not None and self.spent + examples > e.queries:
+            raise BudgetSpent(
+                f"{e.name} has had {self.spent} of {e.queries} queries",
+                f"{examples} more",
+                "raise queries or attack fewer examples",
+            )
+
+    def _wait_for_turn(self) -> None:
+        if self.endpoint.per_second is None:
+            return
+        now = self.endpoint.clock()
+        if self._next > now:
+            self.endpoint.sleep(self._next - now)
+        self._next = max(self._next, now) + 1 / self.endpoint.per_second
+
+    def _json(self, answer: Any) -> Any:
+        if not 200 <= answer.status_code < 300:
+            # The body may quote the request with its secrets; the status says enough.
+            do = "check the headers" if answer.status_code in {401, 403} else "check url, method and request"
+            raise self._bad(f"answered {answer.status_code} {answer.reason_phrase}".strip(), "200", do)
+        try:
+            return answer.json()
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            kind = answer.headers.get("Content-Type", "no type")
+            raise self._bad(f"answered with something else than JSON ({kind})", "JSON", "check url") from None
+
+    def _scores(self, answer: Any, examples: int) -> Tensor:
+        scores = self._follow(answer, self.endpoint.response)
+        if self.endpoint.names is not None:
+            scores = self._ordered(scores, self._follow(answer, self.endpoint.names), examples)
+        try:
+            rows = torch.tensor(scores, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError):
+            raise self._wrong("something else than rows of numbers", examples) from None
+        if rows.ndim == 1 and examples == 1:
+            rows = rows[None]
+        if rows.ndim != 2 or len(rows) != examples or rows.shape[1] < 2:
+            raise self._wrong(f"an array of shape {tuple(rows.shape)}", examples)
+        if not bool(rows.isfinite().all()):
+            raise self._wrong("scores that are not finite", examples)
+        return rows
+
+    def _ordered(self, scores: Any, names: Any, examples: int) -> list[list[float]]:
+        """Put scores that come with the names of their classes into the order of `classes`."""
+        if examples == 1 and isinstance(names, list) and all(isinstance(name, str) for name in names):
+            scores, names = [scores], [names]
+        try:
+            tables = [dict(zip(ns, ss, strict=True)) for ns, ss in zip(names, scores, strict=True)]
+        except (TypeError, ValueError):
+            raise self._wrong("names that do not match its scores", examples) from None
+        assert isinstance(self.endpoint.classes, tuple)
+        unknown = {str(name) for table in tables for name in table} - set(self.endpoint.classes)
+        if unknown:
+            raise self._bad(f"names the class {min(unknown)!r}", "names of classes", "correct classes")
+        return [[table.get(name, 0.0) for name in self.endpoint.classes] for table in tables]
+
+    def _labels(self, answer: Any, examples: int) -> Tensor:
+        labels = self._follow(answer, self.endpoint.response)
+        labels = labels if isinstance(labels, list) else [labels]
+        if len(labels) != examples:
+            raise self._wrong(f"{len(labels)} labels", examples)
+        return one_hot(torch.tensor([self._position(label) for label in labels]), self._width or 0).float()
+
+    def _position(self, label: Any) -> int:
+        classes, count = self.endpoint.classes, self._width or 0
+        if isinstance(classes, tuple) and isinstance(label, str) and label in classes:
+            return classes.index(label)
+        if isinstance(label, float) and label.is_integer():
+            label = int(label)
+        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < count:
+            need = f"one of {', '.join(classes[:20])}" if isinstance(classes, tuple) else f"a number below {count}"
+            raise self._bad(f"answered with the label {label!r:.60}", need, "correct response or classes")
+        return label
+
+    def _follow(self, answer: Any, path: str) -> Any:
+        try:
+            return follow(answer, steps(path))
+        except (KeyError, IndexError, TypeError):
+            shape = f"keys {', '.join(map(str, answer))}" if isinstance(answer, dict) else type(answer).__name__
+            raise self._bad(
+                f"answered without {path!r} ({shape:.120})", "the path of the scores or labels", "correct response"
+            ) from None
+
+    def _wrong(self, what: str, examples: int) -> BadInput:
+        need = f"one row of scores for each of {examples} examples"
+        if self.endpoint.access == "labels":
+            need = f"one label for each of {examples} examples"
+        return self._bad(f"answered with {what}", need, "correct response or request")
+
+    def _bad(self, what: str, need: str, do: str) -> BadInput:
+        return BadInput(f"{self.endpoint.name} {what}", need, do)
+
+
+# --- the template and the path
+
+
+def found(template: Any) -> set[str]:
+    """Return the places for inputs in a request."""
+    if isinstance(template, dict):
+        return set().union(*map(found, template.values())) if template else set()
+    if isinstance(template, list | tuple):
+        return set().union(*map(found, template)) if template else set()
+    if not isinstance(template, str):
+        return set()
+    return {place for place in PLACES if template == place or (place == "{png}" and place in template)}
+
+
+def filled(template: Any, x: Tensor) -> Any:
+    """Put a batch, or the one example in it, into a request."""
+    if isinstance(template, dict):
+        return {key: filled(value, x) for key, value in template.items()}
+    if isinstance(template, list | tuple):
+        return [filled(value, x) for value in template]
+    if template == "{inputs}":
+        return x.tolist()
+    if template == "{input}":
+        return x[0].tolist()
+    return template.replace("{png}", png(x[0])) if isinstance(template, str) and "{png}" in template else template
+
+
+def png(x: Tensor) -> str:
+    """Encode an image with values in [0, 1] as base64 PNG, rounded to 8 bits."""
+    from PIL import Image
+
+    image = x if x.ndim == 3 else x[None]
+    if x.ndim not in {2, 3} or image.shape[0] not in {1, 3, 4}:
+        raise BadInput(
+            f"inputs of shape {tuple(x.shape)}", "(H, W) or (C, H, W) with 1, 3 or 4 channels for PNG", "use {input}"
+        )
+    if float(x.min()) < -1e-6 or float(x.max()) > 1 + 1e-6:
+        raise BadInput(
+            f"inputs from {float(x.min()):g} to {float(x.max()):g}",
+            "values in [0, 1] for PNG",
+            "scale them or use {input}",
+        )
+    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    out = io.BytesIO()
+    Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode("ascii")
+
+
+def steps(path: str) -> list[str | int | None]:
+    """Read a path: keys, positions, and None for every entry of a list.
+
+    Raises:
+        BadInput: not such a path.
+
+    """
+    if not re.fullmatch(r"([^.\[\]]+|\[\d*\])?(\.[^.\[\]]+|\[\d*\])*", path) or path.startswith("."):
+        raise BadInput(f"the path {path!r}", "keys joined by dots, [] and [0]", "write it like outputs[].scores")
+    out: list[str | int | None] = []
+    for key, position in re.findall(r"([^.\[\]]+)|\[(\d*)\]", path):
+        out.append(key or (int(position) if position else None))
+    return out
+
+
+def follow(value: Any, path: list[str | int | None]) -> Any:
+    """Walk a path; `KeyError`, `IndexError` or `TypeError` where it ends too early."""
+    if not path:
+        return value
+    step, *rest = path
+    if step is None:
+        if not isinstance(value, list):
+            raise TypeError
+        return [follow(entry, rest) for entry in value]
+    if isinstance(step, int) != isinstance(value, list):
+        raise TypeError
+    return follow(value[step], rest)
+
+
+def expanded(name: str, value: str) -> str:
+    """Replace `${TOKEN}` by the environment variable."""
+
+    def look_up(match: re.Match[str]) -> str:
+        try:
+            return os.environ[match[1]]
+        except KeyError:
+            raise BadInput(
+                f"the header {name} names ${{{match[1]}}}", "that environment variable", f"export {match[1]}=..."
+            ) from None
+
+    return re.sub(r"\$\{(\w+)\}", look_up, value)
+
+
+def retry_after(value: str | None) -> float:
+    """Return the seconds that a Retry-After header asks for, given in seconds or as a date."""
+    if not value:
+        return 0.0
+    if re.fullmatch(r"\d+(\.\d+)?", value):
+        return float(value)
+    try:
+        return max((parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds(), 0.0)
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
