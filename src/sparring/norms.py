@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +52,7 @@ class Linf:
     """The largest change of a coordinate."""
 
     name: str = "linf"
+    counts: ClassVar[bool] = False
 
     def size(self, delta: Tensor) -> Tensor:
         """`max |delta_i|`."""
@@ -81,6 +83,7 @@ class L2:
     """The Euclidean length."""
 
     name: str = "l2"
+    counts: ClassVar[bool] = False
 
     def size(self, delta: Tensor) -> Tensor:
         """`sqrt(sum delta_i^2)`."""
@@ -118,7 +121,7 @@ class L2:
         """A uniform direction, at a length of `eps u^(1/n)`: uniform in the ball, then clipped to the box."""
         direction = self.steepest(rng.at("direction").normal(*low.shape[1:], device=low.device).to(low.dtype))
         # exp and log, not a power: torch rounds powers differently from one batch to another
-        length = (rng.at("length").uniform(1, device=low.device).to(low.dtype).log() / low[0].numel()).exp()
+        length = (rng.at("length").uniform(1, device=low.device).to(low.dtype).log() / low.shape[1:].numel()).exp()
         return (direction * rows(length.flatten(), low) * rows(eps, low)).clamp(low, high)
 
 
@@ -127,6 +130,7 @@ class L1:
     """The sum of the changes."""
 
     name: str = "l1"
+    counts: ClassVar[bool] = False
 
     def size(self, delta: Tensor) -> Tensor:
         """`sum |delta_i|`."""
@@ -186,6 +190,7 @@ class L0:
     """The number of coordinates that change."""
 
     name: str = "l0"
+    counts: ClassVar[bool] = True
 
     def size(self, delta: Tensor) -> Tensor:
         """The count of non-zero coordinates."""
@@ -217,7 +222,7 @@ class L0:
         """`floor(eps)` coordinates at random, each uniform between its bounds (between -1 and 1 where it has none)."""
         shape, device = low.shape[1:], low.device
         order = rng.at("place").uniform(*shape, device=device).flatten(1).argsort(dim=1).argsort(dim=1).view_as(low)
-        low, high = low.clamp(min=-1), high.clamp(max=1)
+        low, high = torch.where(low.isfinite(), low, -1), torch.where(high.isfinite(), high, 1)
         value = low + (high - low) * rng.at("value").uniform(*shape, device=device).to(low.dtype)
         return value * (order < rows(eps, low).floor())
 

@@ -36,6 +36,17 @@ class Ball:
         if not self.low < self.high:
             raise BadInput(f"bounds {self.low}..{self.high}", "low < high", "give the range of valid inputs")
 
+    @property
+    def width(self) -> float:
+        """The range of a coordinate; one, where the box has no bounds."""
+        width = self.high - self.low
+        return width if math.isfinite(width) else 1.0
+
+    @property
+    def unit(self) -> float:
+        """What steps are measured in, in input units: eps, times the width of the box where eps is a count."""
+        return self.eps * (self.width if self.norm.counts else 1.0)
+
     def at(self, eps: float) -> Ball:
         """The same threat at another size."""
         return replace(self, eps=eps)

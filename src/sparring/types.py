@@ -51,6 +51,11 @@ class Norm(Protocol):
         """linf, l2, l1 or l0."""
         ...
 
+    @property
+    def counts(self) -> bool:
+        """Whether sizes are counts of coordinates, and not in input units."""
+        ...
+
     def size(self, delta: Tensor) -> Tensor:
         """The norm of every row, `(B,)`."""
         ...

@@ -69,7 +69,7 @@ class APGD:
         _, x, z = search.judge(x, x, z)
         gradient, score, x, z = search.climb(z, x, z)
         ones = torch.ones_like(score)
-        size = 2 * self.threat.eps * ones
+        size = 2 * self.threat.unit * ones
         row = _Climb(x, z, z, score, z, gradient, score, size, 0 * ones, ones < 0, score)
         checkpoints, interval_start = _checkpoints(self.steps), 0
         for i in search.steps(self.steps):

@@ -24,7 +24,7 @@ def uniform(threat: Ball, x: Tensor, rng: Streams) -> Tensor:
 def gaussian(threat: Ball, x: Tensor, rng: Streams) -> Tensor:
     """Gaussian noise, scaled to size eps."""
     noise = rng.normal(*x.shape[1:], device=x.device).to(x.dtype)
-    return threat.project(x + noise * rows(threat.eps / threat.norm.size(noise), x), x)
+    return threat.project(x + noise * rows(threat.unit / threat.norm.size(noise), x), x)
 
 
 @dataclass(frozen=True, kw_only=True)

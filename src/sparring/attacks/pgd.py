@@ -50,7 +50,7 @@ def fgsm(threat: Ball, *, loss: Loss = cross_entropy) -> PGD:
 
     A long step, projected, ends at the maximiser of a linear function over ball and box, in any norm.
     """
-    step = chain(ascent(threat.norm), scale(100 * threat.eps))
+    step = chain(ascent(threat.norm), scale(100 * threat.unit))
     return PGD(threat=threat, step=step, loss=loss, steps=1, random_start=False)
 
 
@@ -60,33 +60,33 @@ def bim(threat: Ball, *, steps: int = 10, loss: Loss = cross_entropy) -> PGD:
 
     Steps of `4 eps / steps`, as in `pgd`: the paper's `eps / steps` ends short where the box turns the way.
     """
-    step = chain(ascent(threat.norm), scale(4 * threat.eps / steps))
+    step = chain(ascent(threat.norm), scale(4 * threat.unit / steps))
     return PGD(threat=threat, step=step, loss=loss, steps=steps, random_start=False)
 
 
 @register("attacks", "pgd", passes="steps + steps", paper="Madry et al., 2018")
 def pgd(threat: Ball, *, steps: int = 40, loss: Loss = cross_entropy) -> PGD:
     """Small steps up the gradient from a random start in the ball (Madry et al., 2018)."""
-    step = chain(ascent(threat.norm), scale(4 * threat.eps / steps))
+    step = chain(ascent(threat.norm), scale(4 * threat.unit / steps))
     return PGD(threat=threat, step=step, loss=loss, steps=steps)
 
 
 @register("attacks", "pgd-cosine", passes="steps + steps", paper="Liu et al., 2022")
 def pgd_cosine(threat: Ball, *, steps: int = 20, loss: Loss = cross_entropy) -> PGD:
     """PGD whose step falls from eps to nothing along a cosine: short runs, for many restarts (Liu et al., 2022)."""
-    step = chain(ascent(threat.norm), cosine(threat.eps, steps))
+    step = chain(ascent(threat.norm), cosine(threat.unit, steps))
     return PGD(threat=threat, step=step, loss=loss, steps=steps)
 
 
 @register("attacks", "mi-fgsm", passes="steps + steps", paper="Dong et al., 2018")
 def mi_fgsm(threat: Ball, *, steps: int = 10, decay: float = 1.0, loss: Loss = cross_entropy) -> PGD:
     """BIM with momentum, whose examples transfer better (Dong et al., 2018)."""
-    step = chain(momentum(decay), ascent(threat.norm), scale(4 * threat.eps / steps))
+    step = chain(momentum(decay), ascent(threat.norm), scale(4 * threat.unit / steps))
     return PGD(threat=threat, step=step, loss=loss, steps=steps, random_start=False)
 
 
 @register("attacks", "ni-fgsm", passes="steps + steps", paper="Lin et al., 2020")
 def ni_fgsm(threat: Ball, *, steps: int = 10, decay: float = 1.0, loss: Loss = cross_entropy) -> PGD:
     """MI-FGSM that takes its gradient where the momentum will carry it (Lin et al., 2020)."""
-    step = nesterov(threat.norm, 4 * threat.eps / steps, decay)
+    step = nesterov(threat.norm, 4 * threat.unit / steps, decay)
     return PGD(threat=threat, step=step, loss=loss, steps=steps, random_start=False)
