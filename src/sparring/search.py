@@ -23,12 +23,26 @@ def take(tree: tuple[Any, ...], rows: Tensor) -> tuple[Any, ...]:
     )
 
 
+def forward(model: Model, z: Tensor) -> tuple[Tensor, Tensor]:
+    """A forward pass that can be followed by a backward pass, wherever it is called: `z` as a leaf, and the outputs.
+
+    Raises:
+        BadInput: the model has no gradients.
+    """
+    with torch.enable_grad():
+        point = z.detach().requires_grad_()
+        outputs = model(point)
+    if not outputs.requires_grad:
+        raise BadInput("a model without gradients", "gradients for this attack", "use one that needs scores alone")
+    return point, outputs
+
+
 class Search:
     """Climb with one forward and one backward pass; the pass that is judged is the pass that is used."""
 
     def __init__(self, model: Model, x: Tensor, goal: Goal, loss: Loss) -> None:
         self.model, self.goal, self.loss = model, goal, loss
-        self.best = x.clone()
+        self.best = x.detach().clone()
         self.best_score = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
         self.open = torch.arange(len(x), device=x.device)
 
@@ -57,11 +71,9 @@ class Search:
         Returns the gradient and the scores, then `carry`, all for the rows that stay. A NaN in a gradient becomes
         zero: it moves nothing, and the doctor reports it.
         """
-        point = z.detach().requires_grad_()
-        outputs = self.model(point)
-        if not outputs.requires_grad:
-            raise BadInput("a model without gradients", "gradients for this attack", "use one that needs scores alone")
-        score = self.loss(outputs, self.goal)
+        point, outputs = forward(self.model, z)
+        with torch.enable_grad():
+            score = self.loss(outputs, self.goal)
         reached = self.goal.reached(outputs.detach())
         if bool(reached.all()):
             gradient = torch.zeros_like(z)
@@ -74,7 +86,7 @@ class Search:
         """Keep what is better than before; `carry` of the rows that stay."""
         better = reached | (score > self.best_score[self.open])
         place = self.open[better]
-        self.best[place], self.best_score[place] = z[better], score[better]
+        self.best[place], self.best_score[place] = z.detach()[better], score[better]
         if not bool(reached.any()):
             return carry  # as it is: copying every row of it would cost a step of a small model one or two percent
         stay = (~reached).nonzero().flatten()

@@ -10,6 +10,7 @@ from torch import Tensor
 from sparring.losses import cross_entropy
 from sparring.norms import rows
 from sparring.registry import register
+from sparring.search import forward
 from sparring.steps import cosine
 from sparring.streams import Streams
 from sparring.threats import Ball
@@ -22,7 +23,7 @@ class DDN:
 
     Rony et al. (2019), algorithm 1, without the rounding to 8 bits (the evaluator stores and judges again). Returns
     the smallest success, whatever its size: `threat.eps` only says what counts. Costs `steps` forward and backward
-    passes.
+    passes. `first`, the size it begins with, is a share of the width of the box, and so is its step.
     """
 
     threat: Ball
@@ -35,13 +36,13 @@ class DDN:
         """The nearest success, or `x` where there was none, `(B, *shape)`."""
         low, high, size = self.threat.low, self.threat.high, self.threat.norm.size
         farthest = size(torch.maximum(x - low, high - x))
-        delta, eps = torch.zeros_like(x), torch.full_like(farthest, self.first).minimum(farthest)
-        best, nearest = x.clone(), torch.full_like(farthest, torch.inf)
-        step = cosine(1.0, self.steps)
+        delta, eps = torch.zeros_like(x), torch.full_like(farthest, self.first * self.threat.width).minimum(farthest)
+        best, nearest = x.detach().clone(), torch.full_like(farthest, torch.inf)
+        step = cosine(self.threat.width, self.steps)
         for i in range(self.steps):
-            z = (x + delta).requires_grad_()
-            outputs = model(z)
-            (gradient,) = torch.autograd.grad(self.loss(outputs, goal).sum(), z)
+            z, outputs = forward(model, x + delta)
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(self.loss(outputs, goal).sum(), z)
             reached = goal.reached(outputs.detach())
             closer = reached & (size(delta) < nearest)
             best[closer], nearest[closer] = z.detach()[closer], size(delta)[closer]
