@@ -1,0 +1,91 @@
+"""Small models whose arithmetic does not depend on what else is in the batch."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sparring.norms import NORMS
+from sparring.registry import Entry, members
+from sparring.streams import Streams
+from sparring.threats import Ball
+from sparring.types import Attack
+
+ATTACKS = members("attacks")
+CASES = [(name, norm) for name, entry in ATTACKS.items() for norm in entry.norms]
+BUDGET = {"steps": 8, "queries": 60, "draws": 4, "targets": 2}
+SIZES = {"linf": 0.1, "l2": 0.5, "l1": 1.5, "l0": 4.0}
+
+
+def fold(terms: Tensor) -> Tensor:
+    """The sum along the last axis, by halves: the same to the last bit in every batch, which `sum` need not be."""
+    while terms.shape[-1] > 1:
+        half = terms.shape[-1] // 2
+        terms = torch.cat([terms[..., :half] + terms[..., half : 2 * half], terms[..., 2 * half :]], -1)
+    return terms[..., 0]
+
+
+@dataclass(frozen=True)
+class Waves:
+    """`classes` logits, each a weighted sum of tanh waves over the inputs; `low` and `high` are the box."""
+
+    shape: tuple[int, ...]
+    low: float = 0.0
+    high: float = 1.0
+    classes: int = 5
+
+    def __call__(self, z: Tensor) -> Tensor:
+        draw = Streams.of(0, range(self.classes))
+        n = math.prod(self.shape)
+        stretch, shift, weight = (draw.at(name).normal(n).to(z.dtype) for name in ("stretch", "shift", "weight"))
+        v = (z.flatten(1).unsqueeze(1) - self.low) / (self.high - self.low)
+        return fold(torch.tanh(3 * v * stretch + shift) * weight)
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Two classes that matter, so that every loss is a monotone function of the margin, and two that never do."""
+
+    waves: Waves
+
+    def __call__(self, z: Tensor) -> Tensor:
+        outputs = self.waves(z)
+        never = torch.full_like(outputs[:, 0], -20.0)
+        return torch.stack([outputs[:, 0], outputs[:, 1], never, never - 10], 1)
+
+
+def network() -> nn.Module:
+    """A module with everything that an attack could disturb: statistics, modes, gradients."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(64, 5)
+        )
+    model.eval()
+    model[2].train()  # has no effect, and is nobody's to change
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    model[5].bias.requires_grad_(False)
+    return model
+
+
+def brief(entry: Entry, threat: Ball) -> Attack:
+    """The attack on a small budget: laws hold on any."""
+    settings = inspect.signature(entry.make).parameters
+    attack: Attack = entry.make(threat, **{name: value for name, value in BUDGET.items() if name in settings})
+    return attack
+
+
+def ball(norm: str, low: float = 0.0, high: float = 1.0, share: float = 1.0) -> Ball:
+    """A threat in proportion to the box, at a share of its usual size."""
+    eps = SIZES[norm] * share
+    return Ball(NORMS[norm], eps if norm == "l0" else eps * (high - low), low, high)
+
+
+def inputs(shape: tuple[int, ...], count: int, seed: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Points of the box; a few coordinates sit on its edge, as black pixels do."""
+    x = Streams.of(seed, range(count)).uniform(*shape) * 1.2 - 0.1
+    return (low + (high - low) * x).clamp(low, high)
