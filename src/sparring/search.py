@@ -72,13 +72,13 @@ class Search:
         zero: it moves nothing, and the doctor reports it.
         """
         point, outputs = forward(self.model, z)
+        reached = self.goal.reached(outputs.detach())
         with torch.enable_grad():
             score = self.loss(outputs, self.goal)
-        reached = self.goal.reached(outputs.detach())
-        if bool(reached.all()):
-            gradient = torch.zeros_like(z)
-        else:
-            (gradient,) = torch.autograd.grad(score[~reached].sum(), point)  # of the rows that stay
+            if bool(reached.all()):
+                gradient = torch.zeros_like(z)
+            else:
+                (gradient,) = torch.autograd.grad(score[~reached].sum(), point)  # of the rows that stay
         score = score.detach()
         return self._record(z, reached, score, (gradient.nan_to_num(), score, *carry))
 
