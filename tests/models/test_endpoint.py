@@ -396,6 +396,16 @@ def test_a_wrong_toml_file_is_refused_in_one_line(text, said, tmp_path):
         load(tmp_path / "none.toml")
 
 
+def test_json_describes_an_endpoint_too(tmp_path):
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps({"url": URL, "queries": 7}))
+    assert load(path).call.endpoint.queries == 7
+    for text, said in (("{", "is not JSON"), ("[]", "holds a list")):
+        path.write_text(text)
+        with pytest.raises(BadInput, match=said):
+            load(path)
+
+
 # --- a real server
 
 

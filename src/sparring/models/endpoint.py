@@ -150,7 +150,7 @@ def adopt(obj: Endpoint) -> Victim:
 
 
 def load(spec: str | Path) -> Victim:
-    """Attack the model that a `.toml` file describes by the fields of `Endpoint`, or behind an `http(s)://` address.
+    """Attack the model that a `.toml` (or `.json`) file describes by the fields of `Endpoint`, or behind an address.
 
     An address alone is sent `{"inputs": [...]}` and answers `{"outputs": [[...]]}`.
 
@@ -164,9 +164,13 @@ def load(spec: str | Path) -> Victim:
     if not path.is_file():
         raise BadInput(f"{path} is not a file", "a .toml file or an http(s):// address", "check the path")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except ValueError as error:
-        raise BadInput(f"{path} is not TOML: {error}", "a TOML file", "correct it") from None
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise BadInput(f"{path} is not {kind}: {first_line(error)}", f"a {kind} file", "correct it") from None
+    if not isinstance(table, dict):
+        raise BadInput(f"{path} holds a {type(table).__name__}", "the fields of an endpoint", "correct it")
     kinds = {entry.name: SETTINGS[entry.name] for entry in fields(Endpoint) if entry.name in SETTINGS}
     for name, value in table.items():
         if name not in kinds:
