@@ -13,7 +13,7 @@ import time
 import tomllib
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -171,12 +171,16 @@ def load(spec: str | Path) -> Victim:
         raise BadInput(f"{path} is not {kind}: {first_line(error)}", f"a {kind} file", "correct it") from None
     if not isinstance(table, dict):
         raise BadInput(f"{path} holds a {type(table).__name__}", "the fields of an endpoint", "correct it")
-    kinds = {entry.name: SETTINGS[entry.name] for entry in fields(Endpoint) if entry.name in SETTINGS}
+    return adopt(described(table, path))
+
+
+def described(table: dict[str, Any], path: Path) -> Endpoint:
+    """Check the settings of a file one by one."""
     for name, value in table.items():
-        if name not in kinds:
-            raise BadInput(f"{path} sets {name}", f"one of {', '.join(kinds)}", f"remove or correct {name}")
-        if not isinstance(value, kinds[name]) or (isinstance(value, bool) and bool not in kinds[name]):
-            wanted = " or ".join(kind.__name__ for kind in kinds[name])
+        if name not in SETTINGS:
+            raise BadInput(f"{path} sets {name}", f"one of {', '.join(SETTINGS)}", f"remove or correct {name}")
+        if not isinstance(value, SETTINGS[name]) or (isinstance(value, bool) and bool not in SETTINGS[name]):
+            wanted = " or ".join(kind.__name__ for kind in SETTINGS[name])
             raise BadInput(f"{path} sets {name} to {value!r}", wanted, f"correct {name}")
     if "url" not in table:
         raise BadInput(f"{path} without url", "the address of the endpoint", 'add url = "https://..."')
@@ -188,7 +192,7 @@ def load(spec: str | Path) -> Victim:
             raise BadInput(f"{path} sets the header {name} to {type(value).__name__}", "text", "put it in quotes")
     if isinstance(table.get("classes"), list):
         table["classes"] = tuple(map(str, table["classes"]))
-    return adopt(Endpoint(**table))
+    return Endpoint(**table)
 
 
 SETTINGS: dict[str, tuple[type, ...]] = {
