@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from sparring.streams import Streams
 from sparring.types import Model
@@ -126,3 +128,68 @@ def shrink_and_pad(x: Tensor, rng: Streams, *, smallest: float = 0.9, share: flo
     top, left = int(down * (height - small[0] + 1)), int(right * (width - small[1] + 1))
     shrunk = functional.interpolate(x, size=small, mode="bilinear", align_corners=False)
     return functional.pad(shrunk, (left, width - small[1] - left, top, height - small[0] - top))
+
+
+def smoothed(model: Model, beta: float = 25.0, temperature: float = 0.0) -> Model:
+    """The same outputs, another pullback: ReLU passes `sigmoid(beta x)` of a gradient, where its own is 0 or 1.
+
+    Robust networks stall gradient attacks where inactive units pass nothing (smoothed backward passes were proposed
+    for transfer by Wang et al., 2023). With `temperature`, max-pooling too shares its gradient over the window, by
+    `softmax(temperature x)`. Works on any torch model that calls the functions of torch, modules included; anything
+    else comes through unchanged.
+    """
+
+    def view(x: Tensor) -> Tensor:
+        with _Smooth(beta, temperature):
+            return model(x)
+
+    return view
+
+
+class _SmoothReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, beta: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.beta = beta
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return gradients[0] * torch.sigmoid(ctx.beta * x), None
+
+
+class _Smooth(TorchFunctionMode):
+    """While active, ReLU and max-pooling go forward as ever, and backward smoothly."""
+
+    RELU = (functional.relu, functional.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
+    POOL = (functional.max_pool2d, torch.max_pool2d)
+
+    def __init__(self, beta: float, temperature: float) -> None:
+        super().__init__()
+        self.beta, self.temperature = beta, temperature
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in self.RELU and torch.is_grad_enabled():
+            return _SmoothReLU.apply(args[0], self.beta)  # type: ignore[no-untyped-call]
+        if func in self.POOL and self.temperature and torch.is_grad_enabled():
+            return bpda(lambda x: func(x, *args[1:], **kwargs), self._soft_pool(args, kwargs))(args[0])
+        return func(*args, **kwargs)
+
+    def _soft_pool(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Transform:
+        """The mean of each window, weighted by softmax: `mean(x e^(t x)) / mean(e^(t x))`."""
+        window = dict(zip(("kernel_size", "stride", "padding"), args[1:], strict=False)) | {
+            key: value for key, value in kwargs.items() if key in ("kernel_size", "stride", "padding")
+        }
+
+        def pool(x: Tensor) -> Tensor:
+            weight = torch.exp(
+                self.temperature * (x - x.detach().amax((2, 3), keepdim=True)).clamp(min=-60 / self.temperature)
+            )
+            total = functional.avg_pool2d(weight, **window)
+            return functional.avg_pool2d(weight * x, **window) / total.clamp(min=1e-30)
+
+        return pool

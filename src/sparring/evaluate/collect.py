@@ -8,18 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sparring import __version__
+from sparring.attacks import pgd, square
 from sparring.errors import BadInput
 from sparring.evaluate import identity
 from sparring.evaluate.audit import DRAWS, treated
 from sparring.evaluate.doctor import Diagnosis, examine
 from sparring.evaluate.ledger import Cost, Ledger
-from sparring.evaluate.run import Ring, Runner, Watch, memory_batch, one_thread, workforce
-from sparring.models.victim import Victim
+from sparring.evaluate.run import Ring, Runner, Watch, home, memory_batch, one_thread, workforce
+from sparring.goals import Untargeted
+from sparring.models.victim import Victim, inference
 from sparring.registry import Entry
+from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Attack, Data
+from sparring.views import steady
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +82,19 @@ def collect(
                 found = _run(runner, entry.name, attack, out / "adversarial.npz")
                 ledger.finish()
     return found
+
+
+def strike(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """A few examples and what an attack makes of them, in memory and unjudged: `x`, `z`, labels.
+
+    PGD where the model gives gradients, else a thousand queries of Square.
+    """
+    places = range(len(data))
+    x, y = (part.to(home(victim)) for part in data.take(places))
+    attack = pgd(threat) if victim.access == "gradients" else square(threat, queries=1000)
+    with one_thread(), inference(victim):
+        z = attack(steady(victim), x, Untargeted(y), Streams.of(seed, places))
+    return x, z, y
 
 
 def _made(entry: Entry, victim: Victim, threat: Ball, diagnosis: Diagnosis) -> Attack:

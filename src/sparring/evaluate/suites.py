@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from sparring.attacks import Restarts, apgd_ce, apgd_t, fgsm, gaussian_noise, pgd_cosine, square, uniform_noise
+from sparring.attacks.through import Through
 from sparring.errors import BadInput
 from sparring.losses import margin
 from sparring.threats import Ball
 from sparring.types import Access, Attack
+from sparring.views import smoothed
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,13 @@ def margin_runs(threat: Ball, *, steps: int, times: int) -> Restarts:
     return Restarts(attacks=(pgd_cosine(threat, steps=steps, loss=margin),), times=times)
 
 
+def smoothed_runs(threat: Ball, *, steps: int, times: int) -> Restarts:
+    """Margin runs again, on gradients that dead units do not stop, at three smoothnesses in turn."""
+    run = pgd_cosine(threat, steps=steps, loss=margin)
+    views = (partial(smoothed, beta=beta) for beta in (10.0, 25.0, 15.0))
+    return Restarts(attacks=tuple(Through(view=view, attack=run) for view in views), times=times)
+
+
 def quick(threat: Ball, access: Access, classes: int) -> tuple[Stage, ...]:
     """Seconds on a small network: enough to see that a model is not robust."""
     white = (
@@ -40,10 +50,11 @@ def standard(threat: Ball, access: Access, classes: int) -> tuple[Stage, ...]:
     """What a result should rest on: several losses, many restarts, each likely class, and a black-box attack."""
     white = (
         Stage("fgsm", fgsm(threat), "single step"),
-        Stage("margin-pgd", margin_runs(threat, steps=20, times=10), "white box"),
+        Stage("margin-pgd", margin_runs(threat, steps=20, times=5), "white box"),
+        Stage("smoothed-pgd", smoothed_runs(threat, steps=20, times=9), "white box"),
         Stage("apgd-ce", apgd_ce(threat, steps=100), "white box"),
         *((Stage("apgd-t", apgd_t(threat, steps=50, targets=3), "white box"),) if classes >= 4 else ()),
-        Stage("more-restarts", margin_runs(threat, steps=40, times=10), "again"),
+        Stage("more-restarts", smoothed_runs(threat, steps=40, times=9), "again"),
     )
     return _assemble(threat, access, white, draws=10, queries=1000)
 
