@@ -139,24 +139,20 @@ class L1:
     def project(self, delta: Tensor, eps: Tensor | float, low: Tensor, high: Tensor) -> Tensor:
         """Soft-threshold and clip, at the threshold where the sum is eps (Croce and Hein, 2021, Proposition 2.1).
 
-        The sum falls with the threshold, linearly between the points at which a coordinate leaves its bound or
-        reaches zero: a sort of those points finds the piece.
+        The sum grows as the threshold comes down, linearly between the points at which a coordinate begins to count
+        or stops at its bound: a sort of those points finds the piece. (Down, because sums from zero round least.)
         """
 
         def nearest(v: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
             size, bound = v.abs(), torch.where(v > 0, high, -low)
-            leaves = (size - bound).clamp(min=0)  # below this threshold the coordinate sits at its bound
-            # Going up, the slope of the sum falls by one at `leaves` and rises by one at `size`, where it is zero.
-            points, order = torch.cat([leaves, size], 1).sort(dim=1)
-            change = torch.cat([-torch.ones_like(size), torch.ones_like(size)], 1).gather(1, order)
-            slope = change.cumsum(1)
-            gap = torch.diff(points, dim=1)
-            start = torch.minimum(size, bound).sum(1, keepdim=True)
-            total = torch.cat([start, start + (slope[:, :-1] * gap).cumsum(1)], 1)
-            k = ((total <= eps).to(torch.uint8).argmax(1, keepdim=True) - 1).clamp(min=0)
-            drop = (total.gather(1, k) - eps) / (-slope.gather(1, k)).clamp(min=1)
-            threshold = points.gather(1, k) + drop
-            point = v.sign() * torch.minimum((size - threshold).clamp(min=0), bound)
+            stops = (size - bound).clamp(min=0)  # below this threshold the coordinate sits at its bound
+            points, order = torch.cat([size, stops], 1).sort(dim=1, descending=True)
+            counted = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1).gather(1, order).cumsum(1)
+            total = torch.zeros_like(points)
+            total[:, 1:] = (counted[:, :-1] * -points.diff(dim=1)).cumsum(1)
+            k = (total[:, 1:] < eps).sum(1, keepdim=True).clamp(max=total.shape[1] - 2)  # the piece that reaches eps
+            further = (eps - total.gather(1, k)) / counted.gather(1, k).clamp(min=1)
+            point = v.sign() * torch.minimum((size - points.gather(1, k) + further).clamp(min=0), bound)
             return point * (eps / point.abs().sum(1, keepdim=True).clamp(min=1e-30)).clamp(max=1)
 
         return _where_outside(self, delta, eps, (low, high), nearest)

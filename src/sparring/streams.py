@@ -81,7 +81,7 @@ class Streams:
         return 1.0 - 2.0 * _shift(self.bits(*shape, device=device), 63).float()
 
     def integers(self, high: int | Tensor, *shape: int, device: torch.device | None = None) -> Tensor:
-        """Integers in [0, high), `(B, *shape)` int64; `high` may differ from row to row, `(B,)`."""
-        draw = self.uniform(*shape, device=device).double()
-        limit = torch.as_tensor(high, dtype=torch.float64, device=draw.device)
-        return (draw * limit.view(-1, *[1] * len(shape))).long()
+        """Integers in [0, high), `(B, *shape)` int64; `high`, far below 2**24, may differ from row to row, `(B,)`."""
+        draw = _shift(self.bits(*shape, device=device), 40)
+        limit = torch.as_tensor(high, dtype=torch.int64, device=draw.device)
+        return (draw * limit.view(-1, *[1] * len(shape))) >> 24
