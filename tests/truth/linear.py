@@ -66,6 +66,7 @@ def gain(w: Tensor, x: Tensor, threat: Ball, eps: Tensor | None = None) -> Tenso
     `w` is `(*shape)` or `(B, *shape)`.
     """
     room = torch.where(w > 0, threat.high - x, x - threat.low).flatten(1).double()
+    room = room.clamp(max=1e9)  # where there is no box
     size = w.abs().expand_as(x).flatten(1).double()
     eps = torch.full((len(x),), threat.eps) if eps is None else eps
     return _BEST[threat.norm.name](size, room, eps.double().unsqueeze(1))
