@@ -56,12 +56,12 @@ class Ball:
         return self.norm.size(z - x)
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
-        """Whether `z` is within `eps` of `x` and in the box, `(B,)` bool. NaN is never inside.
+        """Whether `z` is within `eps` of `x` and in the box, `(B,)` bool. NaN and infinity are never inside.
 
         Every coordinate is forgiven what rounding `x` and `z` to their float type can have added: next to nothing
         in a pixel, but it adds up over a large image, and it grows with the values.
         """
-        inside = ((z >= self.low) & (z <= self.high)).flatten(1).all(1)
+        inside = ((z >= self.low) & (z <= self.high) & z.isfinite()).flatten(1).all(1)
         rounding = 2 * torch.finfo(z.dtype).eps * torch.maximum(z.abs(), x.abs())
         change = ((z - x).abs() - rounding).clamp(min=0)
         return inside & (self.norm.size(change) <= self.eps * (1 + TOLERANCE))
