@@ -1,0 +1,86 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from sparring.norms import L0, L1, L2, NORMS, Linf, rows
+
+V = torch.tensor([[3.0, -4.0, 0.0]])
+OPEN = (torch.full((1, 3), -100.0), torch.full((1, 3), 100.0))
+
+
+def test_there_are_four_norms_under_their_names():
+    assert list(NORMS) == ["linf", "l2", "l1", "l0"]
+    assert all(norm.name == name for name, norm in NORMS.items())
+    assert [name for name, norm in NORMS.items() if norm.counts] == ["l0"]
+
+
+@pytest.mark.parametrize(("norm", "size"), [(Linf(), 4), (L2(), 5), (L1(), 7), (L0(), 2)])
+def test_the_size_is_that_of_every_row(norm, size):
+    assert norm.size(torch.stack([V, 0 * V])).tolist() == [size, 0]
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "nearest"),
+    [
+        (Linf(), 2, [2, -2, 0]),
+        (L2(), 2.5, [1.5, -2, 0]),
+        (L1(), 3, [1, -2, 0]),
+        (L1(), 0.5, [0, -0.5, 0]),
+        (L0(), 1, [0, -4, 0]),
+        (L0(), 1.9, [0, -4, 0]),
+        (L0(), 0.5, [0, 0, 0]),
+        (L0(), 2, [3, -4, 0]),
+    ],
+)
+def test_the_nearest_point_of_a_ball(norm, eps, nearest):
+    assert_close(norm.project(V, eps, *OPEN), torch.tensor([nearest]).float())
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "nearest"),
+    [
+        (Linf(), 2, [2, -1, 0]),  # the box lets the second coordinate fall by one, and no more
+        (L2(), 2.5, [2.2912879, -1, 0]),  # what the second cannot take, the first may: sqrt(2.5^2 - 1)
+        (L1(), 3, [2, -1, 0]),
+        (L0(), 1, [3, 0, 0]),  # clipped to one, the larger change is worth less
+    ],
+)
+def test_the_nearest_point_of_ball_and_box_together(norm, eps, nearest):
+    low, high = torch.tensor([[-1.0, -1, -1]]), torch.tensor([[9.0, 9, 9]])
+    assert_close(norm.project(V, eps, low, high), torch.tensor([nearest]).float())
+
+
+@pytest.mark.parametrize("norm", NORMS.values(), ids=list(NORMS))
+def test_a_point_inside_is_its_own_nearest_point_to_the_last_bit(norm):
+    inside = torch.tensor([[0.1, -0.2, 0.0]])
+    assert torch.equal(norm.project(inside, 2.0, -torch.ones(1, 3), torch.ones(1, 3)), inside)
+
+
+@pytest.mark.parametrize(
+    ("norm", "direction"), [(Linf(), [1, -1, 0]), (L2(), [0.6, -0.8, 0]), (L1(), [0, -1, 0]), (L0(), [0, -1, 0])]
+)
+def test_the_steepest_direction(norm, direction):
+    assert_close(norm.steepest(V), torch.tensor([direction]).float())
+
+
+def test_ascent_spreads_where_the_steepest_direction_is_a_single_coordinate():
+    assert_close(Linf().ascent(V), Linf().steepest(V))
+    assert_close(L2().ascent(V), L2().steepest(V))
+    assert_close(L1().ascent(V), 3 * V / 4)
+    assert_close(L0().ascent(V), 10 * V / V.abs().mean())
+
+
+def test_a_projection_leaves_what_it_is_given_alone():
+    for norm in NORMS.values():
+        given, low, high = V.clone(), OPEN[0].clone(), OPEN[1].clone()
+        norm.project(given, 1.0, low, high)
+        assert (given._version, low._version, high._version) == (0, 0, 0)
+        assert torch.equal(given, V)
+
+
+def test_a_value_an_example_broadcasts_over_the_example():
+    like = torch.zeros(2, 3, 4)
+    assert rows(torch.tensor([1.0, 2.0]), like).shape == (2, 1, 1)
+    assert (like + rows(torch.tensor([1, 2]), like))[:, 0, 0].tolist() == [1, 2]
+    assert rows(3, like).flatten().tolist() == [3, 3]
+    assert rows(torch.tensor([True, False]), like).dtype == torch.bool
