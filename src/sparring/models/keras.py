@@ -39,7 +39,8 @@ def load(path: str | Path, *, trust: bool = False) -> Victim:
     """
     k = keras()
     try:
-        return adopt_or_refuse(k.saving.load_model(str(path), compile=False, safe_mode=not trust), path)
+        model = k.saving.load_model(str(path), compile=False, safe_mode=not trust)  # trusted by the user
+        return adopt_or_refuse(model, path)
     except BadInput:
         raise
     except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,8 @@ def _read(path: str | Path, *, trust: bool) -> Any:
         safetensors = require("safetensors.torch", "safetensors")
         return _attempt(path, lambda: safetensors.load_file(str(path), device="cpu"))
     try:
-        return _attempt(path, lambda: torch.load(path, map_location="cpu", weights_only=not trust))
+        read = partial(torch.load, path, map_location="cpu", weights_only=not trust)  # trusted by the user
+        return _attempt(path, read)
     except pickle.UnpicklingError:
         raise BadInput(
             f"'{path}' is a pickle of more than tensors (a whole module?) and reading it would run its code",
