@@ -160,6 +160,15 @@ def test_every_adapter_named_is_there():
 
 
 @pytest.mark.frameworks
+def test_an_endpoint_is_adopted_by_its_description():
+    pytest.importorskip("httpx", reason="the extra 'http' is not installed")
+    from sparring.models.endpoint import Endpoint
+
+    for victim in (adopt(Endpoint(url="https://example.invalid/")), load("https://example.invalid/")):
+        assert victim.access in {"scores", "labels"}
+
+
+@pytest.mark.frameworks
 def test_estimators_and_boosters_reach_their_own_adapters(tmp_path):
     sklearn = pytest.importorskip("sklearn.linear_model", reason="the extra 'sklearn' is not installed")
     xgboost = pytest.importorskip("xgboost", reason="the extra 'xgboost' is not installed")

