@@ -27,7 +27,7 @@ CROSS = """
 import sys
 import numpy as np
 import torch
-from sparring.evaluate.audit import audit
+from sparring.evaluate.verdict import audit
 from sparring.models.loading import load
 from sparring.threats import linf
 

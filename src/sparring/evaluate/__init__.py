@@ -1,8 +1,8 @@
 """Evaluate: a verdict, not a number."""
 
-from sparring.evaluate.audit import audit, judge
 from sparring.evaluate.doctor import Diagnosis, examine
 from sparring.evaluate.result import Check, Result
 from sparring.evaluate.statistics import clopper_pearson
+from sparring.evaluate.verdict import audit, judge
 
 __all__ = ["Check", "Diagnosis", "Result", "audit", "clopper_pearson", "examine", "judge"]

@@ -14,10 +14,10 @@ from sparring import __version__
 from sparring.attacks import pgd, square
 from sparring.errors import BadInput
 from sparring.evaluate import identity
-from sparring.evaluate.audit import DRAWS, treated
 from sparring.evaluate.doctor import Diagnosis, examine
 from sparring.evaluate.ledger import Cost, Ledger
 from sparring.evaluate.run import Ring, Runner, Watch, home, memory_batch, one_thread, workforce
+from sparring.evaluate.verdict import DRAWS, treated
 from sparring.goals import Untargeted
 from sparring.models.victim import Victim, inference
 from sparring.registry import Entry

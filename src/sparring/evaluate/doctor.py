@@ -251,6 +251,9 @@ def labels_belong_to_the_inputs(patient: Patient) -> Check:
     chance = float(torch.bincount(y, minlength=classes).max()) / len(y)
     if clopper_pearson(int((predicted == y).sum()), len(y)).low > chance:
         return passed("labels", f"{accuracy:.0%} of the sample is right", "above chance")
+    if clopper_pearson(len(y), len(y)).low <= chance:
+        evidence = f"{accuracy:.0%} of {len(y)} examples is right; chance is {chance:.0%}, and so few cannot beat it"
+        return Check(name="labels", outcome="skipped", evidence=evidence)
     from scipy.optimize import linear_sum_assignment
 
     confusion = torch.zeros(classes, classes)
@@ -438,7 +441,8 @@ class Diagnosis:
 
 def spread(count: int, most: int) -> Sequence[int]:
     """At most `most` positions out of `count`, evenly spread."""
-    return sorted({round(i * (count - 1) / max(most - 1, 1)) for i in range(min(count, most))})
+    most = min(count, most)
+    return sorted({round(i * (count - 1) / max(most - 1, 1)) for i in range(most)})
 
 
 def examine(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> Diagnosis:
