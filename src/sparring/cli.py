@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sqlite3
@@ -100,8 +101,12 @@ BOUNDS = click.option(
 THREAT = _options(
     click.option("--threat", required=True, metavar="NORM:EPS", help="linf:8/255, l2:0.5, l1:10, l0:20."), BOUNDS
 )
+THREAT_IF_ANY = _options(
+    click.option("--threat", metavar="NORM:EPS", help="As for an audit. [default: linf, 8/255 of the range]"), BOUNDS
+)
+SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 RUN = _options(
-    click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
+    SEED,
     click.option("--batch-size", type=click.IntRange(min=1), help="Chosen by free memory unless given."),
     click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes."),
     click.option("--resume", is_flag=True, help="Go on with an interrupted run in --out."),
@@ -159,8 +164,7 @@ def audit(**given: Any) -> int:
 @cli.command()
 @MODEL
 @DATA
-@click.option("--threat", metavar="NORM:EPS", help="Of the audit to come. [default: linf, 8/255 of the range]")
-@BOUNDS
+@THREAT_IF_ANY
 def doctor(**given: Any) -> int:
     """Look over model, data and threat before any attack.
 
@@ -216,6 +220,48 @@ def attack(**given: Any) -> int:
     click.echo(f"{passes} backward passes an example, {found.cost.seconds:.1f} s")
     click.echo(f"written: {found.file}")
     return 0
+
+
+@cli.command()
+@MODEL
+@DATA
+@THREAT_IF_ANY
+@click.option("--method", default="integrated-gradients", show_default=True, help="How to attribute; occlusion, ...")
+@SEED
+@click.option("--out", type=Path, required=True, help="The folder for attributions.png and stability.csv.")
+def explain(**given: Any) -> None:
+    """Show what MODEL looks at, before and under attack.
+
+    Eight examples unless --limit says otherwise. The stability of an explanation is the cosine between the
+    attributions of the true label before and under attack: 1 where the model still looks at the same.
+    """
+    from dataclasses import replace
+
+    from sparring.evaluate.collect import strike
+    from sparring.explain import explain as attributed
+    from sparring.explain.figure import draw
+    from sparring.report.figures import png
+
+    out = _folder(given["out"])
+    victim, data, threat = _bout({**given, "limit": given["limit"] or 8})
+    x, z, labels = strike(victim, data, threat, seed=given["seed"])
+    found = attributed(victim, x, z, labels, method=given["method"])
+    span = threat.high - threat.low
+    shown = replace(found, x=(x - threat.low) / span, z=(z - threat.low) / span)
+    picture = png(draw([shown], classes=data.classes))
+
+    head = ("example", "label", "clean", "attacked", "cosine", "overlap")
+    columns = (*(part.tolist() for part in (labels, *found.decisions)), found.cosine.tolist(), found.overlap.tolist())
+    rows = [
+        (str(i), *map(str, whole), f"{cosine:.4f}", f"{overlap:.4f}")
+        for i, (*whole, cosine, overlap) in enumerate(zip(*columns, strict=True))
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "attributions.png").write_bytes(picture)
+    (out / "stability.csv").write_text("".join(",".join(row) + "\n" for row in (head, *rows)), encoding="utf-8")
+    _print(_console(), head, rows)
+    click.echo(f"\nwithin {threat} attributions keep a cosine of {float(found.cosine.mean()):.3f} on average")
+    click.echo(f"written: {out / 'attributions.png'}")
 
 
 @cli.command()
@@ -277,9 +323,10 @@ def demo(out: Path, language: Any) -> int:
 
     A network is fooled, measured, trained to resist, and measured again.
     """
+    out = _folder(out)
     from sparring.demo import run
 
-    return run(_folder(out), _console(), language=language)
+    return run(out, _console(), language=language)
 
 
 def _bout(given: dict[str, Any]) -> tuple[Victim, Data, Ball]:
@@ -290,7 +337,9 @@ def _bout(given: dict[str, Any]) -> tuple[Victim, Data, Ball]:
     from sparring.threats import linf, parse
 
     low, high = given["bounds"]
-    small = linf((high - low) * 8 / 255, low=low, high=high)
+    if not -math.inf < low < high < math.inf:
+        raise BadInput(f"--bounds {low:g} {high:g}", "two numbers, low < high", "give the range of valid inputs")
+    small = linf(8 / 255 * (high - low), low=low, high=high)
     threat = parse(given["threat"], low=low, high=high) if given["threat"] is not None else small
     data = load_data(given["data"], split=given["split"])
     data = data if given["limit"] is None else first(data, given["limit"])

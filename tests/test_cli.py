@@ -1,0 +1,699 @@
+"""The command line end to end: what it refuses, what it writes, and with which status it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sparring
+from sparring.cli import cli, main
+from sparring.data import digits
+from sparring.evaluate import Result
+from sparring.threats import linf
+
+NETWORKS = '''
+import os
+import signal
+
+import torch
+from torch import nn
+
+
+def network():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10)).eval()
+
+
+def trained():
+    model = network()
+    model.load_state_dict(torch.load("weights.pt", weights_only=True))
+    return model
+
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = trained()
+        self.eval()
+
+
+class Softmax(Wrapped):
+    def forward(self, x):
+        return self.model(x).softmax(1)
+
+
+class Detached(Wrapped):
+    def forward(self, x):
+        return self.model(x.detach())
+
+
+class Pair(Wrapped):
+    def forward(self, x):
+        return self.model(x), x
+
+
+class ChangesItsInput(Wrapped):
+    def forward(self, x):
+        x -= 0.1307
+        return self.model(x)
+
+
+class Interrupted(Wrapped):
+    """Ctrl-C at a call that the environment names; "wait" leaves it to someone else to send the signal."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        if str(self.calls) == os.environ.get("INTERRUPT_AT"):
+            if os.environ.get("INTERRUPT_BY") == "wait":
+                print("waiting", flush=True)
+                signal.pause()
+            signal.raise_signal(signal.SIGINT)
+        return self.model(x)
+
+
+def raises():
+    raise RuntimeError("no weights\\nanywhere")
+
+
+def function():
+    model = trained()
+    return lambda x: model(torch.from_numpy(x)).detach().numpy()
+'''
+
+TRAINED = ("nets.py:network", "--weights", "weights.pt")
+SMALL = ("--data", "digits", "--limit", "64")
+THREAT = ("--threat", "linf:0.1")
+QUICK = ("--budget", "quick")
+AUDIT = ("audit", *TRAINED, *SMALL, *THREAT, *QUICK)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture(scope="session")
+def weights() -> dict[str, Any]:
+    """A small network that knows most digits."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
+    x, y = digits("train").take(range(2000))
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(60):
+        rows = torch.randint(0, len(x), (256,))
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+        optimiser.step()
+    return model.state_dict()
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: dict[str, Any]) -> Path:
+    """The folder in which commands run: networks, weights, and files of every bad kind."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(weights, "weights.pt")
+    Path("nets.py").write_text(NETWORKS)
+    return tmp_path
+
+
+@pytest.fixture
+def run(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process."""
+
+    def start(*words: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["sparring", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        assert isinstance(left.value.code, int)
+        return Ended(left.value.code, said.out, said.err)
+
+    return start
+
+
+def files(place: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in place.rglob("*") if "__pycache__" not in path.parts}
+
+
+def refused(run: Run, words: Sequence[str], *fragments: str) -> None:
+    """Status 2, one line on stderr with all fragments, nothing on stdout, no file made or changed."""
+    before = files(Path.cwd())
+    ended = run(*words)
+    assert ended.status == 2, ended
+    assert ended.err.startswith("sparring: ")
+    assert ended.err.count("\n") == 1
+    assert ended.out == ""
+    for fragment in fragments:
+        assert fragment in ended.err
+    assert files(Path.cwd()) == before
+
+
+def timeless(path: Path) -> dict[str, Any]:
+    """A result without what a clock says."""
+    text = path.read_text()
+    return json.loads(text, object_hook=lambda row: {key: row[key] for key in row if key != "seconds"})
+
+
+BAD_THREATS = {
+    "linf:8": "linf:8/255",
+    "linf:abc": "'abc'",
+    "l3:1": "linf",
+    "linf:-1": "-1",
+    "linf:nan": "nan",
+    "linf:1/0": "1/0",
+    "linf": "linf:8/255",
+}
+
+
+@pytest.mark.parametrize("threat", BAD_THREATS)
+@pytest.mark.parametrize("command", ["audit", "doctor", "attack"])
+def test_a_bad_threat_is_refused_in_one_line(run: Run, command: str, threat: str) -> None:
+    more = {"audit": ("--out", "out"), "doctor": (), "attack": ("--attack", "pgd", "--out", "out")}[command]
+    refused(run, (command, *TRAINED, *SMALL, "--threat", threat, *more), BAD_THREATS[threat])
+
+
+BAD_MODELS = {
+    ("gone.onnx",): "no file 'gone.onnx'",
+    ("gone",): "no file 'gone'",
+    ("nets.py",): "module:factory",
+    ("nets.py:netwrok",): "did you mean 'network'?",
+    ("gone.py:network",): "no file 'gone.py'",
+    ("gone.module:network",): "no module 'gone'",
+    ("nets.py:raises",): "RuntimeError: no weights anywhere",
+    ("whole.pkl",): "--trust",
+    ("whole.pt",): "--trust",
+    ("weights.pt",): "module:factory",
+    ("nets.py:network", "--weights", "gone.pt"): "no file 'gone.pt'",
+    ("nets.py:network", "--weights", "other.pt"): "does not fit",
+    ("nets.py:network", "--weights", "whole.pt"): "--trust",
+    ("nets.py:network", "--weights", "truncated.pt"): "truncated.pt",
+    ("nets.py:Pair",): "returns a tuple",
+    ("nets.py:ChangesItsInput",): "RuntimeError",
+    ("nets.py:network", "--device", "nonsense"): "--device nonsense",
+    ("nets.py:function", "--device", "cuda"): "a torch model",
+}
+
+
+@pytest.mark.parametrize("model", BAD_MODELS, ids=" ".join)
+def test_a_bad_model_is_refused_in_one_line(run: Run, place: Path, model: tuple[str, ...]) -> None:
+    whole = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    torch.save(whole, "whole.pt")
+    torch.save(whole.state_dict(), "other.pt")
+    Path("whole.pkl").write_bytes(pickle.dumps(whole))
+    Path("truncated.pt").write_bytes(Path("weights.pt").read_bytes()[:1000])
+    refused(run, ("audit", *model, *SMALL, *THREAT, *QUICK, "--out", "out"), BAD_MODELS[model])
+
+
+BAD_DATA = {
+    ("gone.npz",): "no file 'gone.npz'",
+    ("gone",): "no data set, file, folder or module 'gone'",
+    ("digist",): "did you mean 'digits'?",
+    ("digits", "--split", "dev"): "train or test",
+    ("truncated.npz",): "truncated.npz",
+    ("pickled.npz",): "pickle",
+    ("unlabelled.npz",): "x and y",
+    ("empty",): "empty",
+    ("weights.pt",): "weights.pt",
+    ("nets.py:raises",): "RuntimeError: no weights anywhere",
+    ("photos.npz",): "(3, 32, 32)",
+    ("digits", "--limit", "0"): "--limit",
+}
+
+
+@pytest.mark.parametrize("command", ["audit", "attack"])
+@pytest.mark.parametrize("data", BAD_DATA, ids=" ".join)
+def test_bad_data_are_refused_in_one_line(run: Run, place: Path, data: tuple[str, ...], command: str) -> None:
+    x, y = np.zeros((8, 3, 32, 32), np.float32), np.zeros(8, np.int64)
+    np.savez("photos.npz", x=x, y=y)
+    np.savez("unlabelled.npz", x=x)
+    np.savez("pickled.npz", x=np.array([{}] * 8, dtype=object), y=y)
+    Path("truncated.npz").write_bytes(Path("photos.npz").read_bytes()[:3000])
+    Path("empty").mkdir()
+    Path("empty", "notes.txt").write_text("no pictures")
+    more = QUICK if command == "audit" else ("--attack", "pgd")
+    refused(run, (command, *TRAINED, "--data", *data, *THREAT, *more, "--out", "out"), BAD_DATA[data])
+
+
+def test_data_that_the_model_cannot_take_are_named_with_shape_and_exception(run: Run, place: Path) -> None:
+    np.savez("photos.npz", x=np.zeros((8, 3, 32, 32), np.float32), y=np.zeros(8, np.int64))
+    fragments = ("nets.py:network", "RuntimeError", "3072", "784", "(3, 32, 32)", "photos.npz")
+    refused(run, ("doctor", *TRAINED, "--data", "photos.npz"), *fragments)
+
+
+BAD_OPTIONS = {
+    ("audit", *TRAINED, *SMALL, *THREAT, "--budget", "quikc"): "one of quick, standard",
+    ("audit", *TRAINED, *SMALL): "'--threat'",
+    ("audit", *TRAINED, *THREAT): "'--data'",
+    ("audit",): "'MODEL'",
+    (*AUDIT, "--workers", "0"): "--workers",
+    (*AUDIT, "--batch-size", "0"): "--batch-size",
+    (*AUDIT, "--fail-under", "2"): "--fail-under",
+    (*AUDIT, "--fail-under", "nan"): "--fail-under",
+    (*AUDIT, "--bounds", "1", "0"): "low < high",
+    (*AUDIT, "--seed", "x"): "--seed",
+    (*AUDIT, "--languages", "en"): "sparring audit --help",
+    ("audti",): "audti",
+    ("attack", *TRAINED, *SMALL, *THREAT, "--out", "out"): "'--attack'",
+    ("attack", *TRAINED, *SMALL, *THREAT, "--attack", "pgd"): "'--out'",
+    ("attack", *TRAINED, *SMALL, *THREAT, "--attack", "pdg", "--out", "out"): "did you mean 'pgd'?",
+    ("attack", *TRAINED, *SMALL, *THREAT, "--attack", "ddn", "--out", "out"): "a norm of l2",
+    ("attack", "nets.py:function", *SMALL, *THREAT, "--attack", "pgd", "--out", "out"): "black-box",
+    ("attack", "nets.py:Detached", *SMALL, *THREAT, "--attack", "pgd", "--out", "out"): "black-box",
+    ("explain", *TRAINED, *SMALL): "'--out'",
+    ("explain", *TRAINED, "--data", "digits", "--method", "guess", "--out", "out"): "integrated-gradients",
+    ("explain", "nets.py:function", "--data", "digits", "--limit", "1", "--out", "out"): "use occlusion",
+    ("list", "weapons"): "attacks",
+    ("compare", "gone.json", "gone.json"): "gone.json",
+    ("compare", "nets.py", "nets.py"): "not a result",
+    ("compare", "."): "'SECOND'",
+    ("report", "empty"): "no result.json",
+    ("report", "gone"): "no result.json",
+    ("report", "nets.py"): "no result.json",
+}
+
+
+@pytest.mark.parametrize("words", BAD_OPTIONS, ids=lambda words: " ".join(words)[-60:])
+def test_wrong_use_is_refused_in_one_line(run: Run, place: Path, words: tuple[str, ...]) -> None:
+    Path("empty").mkdir()
+    refused(run, words, BAD_OPTIONS[words])
+
+
+@pytest.mark.parametrize("out", ["nets.py", "nets.py/below"])
+@pytest.mark.parametrize("command", ["audit", "attack", "demo"])
+def test_an_out_that_is_a_file_is_refused_before_any_work(run: Run, command: str, out: str) -> None:
+    words = {"audit": AUDIT, "attack": ("attack", *TRAINED, *SMALL, *THREAT, "--attack", "pgd"), "demo": ("demo",)}
+    refused(run, (*words[command], "--out", out), "'nets.py' is a file")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_an_out_that_may_not_be_written_is_refused(run: Run, place: Path) -> None:
+    Path("locked").mkdir(mode=0o500)
+    refused(run, (*AUDIT, "--out", "locked/out"), "'locked' cannot be written")
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc, which takes no folders from anyone")
+def test_a_system_that_refuses_to_write_is_named_in_one_line(run: Run) -> None:
+    ended = run(*AUDIT, "--out", "/proc/sparring")
+    assert ended.status == 2
+    assert ended.err.count("\n") == 1
+    assert "/proc/sparring" in ended.err
+
+
+def test_a_run_is_not_resumed_with_other_settings_and_not_overwritten_unfinished(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("audit", "nets.py:Interrupted", *SMALL, *THREAT, *QUICK, "--out", "out")
+    monkeypatch.setenv("INTERRUPT_AT", "60")
+    assert run(*words).status == 130
+    monkeypatch.delenv("INTERRUPT_AT")
+    refused(run, words, "unfinished run", "--resume")
+    refused(run, (*words, "--resume", "--seed", "1"), "differs in seed")
+    refused(run, (*words, "--resume", "--limit", "63"), "differs in data")
+    assert run(*words, "--resume").status == 0
+
+
+def test_ctrl_c_leaves_a_ledger_from_which_resume_gives_the_same_result(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("audit", "nets.py:Interrupted", *SMALL, *THREAT, *QUICK, "--out")
+    monkeypatch.setenv("INTERRUPT_AT", "100")
+    stopped = run(*words, "out")
+    assert stopped.status == 130
+    assert stopped.out == ""
+    assert stopped.err.endswith(
+        "sparring: stopped; what is done is kept in out: add --resume to the same command to go on\n"
+    )
+    assert {path.name for path in Path("out").iterdir()} == {"ledger.sqlite"}
+    monkeypatch.delenv("INTERRUPT_AT")
+    resumed, whole = run(*words, "out", "--resume"), run(*words, "whole")
+    assert resumed.status == whole.status == 0
+    assert timeless(Path("out", "result.json")) == timeless(Path("whole", "result.json"))
+    assert Path("out", "gallery.npz").read_bytes() == Path("whole", "gallery.npz").read_bytes()
+
+
+def start(*words: str, **settings: Any) -> subprocess.Popen[str]:
+    """Run a command in a process of its own."""
+    command = [sys.executable, "-c", "from sparring.cli import main; main()", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
+    return subprocess.Popen(command, text=True, **pipes)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_a_signal_from_outside_stops_an_attack_with_status_130(place: Path) -> None:
+    words = ("attack", "nets.py:Interrupted", *SMALL, *THREAT, "--attack", "pgd", "--out", "out")
+    running = start(*words, env={**os.environ, "INTERRUPT_AT": "40", "INTERRUPT_BY": "wait", "OMP_NUM_THREADS": "1"})
+    assert running.stdout is not None
+    assert running.stdout.readline() == "waiting\n"
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate()
+    assert running.returncode == 130
+    assert err.endswith("add --resume to the same command to go on\n")
+    assert "Traceback" not in err
+    assert not Path("out", "adversarial.npz").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_a_terminal_gets_a_progress_bar_and_colours(place: Path) -> None:
+    ours, theirs = pty.openpty()
+    running = start(
+        *AUDIT,
+        "--out",
+        "out",
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "OMP_NUM_THREADS": "1"},
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:  # Linux says so that the other end is closed
+        pass
+    os.close(ours)
+    assert running.wait() == 0
+    text = shown.decode()
+    assert "━" in text
+    assert "64/64" in text
+    assert "\x1b[" in text
+    assert "TRUSTED" in text
+
+
+def test_files_and_pipes_get_plain_lines(run: Run) -> None:
+    ended = run(*AUDIT, "--out", "out")
+    assert "\x1b" not in ended.out + ended.err
+    assert "\r" not in ended.out + ended.err
+    lines = ended.err.splitlines()
+    assert lines[0] == "clean: 64 examples"
+    assert all(re.fullmatch(r"[a-z -]+: \d+ examples", line) for line in lines)
+
+
+def test_an_audit_ends_with_a_verdict_a_valid_result_and_a_page_that_needs_nothing_else(run: Run, place: Path) -> None:
+    ended = run(*AUDIT, "--out", "deep/out")
+    assert ended.status == 0
+    assert "TRUSTED" in ended.out
+    assert ended.out.endswith("report: deep/out/report.html\n")
+    out = Path("deep", "out")
+    assert {path.name for path in out.iterdir()} == {"ledger.sqlite", "result.json", "gallery.npz", "report.html"}
+    result = Result.load(out / "result.json")
+    assert result.examples == 64
+    assert result.robust_accuracy.estimate < 0.5 < result.clean_accuracy.estimate
+    assert f"{result.robust_accuracy.estimate:.1%}" in ended.out
+    page = (out / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:|#)[^"']*|@import|url\((?!["']?data:|["']?#)""", page)
+    assert result.command in page
+
+
+def test_the_command_of_a_result_gives_the_result_again(run: Run, place: Path) -> None:
+    run(*AUDIT, "--seed", "3", "--batch-size", "40", "--out", "first")
+    words = Result.load(Path("first", "result.json")).command.split()
+    assert words[0] == "sparring"
+    assert run(*words[1:], "--out", "second").status == 0
+    assert timeless(Path("first", "result.json")) == timeless(Path("second", "result.json"))
+
+
+@pytest.mark.parametrize(
+    ("model", "share", "status", "said"),
+    [
+        ("nets.py:trained", "0", 0, "TRUSTED"),
+        ("nets.py:trained", "1", 1, "is under 1"),
+        ("nets.py:Softmax", "0", 1, "a number in doubt passes no gate"),
+    ],
+)
+def test_a_gate_lets_pass_only_what_is_high_enough_and_trusted(
+    run: Run, model: str, share: str, status: int, said: str
+) -> None:
+    ended = run("audit", model, *SMALL, *THREAT, *QUICK, "--out", "out", "--fail-under", share)
+    assert ended.status == status
+    assert said in ended.out
+
+
+def test_an_invalid_audit_leaves_with_status_1_and_prints_no_clean_number(run: Run, place: Path) -> None:
+    assert run(*AUDIT, "--out", "out").status == 0
+    x, y = digits("test").take(range(64))
+    np.savez("bytes.npz", x=255 * x.numpy(), y=y.numpy())
+    ended = run("audit", *TRAINED, "--data", "bytes.npz", *THREAT, *QUICK, "--out", "out")
+    assert ended.status == 1
+    assert "INVALID" in ended.out
+    assert "not valid" in ended.out
+    assert "divide the inputs by 255" in ended.out
+    assert not re.search(r"\d ?%", ended.out)
+    assert Result.load(Path("out", "result.json")).verdict == "invalid"
+    assert not Path("out", "gallery.npz").exists(), "pictures of an earlier run"
+    refused(run, ("attack", *TRAINED, "--data", "bytes.npz", *THREAT, "--attack", "pgd", "--out", "new"), "0 to 255")
+
+
+def test_the_doctor_says_whether_an_audit_could_be_believed(run: Run, place: Path) -> None:
+    sound = run("doctor", *TRAINED, *SMALL)
+    assert sound.status == 0
+    assert sound.out.endswith("\nthe set-up is sound\n")
+    assert "finite-differences" in sound.out
+    doubtful = run("doctor", "nets.py:Softmax", *SMALL, *THREAT)
+    assert doubtful.status == 0
+    assert doubtful.out.endswith("\nan audit of this would be suspect\n")
+    x, y = digits("test").take(range(64))
+    np.savez("bytes.npz", x=255 * x.numpy(), y=y.numpy())
+    invalid = run("doctor", *TRAINED, "--data", "bytes.npz")
+    assert invalid.status == 1
+    assert "divide the inputs by 255" in invalid.out
+
+
+def test_a_pickle_runs_with_trust(run: Run, place: Path, weights: dict[str, Any]) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
+    model.load_state_dict(weights)
+    torch.save(model.eval(), "whole.pt")
+    assert run("doctor", "whole.pt", "--trust", *SMALL).status == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "count"),
+    [("nets.py:trained", "pgd", 64), ("nets.py:Softmax", "apgd-ce", 64), ("nets.py:function", "square", 16)],
+)
+def test_an_attack_keeps_examples_that_are_inside_the_threat_and_fool_the_model(
+    run: Run, weights: dict[str, Any], model: str, name: str, count: int
+) -> None:
+    data = ("--data", "digits", "--limit", str(count))
+    ended = run("attack", model, *data, "--threat", "linf:0.2", "--attack", name, "--out", "out")
+    assert ended.status == 0
+    assert ended.out.endswith("written: out/adversarial.npz\n")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
+    network.load_state_dict(weights)
+    x, y = digits("test").take(range(64))
+    with np.load("out/adversarial.npz") as file:
+        found = {part: torch.from_numpy(file[part]) for part in file.files}
+    index, z = found["index"], found["z"]
+    assert len(index) > count / 3
+    assert f"broke {len(index)} of" in ended.out
+    assert torch.equal(found["x"], x[index])
+    assert torch.equal(found["label"], y[index])
+    assert bool(linf(0.2).contains(z, x[index]).all())
+    assert torch.allclose(found["distance"], linf(0.2).distance(z, x[index]))
+    with torch.no_grad():
+        assert torch.equal(network(x[index]).argmax(1), y[index])
+        assert torch.equal(network(z).argmax(1), found["prediction"])
+    assert bool((found["prediction"] != found["label"]).all())
+
+
+def test_an_attack_that_breaks_nothing_writes_an_empty_file(run: Run, place: Path) -> None:
+    words = ("attack", *TRAINED, *SMALL, "--threat", "linf:0.002", "--attack", "uniform-noise", "--out", "out")
+    assert run(*words).status == 0
+    with np.load("out/adversarial.npz") as file:
+        assert file["z"].shape == file["x"].shape == (0, 1, 28, 28)
+
+
+@pytest.mark.parametrize("model", ["nets.py:trained", "nets.py:function"])
+def test_explain_leaves_a_picture_and_a_number_for_each_example(run: Run, place: Path, model: str) -> None:
+    data = ("--data", "digits", "--limit", "4", "--method", "occlusion")
+    ended = run("explain", model, *data, *THREAT, "--out", "out")
+    assert ended.status == 0, ended.err
+    assert ended.out.endswith("written: out/attributions.png\n")
+    assert Path("out", "attributions.png").read_bytes().startswith(b"\x89PNG")
+    head, *rows = Path("out", "stability.csv").read_text().splitlines()
+    assert head == "example,label,clean,attacked,cosine,overlap"
+    assert [row.split(",")[0] for row in rows] == ["0", "1", "2", "3"]
+    cosines = [float(row.split(",")[4]) for row in rows]
+    assert all(-1 <= cosine <= 1 for cosine in cosines)
+    assert min(cosines) < 0.99
+
+
+def test_compare_fails_where_the_second_is_less_robust_than_chance_explains(run: Run, place: Path) -> None:
+    run(*AUDIT, "--out", "out")
+    first = Path("out", "result.json")
+    assert run("compare", str(first), str(first)).status == 0
+    worse = json.loads(first.read_text())
+    for row in worse["per_example"]:
+        row["broken_by"] = row["broken_by"] or "square"
+    worse["robust_accuracy"] = {"estimate": 0.0, "low": 0.0, "high": 0.06}
+    Path("worse.json").write_text(json.dumps(worse))
+    ended = run("compare", str(first), "worse.json")
+    assert ended.status == 1
+    assert "McNemar" in ended.out
+    assert run("compare", "worse.json", str(first)).status == 0
+    Path("invalid.json").write_text(json.dumps(worse | {"verdict": "invalid"}))
+    assert run("compare", str(first), "invalid.json").status == 1
+    Path("other.json").write_text(json.dumps(worse | {"threat": worse["threat"] | {"eps": 0.2}}))
+    unlike = run("compare", str(first), "other.json")
+    assert unlike.status == 2
+    assert "differ in their threat" in unlike.err
+
+
+def test_report_shows_several_runs_side_by_side_each_with_its_own_pictures(run: Run, place: Path) -> None:
+    run(*AUDIT, "--out", "runs/small")
+    run("audit", *TRAINED, *SMALL, "--threat", "linf:0.3", *QUICK, "--out", "runs/large")
+    Path("runs", "small", "report.html").unlink()
+    assert run("report", "runs/small").status == 0
+    ended = run("report", "runs", "--language", "zh")
+    assert ended.out == "report: runs/report.html\n"
+    page, large = (Path("runs", part, "report.html").read_text() for part in ("", "large"))
+    pictures = re.findall(r'src="(data:image/png;base64,[^"]+)"', large)
+    assert pictures
+    assert set(pictures) <= set(re.findall(r'src="(data:image/png;base64,[^"]+)"', page))
+
+
+def test_version_and_help_answer_for_every_command(run: Run) -> None:
+    assert run("--version").out == f"sparring, version {sparring.__version__}\n"
+    top = run()
+    assert top.status == 0
+    assert top.out == run("--help").out
+    assert "..." not in top.out.split("Commands:")[1], "a summary was cut off"
+    for name in cli.commands:
+        ended = run(name, "--help")
+        assert ended.status == 0
+        assert ended.out.startswith(f"Usage: sparring {name} ")
+        assert ended.err == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "members"),
+    {
+        "attacks": ("pgd", "apgd-ce", "square", "Madry et al., 2018"),
+        "threats": ("linf:EPS", "l2:EPS", "l1:EPS", "l0:EPS"),
+        "suites": ("quick", "standard"),
+        "datasets": ("digits", "mnist", "cifar10"),
+        "models": ("PyTorch", "ONNX", "scikit-learn", "HTTP endpoint"),
+    }.items(),
+)
+def test_list_names_what_there_is(run: Run, kind: str, members: tuple[str, ...]) -> None:
+    ended = run("list", kind)
+    assert ended.status == 0
+    for member in members:
+        assert member in ended.out
+
+
+def described(url: str, **settings: Any) -> str:
+    """The description of an endpoint that gives up soon."""
+    table = {"url": url, "response": "outputs", "timeout_s": 0.1, "retries": 1, "wait_s": 0.01} | settings
+    Path("endpoint.json").write_text(json.dumps(table))
+    return "endpoint.json"
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[type[BaseHTTPRequestHandler]], str]]:
+    """Answer requests on a port of this machine until the test ends."""
+    with ExitStack() as stack:
+
+        def start(handler: type[BaseHTTPRequestHandler]) -> str:
+            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_port}/predict"
+
+        yield start
+
+
+@pytest.mark.frameworks
+@pytest.mark.parametrize("command", ["audit", "attack"])
+def test_an_endpoint_that_refuses_or_times_out_is_told_in_one_line(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    pytest.importorskip("httpx")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    more = (*SMALL, *THREAT, "--out", "out", *(QUICK if command == "audit" else ("--attack", "square")))
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/predict"
+        refused(run, (command, described(url), *more), "did not answer within 0.1 s", url[7:])
+    refused(run, (command, described(url), *more), "cannot be reached", url[7:])
+
+
+@pytest.mark.frameworks
+def test_an_endpoint_that_breaks_down_in_the_middle_leaves_a_run_to_resume(
+    run: Run,
+    weights: dict[str, Any],
+    serve: Callable[[type[BaseHTTPRequestHandler]], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("httpx")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
+    model.load_state_dict(weights)
+    left = [40]
+
+    class Answer(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1  # one packet an answer
+
+        def do_POST(self) -> None:
+            x = torch.tensor(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["inputs"])
+            with torch.no_grad():
+                body = json.dumps({"outputs": model(x).tolist()}).encode()
+            left[0] -= 1
+            self.send_response(200 if left[0] >= 0 else 500)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    endpoint = described(serve(Answer), timeout_s=5)
+    data = ("--data", "digits", "--limit", "24", "--batch-size", "8")
+    words = ("attack", endpoint, *data, *THREAT, "--attack", "uniform-noise", "--out", "out")
+    broken = run(*words)
+    assert broken.status == 2
+    assert "answered 500" in broken.err.splitlines()[-1]
+    left[0] = 10**6
+    resumed = run(*words, "--resume")
+    assert resumed.status == 0, resumed.err
+    assert run(*words[:-1], "whole").status == 0
+    assert Path("out", "adversarial.npz").read_bytes() == Path("whole", "adversarial.npz").read_bytes()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
+def test_a_device_that_is_not_here_is_refused(run: Run) -> None:
+    refused(run, (*AUDIT, "--device", "cuda"), "--device cuda")
+
+
+@pytest.mark.gpu
+def test_an_audit_on_a_graphics_card_breaks_what_it_breaks_on_the_processor(run: Run) -> None:
+    assert run(*AUDIT, "--out", "cpu").status == run(*AUDIT, "--device", "cuda", "--out", "cuda").status == 0
+    here, there = (Result.load(Path(place, "result.json")) for place in ("cpu", "cuda"))
+    assert abs(here.robust_accuracy.estimate - there.robust_accuracy.estimate) < 0.05
