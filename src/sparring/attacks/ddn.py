@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,6 @@ from sparring.losses import cross_entropy
 from sparring.norms import rows
 from sparring.registry import register
 from sparring.search import forward
-from sparring.steps import cosine
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Goal, Loss, Model
@@ -38,7 +38,6 @@ class DDN:
         farthest = size(torch.maximum(x - low, high - x))
         delta, eps = torch.zeros_like(x), torch.full_like(farthest, self.first * self.threat.width).minimum(farthest)
         best, nearest = x.detach().clone(), torch.full_like(farthest, torch.inf)
-        step = cosine(self.threat.width, self.steps)
         for i in range(self.steps):
             z, outputs = forward(model, x + delta)
             with torch.enable_grad():
@@ -47,8 +46,8 @@ class DDN:
             closer = reached & (size(delta) < nearest)
             best[closer], nearest[closer] = z.detach()[closer], size(delta)[closer]
             eps = torch.where(reached, 1 - self.gamma, 1 + self.gamma).mul(eps).minimum(farthest)
-            move, _ = step.update(self.threat.norm.steepest(gradient.nan_to_num()), None, i)
-            delta = delta + move
+            length = self.threat.width * (0.01 + 0.99 * (1 + math.cos(math.pi * i / self.steps)) / 2)  # section 4
+            delta = delta + length * self.threat.norm.steepest(gradient.nan_to_num())
             delta = delta * rows(eps / size(delta).clamp(min=1e-12), x)
             delta = (x + delta).clamp(low, high) - x
         return best
