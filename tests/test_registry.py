@@ -1,0 +1,29 @@
+import pytest
+
+from sparring import registry
+from sparring.errors import BadInput
+from sparring.registry import find, members, register
+
+
+def test_every_attack_says_what_it_is():
+    for name, entry in members("attacks").items():
+        assert entry.name == name == name.lower()
+        assert entry.summary.endswith("."), name
+        assert entry.passes, name
+        assert entry.paper or entry.family == "control", name
+        assert set(entry.norms) <= {"linf", "l2", "l1", "l0"}
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_one():
+    with pytest.raises(BadInput, match="did you mean 'apgd-ce'"):
+        find("attacks", "apgdce")
+    with pytest.raises(BadInput, match="sparring list attacks"):
+        find("attacks", "zzz")
+
+
+def test_a_name_is_given_once(monkeypatch):
+    monkeypatch.setattr(registry, "_MEMBERS", {})
+    register("suites", "one")(list)
+    assert find("suites", "one").make is list
+    with pytest.raises(ValueError, match="has a member 'one' already"):
+        register("suites", "one")(dict)
