@@ -379,6 +379,24 @@ def test_a_signal_from_outside_stops_an_attack_with_status_130(place: Path) -> N
     assert not Path("out", "adversarial.npz").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGKILL])
+def test_no_worker_outlives_the_run_or_has_anything_to_say(place: Path, which: signal.Signals) -> None:
+    words = ("attack", "nets.py:Interrupted", *SMALL, *THREAT, "--attack", "pgd", "--out", "out")
+    settings = {**os.environ, "INTERRUPT_AT": "150", "INTERRUPT_BY": "wait", "OMP_NUM_THREADS": "1"}
+    running = start(*words, "--workers", "2", "--batch-size", "2", env=settings, start_new_session=True)
+    assert running.stdout is not None
+    assert running.stdout.readline() == "waiting\n", "a worker waits for a signal that it must not get"
+    if which == signal.SIGINT:  # a terminal sends it to all of them
+        os.killpg(running.pid, which)
+    else:
+        running.send_signal(which)
+    _, err = running.communicate(timeout=60)  # ends when the last process lets go of the pipes
+    assert running.returncode == (130 if which == signal.SIGINT else -signal.SIGKILL)
+    assert "Traceback" not in err
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 def test_a_terminal_gets_a_progress_bar_and_colours(place: Path) -> None:
     ours, theirs = pty.openpty()

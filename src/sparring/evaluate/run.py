@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 
 import psutil
 import torch
@@ -148,8 +151,21 @@ _RING: Ring | None = None
 
 def _enter(ring: Ring) -> None:
     global _RING  # noqa: PLW0603  (a worker process is handed its ring once)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _RING = ring
+
+
+def _end_with_parent() -> None:
+    """A process that is killed cannot tell its workers, and they would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _ready() -> None:
+    """Nothing to do: handed out once to each worker, so that all are started."""
 
 
 def _fight(stage: str, attack: Attack | None, examples: Sequence[int]) -> list[Bout]:
@@ -188,8 +204,9 @@ class Runner:
             for batch in batches:
                 yield from within_memory(self.ring, stage, attack, batch)
             return
-        futures = [self.pool.submit(_fight, stage, attack, batch) for batch in batches]
+        futures: list[Future[list[Bout]]] = []
         try:
+            futures += [self.pool.submit(_fight, stage, attack, batch) for batch in batches]
             for future in as_completed(futures):
                 yield from future.result()
         except BrokenProcessPool:
@@ -237,5 +254,29 @@ def workforce(ring: Ring, count: int) -> Iterator[Executor | None]:
             "one worker, or what can be pickled",
             "leave --workers out",
         ) from None
-    with ProcessPoolExecutor(count, get_context("spawn"), _enter, (ring,)) as pool:
+    others = set(active_children())
+    pool = ProcessPoolExecutor(count, get_context("spawn"), _enter, (ring,))
+    try:
+        with _deaf_to_ctrl_c():
+            for _ in range(count):
+                pool.submit(_ready)
         yield pool
+    except BaseException:  # what is in flight is lost, and may take minutes
+        for worker in set(active_children()) - others:
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes that start meanwhile never hear Ctrl-C, which a terminal sends to them too: their parent acts on it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited; ours waits till the end
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
