@@ -121,7 +121,11 @@ def test_the_debian_package_of_fashion_mnist_is_read(monkeypatch):
     assert (len(fashion_mnist("train")), len(fashion_mnist("test"))) == (60_000, 10_000)
 
 
-@pytest.mark.parametrize("content", [b"", b"not gzip", gzip.compress(b""), gzip.compress(b"\0\0\x08\3\0\0"), None])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not gzip", gzip.compress(b""), gzip.compress(b"\0\0\x08\3\0\0"), None],
+    ids=["nothing", "not gzip", "gzip of nothing", "a header alone", "a truncated file"],  # gzip holds the time
+)
 def test_a_damaged_idx_file_is_refused_in_one_line(nowhere, content):
     whole = gzip.compress(idx(np.random.default_rng(0).integers(0, 255, (5, 28, 28), np.uint8)))
     (nowhere / "debian").mkdir()
