@@ -558,7 +558,7 @@ def test_explain_leaves_a_picture_and_a_number_for_each_example(run: Run, place:
     assert [row.split(",")[0] for row in rows] == ["0", "1", "2", "3"]
     cosines = [float(row.split(",")[4]) for row in rows]
     assert all(-1 <= cosine <= 1 for cosine in cosines)
-    assert min(cosines) < 0.99
+    assert max(cosines) < 1, "every decision is attacked, the wrong ones too"
 
 
 def test_compare_fails_where_the_second_is_less_robust_than_chance_explains(run: Run, place: Path) -> None:

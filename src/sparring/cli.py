@@ -233,7 +233,7 @@ def explain(**given: Any) -> None:
     """Show what MODEL looks at, before and under attack.
 
     Eight examples unless --limit says otherwise. The stability of an explanation is the cosine between the
-    attributions of the true label before and under attack: 1 where the model still looks at the same.
+    attributions of the model's decision before and under attack: 1 where it still looks at the same.
     """
     from dataclasses import replace
 
@@ -244,13 +244,14 @@ def explain(**given: Any) -> None:
 
     out = _folder(given["out"])
     victim, data, threat = _bout({**given, "limit": given["limit"] or 8})
-    x, z, labels = strike(victim, data, threat, seed=given["seed"])
-    found = attributed(victim, x, z, labels, method=given["method"])
+    x, z, decided = strike(victim, data, threat, seed=given["seed"])
+    found = attributed(victim, x, z, decided, method=given["method"])
     span = threat.high - threat.low
     shown = replace(found, x=(x - threat.low) / span, z=(z - threat.low) / span)
     picture = png(draw([shown], classes=data.classes))
 
     head = ("example", "label", "clean", "attacked", "cosine", "overlap")
+    _, labels = data.take(range(len(x)))
     columns = (*(part.tolist() for part in (labels, *found.decisions)), found.cosine.tolist(), found.overlap.tolist())
     rows = [
         (str(i), *map(str, whole), f"{cosine:.4f}", f"{overlap:.4f}")

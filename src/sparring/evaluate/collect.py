@@ -85,16 +85,19 @@ def collect(
 
 
 def strike(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """A few examples and what an attack makes of them, in memory and unjudged: `x`, `z`, labels.
+    """A few examples, what an attack on the model's decisions makes of them, and these: `x`, `z`, `(B,)` classes.
 
-    PGD where the model gives gradients, else a thousand queries of Square.
+    In memory and unjudged. Wrong decisions are attacked as well as right ones; by PGD where the model gives gradients,
+    else by a thousand queries of Square.
     """
     places = range(len(data))
-    x, y = (part.to(home(victim)) for part in data.take(places))
+    x = data.take(places)[0].to(home(victim))
     attack = pgd(threat) if victim.access == "gradients" else square(threat, queries=1000)
     with one_thread(), inference(victim):
-        z = attack(steady(victim), x, Untargeted(y), Streams.of(seed, places))
-    return x, z, y
+        with torch.no_grad():
+            decided = victim(x).argmax(1)
+        z = attack(steady(victim), x, Untargeted(decided), Streams.of(seed, places))
+    return x, z, decided
 
 
 def _made(entry: Entry, victim: Victim, threat: Ball, diagnosis: Diagnosis) -> Attack:
