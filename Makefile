@@ -10,7 +10,7 @@ INSTALL := $(PIP) install -q -c .venv/constraints.txt
 # Two workers with one thread each: the same load on every machine, and no fight over its cores.
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2
 
-.PHONY: setup demo test test-slow test-frameworks lint bench docs clean
+.PHONY: setup demo test test-slow test-frameworks lint bench docs picture clean
 .NOTPARALLEL:
 
 setup: .venv/installed-test .venv/installed-lint
@@ -38,6 +38,10 @@ bench: .venv/installed-peers .venv/installed-bench
 
 docs: .venv/installed
 	.venv/bin/python tools/reference.py
+
+# The picture in README.md, of what `make demo` left. Needs Chromium or Chrome.
+picture: .venv/installed
+	.venv/bin/python tools/picture.py sparring-demo/report.html
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
+
+from sparring.evaluate import Check, audit
+from sparring.threats import linf
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -37,19 +45,65 @@ def test_the_index_leads_to_every_page(language: str) -> None:
     assert not [page for page in pages(language) - {"index.md"} if f"]({page})" not in index]
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_reference_is_what_the_code_says(language: str) -> None:
-    page = runpy.run_path(str(ROOT / "tools" / "reference.py"))["page"]
-    assert text(ROOT / "docs" / language / "reference.md") == page(language), "run: make docs"
+def test_what_pages_take_from_the_code_is_what_the_code_says() -> None:
+    written = reference()
+    stale = [str(page.relative_to(ROOT)) for page in written["pages"]() if text(page) != written["filled"](page)]
+    assert not stale, "run: make docs"
+    assert json.loads(text(written["SCHEMA"])) == written["schema"](), "run: make docs"
+
+
+def test_nothing_is_translated_that_no_page_needs() -> None:
+    assert not reference()["unused"](), "translate what stands there now, in tools/chinese.toml"
+
+
+def reference() -> dict[str, Any]:
+    """What tools/reference.py defines."""
+    return runpy.run_path(str(ROOT / "tools" / "reference.py"))
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_attack_in_the_documentation_does_what_the_page_says(language: str, tmp_path: Path) -> None:
-    page = text(ROOT / "docs" / language / "add-an-attack.md")
+def test_the_page_on_verdicts_has_every_check_with_its_threshold(language: str) -> None:
+    page = text(ROOT / "docs" / language / "read-a-verdict.md")
+    rows = {match[1]: match[2] for match in re.finditer(r"^\| `([a-z-]+)` \| (.*) \|$", page, re.MULTILINE)}
+    checks = {check.name: check for check in every_check()}
+    assert checks.keys() == rows.keys() - {"trusted", "suspect", "invalid"}
+    fixed = {name: check.threshold for name, check in checks.items() if name not in ("input-range", "unbounded")}
+    missing = [name for name, said in fixed.items() for n in re.findall(r"\d\S*", said) if n not in rows[name]]
+    assert not missing, "bounds and chance decide about the other two"
+
+
+@cache
+def every_check() -> list[Check]:
+    """All checks that an audit can make: of a network, of scores alone, of data with a NaN in the middle."""
+    draws = torch.Generator().manual_seed(0)
+    x, weight = torch.rand(120, 8, generator=draws), torch.randn(8, 5, generator=draws)
+    weight -= weight.mean(0)
+    y = (x @ weight).argmax(1)
+    model, threat = nn.Linear(8, 5, bias=False), linf(0.2)
+    model.weight.data = weight.T.contiguous()
+    spoiled = x.clone()
+    spoiled[1] = torch.nan
+    runs = [audit(model, (x, y), threat), audit(lambda z: z @ weight.numpy(), (x, y), threat, suite="quick")]
+    runs.append(audit(model, (spoiled, y), threat))
+    return [check for run in runs for check in run.checks]
+
+
+@pytest.mark.parametrize("page", ["docs/en/add-an-attack.md", "docs/zh/add-an-attack.md", "CONTRIBUTING.md"])
+def test_the_attack_in_the_documentation_does_what_the_page_says(page: str, tmp_path: Path) -> None:
+    whole = python(ROOT / "docs" / "en" / "add-an-attack.md")
+    blocks = python(ROOT / page)
+    if page == "CONTRIBUTING.md":  # shows the attack alone
+        imports = whole[0].partition("@dataclass")[0]
+        blocks = [imports, *blocks, whole[1]]
     script = tmp_path / "page.py"
-    script.write_text("\n\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), encoding="utf-8")
+    script.write_text("\n\n".join(blocks), encoding="utf-8")
     done = subprocess.run([sys.executable, "-W", "error", str(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def python(page: Path) -> list[str]:
+    """The blocks of Python of a page."""
+    return re.findall(r"```python\n(.*?)```", text(page), re.DOTALL)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +141,9 @@ def test_trust_that_nobody_asked_for_is_noticed() -> None:
     body = f"pickle.load(f)  # {TRUSTED}"
     assert list(unasked_trust(body)) == [1]
     assert list(unasked_trust(f"def load(f, *, trust=True):\n    {body}")) == [2]
+    assert list(unasked_trust(f"def load(f, trust=True):\n    {body}")) == [2]
     assert not list(unasked_trust(f"def load(f, *, trust=False):\n    {body}"))
+    assert not list(unasked_trust(f"def load(f, trust):\n    {body}"))
 
 
 @pytest.mark.parametrize(
@@ -147,14 +203,20 @@ def unsafe_loading(source: str) -> Iterator[tuple[int, str]]:
 
 
 def unasked_trust(source: str) -> Iterator[int]:
-    """Yield the lines that claim the user's trust outside of a function with `*, trust=False`."""
+    """Yield the lines that claim the user's trust outside of a function that is told of it, and not by default."""
     asked: set[int] = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef):
-            settings = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-            if any(arg.arg == "trust" and default and is_constant(default, False) for arg, default in settings):
-                asked.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+        if isinstance(node, ast.FunctionDef) and asks(node.args):
+            asked.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     yield from (n for n, line in enumerate(source.splitlines(), 1) if TRUSTED in line and n not in asked)
+
+
+def asks(args: ast.arguments) -> bool:
+    """Whether there is a parameter `trust`, that is False or that every caller must give."""
+    named = [*args.posonlyargs, *args.args]
+    defaults = [*[None] * (len(named) - len(args.defaults)), *args.defaults, *args.kw_defaults]
+    settings = zip([*named, *args.kwonlyargs], defaults, strict=True)
+    return any(arg.arg == "trust" and (default is None or is_constant(default, False)) for arg, default in settings)
 
 
 def is_constant(value: ast.expr, wanted: bool) -> bool:

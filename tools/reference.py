@@ -1,50 +1,188 @@
-"""Write the tables of docs/en/reference.md and docs/zh/reference.md from the registry. Run by `make docs`."""
+"""Fill in what the pages take from the code: everything between `<!-- from the code: NAME -->` and `<!-- end -->`.
 
+    python tools/reference.py
+
+Tables come out in the language of the page: every cell is looked up in `tools/chinese.toml`, and stays English where
+it is not there. Also writes `docs/result.schema.json`. Run by `make docs`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
-from sparring.registry import Entry, Kind, members
+import click
+import torch
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+from sparring.cli import cli
+from sparring.data import DATASETS
+from sparring.evaluate import Result
+from sparring.evaluate.suites import SUITES, Stage
+from sparring.goals import Untargeted
+from sparring.models.capabilities import markdown
+from sparring.registry import members
+from sparring.streams import Streams
+from sparring.threats import l0, l1, l2, linf
+from sparring.views import Counted
 
-WORDS = {
-    "en": {
-        "title": "# Reference\n\nGenerated from the code by `make docs`. Passes are forward + backward, per example.",
-        "attacks": "Attacks",
-        "defences": "Defences",
-        "suites": "Suites",
-        "columns": ("name", "what it does", "needs", "norms", "passes"),
-    },
-    "zh": {
-        "title": "# 参考\n\n由 `make docs` 从代码生成。次数为每个样例的前向 + 反向。",
-        "attacks": "攻击",
-        "defences": "防御",
-        "suites": "攻击组合",
-        "columns": ("名字", "作用", "需要", "范数", "次数"),
-    },
+ROOT = Path(__file__).resolve().parents[1]
+CHINESE: dict[str, str] = tomllib.loads((ROOT / "tools" / "chinese.toml").read_text(encoding="utf-8"))
+BLOCK = re.compile(r"(<!-- from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+CELLS = re.compile(r"(?<!\\)\|")
+SCHEMA = ROOT / "docs" / "result.schema.json"
+
+
+def pages() -> list[Path]:
+    """The pages that take something from the code."""
+    found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    return sorted(page for page in found if BLOCK.search(page.read_text(encoding="utf-8")))
+
+
+def filled(page: Path) -> str:
+    """The text of a page, with its blocks as the code has them now."""
+    chinese = page.parent.name == "zh" or page.name.endswith(".zh.md")
+
+    def block(match: re.Match[str]) -> str:
+        text = BLOCKS[match[2]]()
+        return f"{match[1]}\n{translated(text) if chinese else text}\n{match[3]}"
+
+    return BLOCK.sub(block, page.read_text(encoding="utf-8"))
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def unused() -> set[str]:
+    """Lines of `chinese.toml` that no table needs any more."""
+    cells = {cell.strip() for make in BLOCKS.values() for line in make().splitlines() for cell in CELLS.split(line)}
+    return CHINESE.keys() - cells
+
+
+def translated(text: str) -> str:
+    """The same text with every cell of its tables in Chinese, where there is Chinese for it."""
+    return "".join(
+        "|".join(_cell(cell) for cell in CELLS.split(line)) if line.startswith("|") else line
+        for line in text.splitlines(keepends=True)
+    )
+
+
+def _cell(cell: str) -> str:
+    said = cell.strip()
+    return cell.replace(said, CHINESE[said]) if said in CHINESE else cell
+
+
+def ten_lines() -> str:
+    """The example of README.md."""
+    return f"```python\n{(ROOT / 'examples' / 'ten_lines.py').read_text(encoding='utf-8')}```\n"
+
+
+def attacks() -> str:
+    """Every registered attack."""
+    rows = (
+        (f"`{entry.name}`", entry.summary, entry.needs, " ".join(entry.norms), entry.passes)
+        for entry in members("attacks").values()
+    )
+    return table(("name", "what it does", "needs", "norms", "passes"), rows)
+
+
+def suites() -> str:
+    """Every stage of every suite, with what it costs on an example that stands."""
+    rows = []
+    for suite, make in SUITES.items():
+        for stage in make(linf(0.3), "gradients", 10):
+            forward, backward = cost(stage)
+            rows.append((f"`{suite}`", f"`{stage.name}`", stage.role, f"{forward:,}", f"{backward:,}"))
+    return table(("suite", "stage", "role", "forward", "backward"), rows)
+
+
+def cost(stage: Stage) -> tuple[int, int]:
+    """Forward and backward passes on one example that nothing breaks: measured, on ten classes."""
+    weight = torch.linspace(-1, 1, 640).view(64, 10).sin() * 1e-3
+    standing = torch.tensor([1.0, *[0.0] * 9])
+    model = Counted(lambda x: x.flatten(1) @ weight + standing)
+    stage.attack(model, torch.full((1, 1, 8, 8), 0.5), Untargeted(torch.tensor([0])), Streams.of(0, [0]))
+    return model.forward, model.backward
+
+
+def threats() -> str:
+    """What `--threat` takes."""
+    rows = ((f"`{make.__name__}:EPS`", str(make.__doc__)) for make in (linf, l2, l1, l0))
+    return table(("threat", "what it allows"), rows)
+
+
+def datasets() -> str:
+    """What `--data` takes by name."""
+    return table(("name", "what it is"), ((f"`{name}`", loader.description) for name, loader in DATASETS.items()))
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of `result.json`."""
+    return Result.model_json_schema(mode="serialization", by_alias=True)
+
+
+def result() -> str:
+    """The fields of `result.json`, and of the objects in it."""
+    top = schema()
+    rows = []
+    for name, part in ({"Result": top} | top["$defs"]).items():
+        for field, facts in part["properties"].items():
+            rows.append((f"`{name}`", f"`{field}`", kind(facts), facts.get("description", "")))
+    described = any(row[3] for row in rows)
+    head = ("object", "field", "type", "what it is")
+    return table(head if described else head[:3], (row if described else row[:3] for row in rows))
+
+
+def kind(facts: dict[str, Any]) -> str:
+    """A type of the schema, in a word or two."""
+    if "$ref" in facts:
+        return f"`{facts['$ref'].rpartition('/')[2]}`"
+    if "anyOf" in facts:
+        return " or ".join(kind(one) for one in facts["anyOf"])
+    if "enum" in facts:
+        return " ".join(f"`{value}`" for value in facts["enum"])
+    if "const" in facts:
+        return f"`{facts['const']}`"
+    if facts["type"] == "array":
+        return f"list of {kind(facts['items'])}"
+    if facts["type"] == "object":
+        values = facts.get("additionalProperties")
+        return f"object of {kind(values)}" if isinstance(values, dict) else "object"
+    limits = f" {facts['minimum']:g} to {facts['maximum']:g}" if "maximum" in facts else ""
+    return f"{facts['type']}{limits}"
+
+
+def commands() -> str:
+    """What every command says of itself."""
+    whole = click.Context(cli, info_name="sparring", terminal_width=100, **cli.context_settings)
+    parts = []
+    for name in cli.list_commands(whole):
+        command = cli.get_command(whole, name)
+        assert command is not None
+        said = command.get_help(click.Context(command, parent=whole, info_name=name, terminal_width=100))
+        parts.append(f"### sparring {name}\n\n```text\n{said}\n```\n")
+    return "\n".join(parts)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "ten_lines": ten_lines,
+    "attacks": attacks,
+    "suites": suites,
+    "threats": threats,
+    "datasets": datasets,
+    "capabilities": markdown,
+    "result": result,
+    "commands": commands,
 }
 
 
-def row(cells: tuple[str, ...]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def describe(entry: Entry) -> tuple[str, ...]:
-    return f"`{entry.name}`", entry.summary, entry.needs, " ".join(entry.norms), entry.passes
-
-
-def page(language: str) -> str:
-    words = WORDS[language]
-    parts = [words["title"]]
-    for kind in get_args(Kind):
-        entries = members(kind).values()
-        if entries:
-            columns = words["columns"]
-            table = [row(columns), row(("---",) * len(columns)), *(row(describe(entry)) for entry in entries)]
-            parts.append(f"## {words[kind]}\n\n" + "\n".join(table))
-    return "\n\n".join(parts) + "\n"
-
-
 if __name__ == "__main__":
-    for language in WORDS:
-        (DOCS / language / "reference.md").write_text(page(language), encoding="utf-8")
+    for page in pages():
+        page.write_text(filled(page), encoding="utf-8")
+    SCHEMA.write_text(json.dumps(schema(), indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,104 @@
+"""What the pages print is run: every file that a page says to write, and every command in a block of `sh`, in order."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparring.evaluate import Result
+
+ROOT = Path(__file__).resolve().parents[1]
+ENGLISH = ROOT / "docs" / "en"
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"`([\w.]+\.\w+)`[:：]\s*\Z")
+
+
+def blocks(page: Path) -> list[tuple[str, str, str]]:
+    """The fenced blocks of a page: the language, the name of the file that it is to be put into, and the text."""
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for match in FENCE.finditer(text):
+        named = FILE.search(text, 0, match.start())
+        found.append((match[1], named[1] if named else "", match[2]))
+    return found
+
+
+def carry_out(page: Path, folder: Path) -> dict[str, str]:
+    """Do what the page says, in an empty folder; returns what every block of commands printed."""
+    printed = {}
+    place = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    for language, name, text in blocks(page):
+        if name:
+            (folder / name).write_text(text, encoding="utf-8")
+        elif language == "sh":
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", text],
+                cwd=folder,
+                env={**os.environ, **place},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+            printed[text.strip()] = done.stdout
+    return printed
+
+
+def test_the_tutorial_can_be_followed_and_python_says_the_same_as_the_command_line(tmp_path: Path) -> None:
+    printed = carry_out(ENGLISH / "tutorial.md", tmp_path)
+    result = Result.load(tmp_path / "audit" / "result.json")
+    numbers = f"{result.clean_accuracy.estimate} {result.robust_accuracy.estimate}"
+    assert printed["python ask.py"].split("\n")[0] == f"{result.verdict} {numbers}"
+
+
+@pytest.mark.slow
+def test_the_gates_fail_as_the_page_says(tmp_path: Path) -> None:
+    printed = "".join(carry_out(ENGLISH / "gate-in-ci.md", tmp_path).values())
+    assert "status 1" in printed
+    assert "failures" in (tmp_path / "junit.xml").read_text(encoding="utf-8")
+    assert "2.1.0" in (tmp_path / "sparring.sarif").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_the_page_says(tmp_path: Path) -> None:
+    carry_out(ENGLISH / "resume-a-long-run.md", tmp_path)
+    assert Result.load(tmp_path / "long" / "result.json").examples == 300
+
+
+@pytest.mark.frameworks
+def test_a_model_of_every_framework_is_audited_as_the_page_says(tmp_path: Path) -> None:
+    for module in ("keras", "sklearn", "skops", "onnx", "onnxruntime", "httpx"):
+        pytest.importorskip(module)
+    carry_out(ENGLISH / "audit-your-own-model.md", tmp_path)
+    audited = {path.parent.name for path in tmp_path.glob("*/result.json")}
+    assert audited == {"torch", "keras", "sklearn", "onnx", "endpoint", "templates"}
+
+
+PAIRS = [
+    (ROOT / "README.md", ROOT / "README.zh.md"),
+    *((p, ROOT / "docs" / "zh" / p.name) for p in ENGLISH.glob("*.md")),
+]
+
+
+@pytest.mark.parametrize(("english", "chinese"), PAIRS, ids=lambda path: path.parent.name + "/" + path.name)
+def test_both_languages_have_the_same_headings_code_and_pictures(english: Path, chinese: Path) -> None:
+    assert outline(chinese) == outline(english)
+
+
+def outline(page: Path) -> dict[str, object]:
+    """What a page must have in common with its translation."""
+    text = page.read_text(encoding="utf-8")
+    prose = FENCE.sub("", text)
+    return {
+        "headings": [len(marks) for marks in re.findall(r"^(#+) ", prose, re.MULTILINE)],
+        "code": [block for block in blocks(page) if block[0] != "text"],
+        "texts": len([block for block in blocks(page) if block[0] == "text"]),
+        "commands": re.findall(r"^    ((?:make|pip|source|sparring) .*?) *(?:#.*)?$", prose, re.MULTILINE),
+        "images": len(re.findall(r"!\[", prose)),
+        "rows": len(re.findall(r"^\|", prose, re.MULTILINE)),
+    }
