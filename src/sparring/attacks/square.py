@@ -43,7 +43,7 @@ class Window:
         """Row and column inside the window of every pixel `(B, H, 1)`, `(B, 1, W)`, and which pixels are inside."""
         i = torch.arange(like.shape[2], device=like.device)[:, None] - self.top[:, None, None]
         j = torch.arange(like.shape[3], device=like.device)[None, :] - self.left[:, None, None]
-        inside = (i >= 0) & (i < self.height) & (j >= 0) & (j < self.width)
+        inside = ((i >= 0) & (i < self.height)) & ((j >= 0) & (j < self.width))
         return i.clamp(0, self.height - 1), j.clamp(0, self.width - 1), inside.unsqueeze(1)
 
 
