@@ -70,6 +70,11 @@ class Pair(Wrapped):
         return self.model(x), x
 
 
+class OneLogit(Wrapped):
+    def forward(self, x):
+        return self.model(x)[:, 0]
+
+
 class ChangesItsInput(Wrapped):
     def forward(self, x):
         x -= 0.1307
@@ -288,6 +293,8 @@ BAD_OPTIONS = {
     ("attack", "nets.py:Detached", *SMALL, *THREAT, "--attack", "pgd", "--out", "out"): "black-box",
     ("explain", *TRAINED, *SMALL): "'--out'",
     ("explain", *TRAINED, "--data", "digits", "--method", "guess", "--out", "out"): "integrated-gradients",
+    ("explain", "nets.py:OneLogit", "--data", "digits", "--out", "out"): "(B, K)",
+    ("attack", "nets.py:OneLogit", *SMALL, *THREAT, "--attack", "pgd", "--out", "out"): "(B, K)",
     ("explain", "nets.py:function", "--data", "digits", "--limit", "1", "--out", "out"): "use occlusion",
     ("list", "weapons"): "attacks",
     ("compare", "gone.json", "gone.json"): "gone.json",

@@ -89,13 +89,19 @@ def strike(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> tuple[
 
     In memory and unjudged. Wrong decisions are attacked as well as right ones; by PGD where the model gives gradients,
     else by a thousand queries of Square.
+
+    Raises:
+        BadInput: a model that does not return a score for each of two or more classes.
     """
     places = range(len(data))
     x = data.take(places)[0].to(home(victim))
     attack = pgd(threat) if victim.access == "gradients" else square(threat, queries=1000)
     with one_thread(), inference(victim):
         with torch.no_grad():
-            decided = victim(x).argmax(1)
+            outputs = victim(x)
+        if outputs.dim() != 2 or outputs.shape[1] < 2:
+            raise BadInput(f"outputs of shape {tuple(outputs.shape)}", "a score a class (B, K)", "run: sparring doctor")
+        decided = outputs.argmax(1)
         z = attack(steady(victim), x, Untargeted(decided), Streams.of(seed, places))
     return x, z, decided
 
