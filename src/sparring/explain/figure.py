@@ -69,6 +69,7 @@ def _panel(axes: Axes, title: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)
+    axes.spines[:].set_visible(False)
 
 
 def _pixels(image: Tensor) -> NDArray[np.float32]:

@@ -48,6 +48,11 @@ class Explanation:
     before: Tensor
     under: Tensor
 
+    def __getitem__(self, rows: slice | Tensor) -> Explanation:
+        """Of some of the examples."""
+        x, z, labels, before, under = (part[rows] for part in (self.x, self.z, self.labels, self.before, self.under))
+        return Explanation(self.name, x, z, labels, (self.decisions[0][rows], self.decisions[1][rows]), before, under)
+
     @property
     def cosine(self) -> Tensor:
         """How far the attribution turns under attack, `(B,)`."""

@@ -1,0 +1,86 @@
+"""Every example runs, warns of nothing, stays short, and shows what it promises."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def output(name: str, *arguments: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def percents(line: str) -> list[float]:
+    return [float(number) for number in re.findall(r"([\d.]+)%", line)]
+
+
+def story(text: str) -> None:
+    """Both networks read digits, and training on the worst case pays."""
+    natural, hardened = (percents(line) for line in text.splitlines()[-2:])
+    assert min(natural[0], hardened[0]) > 75
+    assert natural[2] <= natural[1] < hardened[1]
+    assert hardened[2] > natural[2] + 20
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.name)
+def test_an_example_is_one_idea_under_sixty_lines(file: Path) -> None:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 60
+    assert lines[0].startswith('"""')
+
+
+def test_ten_lines_end_in_a_verdict_and_two_numbers() -> None:
+    verdict, numbers = output("ten_lines.py").splitlines()
+    assert verdict.startswith("trusted: ")
+    clean, robust = percents(numbers)
+    assert clean > 90
+    assert robust < 20
+
+
+def test_ten_lines_are_no_more_than_ten() -> None:
+    code = (EXAMPLES / "ten_lines.py").read_text(encoding="utf-8").split('"""')[2]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+
+
+def test_the_story_in_plain_pytorch_comes_out() -> None:
+    story(output("digits_pytorch.py", "2"))
+
+
+def test_an_attack_added_in_twenty_lines_breaks_digits_without_gradients() -> None:
+    first, second = output("add_an_attack.py").splitlines()
+    counts = [int(re.findall(r"leaves (\d+) of 100", line)[0]) for line in (first, second)]
+    assert counts[0] < counts[1] < 75
+
+
+@pytest.mark.frameworks
+@pytest.mark.parametrize("backend", ["torch", "jax", "tensorflow"])
+def test_the_story_in_keras_comes_out(backend: str) -> None:
+    pytest.importorskip("keras")
+    pytest.importorskip(backend)
+    story(output("digits_keras.py", "2", KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="2"))
+
+
+@pytest.mark.frameworks
+def test_a_support_vector_machine_is_audited_through_its_gradients() -> None:
+    pytest.importorskip("sklearn")
+    access, verdict, numbers = output("audit_sklearn.py", "1000").splitlines()
+    assert access == "SVC gives an attacker its gradients"
+    assert verdict.split(":")[0] in ("trusted", "suspect")
+    clean, robust = percents(numbers)
+    assert clean > 85
+    assert robust < clean
