@@ -5,7 +5,7 @@ from torch.testing import assert_close
 from sparring.norms import L0, L1, L2, NORMS, Linf, rows
 
 V = torch.tensor([[3.0, -4.0, 0.0]])
-OPEN = (torch.full((1, 3), -100.0), torch.full((1, 3), 100.0))
+HERE = torch.zeros(1, 3)
 
 
 def test_there_are_four_norms_under_their_names():
@@ -33,7 +33,7 @@ def test_the_size_is_that_of_every_row(norm, size):
     ],
 )
 def test_the_nearest_point_of_a_ball(norm, eps, nearest):
-    assert_close(norm.project(V, eps, *OPEN), torch.tensor([nearest]).float())
+    assert_close(norm.project(V, HERE, eps, -100.0, 100.0), torch.tensor([nearest]).float())
 
 
 @pytest.mark.parametrize(
@@ -46,14 +46,14 @@ def test_the_nearest_point_of_a_ball(norm, eps, nearest):
     ],
 )
 def test_the_nearest_point_of_ball_and_box_together(norm, eps, nearest):
-    low, high = torch.tensor([[-1.0, -1, -1]]), torch.tensor([[9.0, 9, 9]])
-    assert_close(norm.project(V, eps, low, high), torch.tensor([nearest]).float())
+    assert_close(norm.project(V, HERE, eps, -1.0, 9.0), torch.tensor([nearest]).float())
+    assert_close(norm.project(V + 5, HERE + 5, eps, 4.0, 14.0), torch.tensor([nearest]).float() + 5)
 
 
 @pytest.mark.parametrize("norm", NORMS.values(), ids=list(NORMS))
 def test_a_point_inside_is_its_own_nearest_point_to_the_last_bit(norm):
-    inside = torch.tensor([[0.1, -0.2, 0.0]])
-    assert torch.equal(norm.project(inside, 2.0, -torch.ones(1, 3), torch.ones(1, 3)), inside)
+    x, inside = torch.tensor([[0.3, 0.9, 0.7]]), torch.tensor([[0.1, 0.8, 0.7]])
+    assert torch.equal(norm.project(inside, x, 2.0, 0.0, 1.0), inside)
 
 
 @pytest.mark.parametrize(
@@ -72,10 +72,12 @@ def test_ascent_spreads_where_the_steepest_direction_is_a_single_coordinate():
 
 def test_a_projection_leaves_what_it_is_given_alone():
     for norm in NORMS.values():
-        given, low, high = V.clone(), OPEN[0].clone(), OPEN[1].clone()
-        norm.project(given, 1.0, low, high)
-        assert (given._version, low._version, high._version) == (0, 0, 0)
-        assert torch.equal(given, V)
+        for z in (V.clone(), HERE + 0.1):
+            x, before = HERE.clone(), z.clone()
+            found = norm.project(z, x, 1.0, -10.0, 10.0)
+            assert (z._version, x._version) == (0, 0)
+            assert torch.equal(z, before)
+            assert found.data_ptr() not in (z.data_ptr(), x.data_ptr())
 
 
 def test_a_value_an_example_broadcasts_over_the_example():

@@ -13,6 +13,10 @@ class BadInput(ValueError):
         super().__init__(f"{given}; need {need}; {do}")
         self.given, self.need, self.do = given, need, do
 
+    def __reduce__(self) -> tuple[type[BadInput], tuple[str, str, str]]:
+        """Travel from a worker process whole."""
+        return type(self), (self.given, self.need, self.do)
+
 
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional framework, or say which extra brings it.

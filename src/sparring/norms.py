@@ -1,12 +1,13 @@
 """Norms as objects: the functions from which every continuous threat, step and attack is made.
 
-No attack asks which norm it has. `delta` is `(B, *shape)`; `eps` is `(B,)`, or a number for all rows; `low` and
-`high`, `(B, *shape)`, bound every coordinate of `delta` and hold zero between them. Projections are exact: the
-nearest point of ball and box together, not one after the other.
+No attack asks which norm it has. `delta`, `x` and `z` are `(B, *shape)`; `eps` is `(B,)`, or a number for all rows;
+`low` and `high` bound every coordinate, and those of `x` are between them. Projections are exact: the nearest point
+of ball and box together, not one after the other.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -28,22 +29,25 @@ def rows(per_example: Tensor | float, like: Tensor) -> Tensor:
 
 def _where_outside(
     norm: Norm,
-    delta: Tensor,
+    points: tuple[Tensor, Tensor],
     eps: Tensor | float,
-    bounds: tuple[Tensor, Tensor],
+    box: tuple[float, float],
     nearest: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """The nearest point of the box where that is in the ball already; elsewhere `nearest`, on flat rows."""
-    low, high = (bound.expand_as(delta) for bound in bounds)
-    limit = rows(eps, delta).flatten()
-    point = delta.clamp(low, high)
-    outside = norm.size(point) > limit
+    """The point of the box nearest to `z` where that is in the ball around `x` already.
+
+    Elsewhere `x` and the change that `nearest` gives, on flat rows, for the change wanted, its bounds, and eps.
+    """
+    z, x = points
+    limit = rows(eps, x).flatten()
+    point = z.clamp(*box)
+    outside = norm.size(point - x) > limit
     if not bool(outside.any()):
         return point
-    v, low, high = (part[outside].flatten(1) for part in (delta, low, high))
-    flat = nearest(v, low, high, limit[outside].unsqueeze(1))
-    point = point.clone()
-    point[outside] = flat.view(-1, *delta.shape[1:])
+    near = x[outside]
+    v, low, high = ((end - near).flatten(1) for end in (z[outside], *box))
+    change = nearest(v, low, high, limit[outside].unsqueeze(1))
+    point[outside] = (near + change.view_as(near)).clamp(*box)
     return point
 
 
@@ -58,10 +62,10 @@ class Linf:
         """`max |delta_i|`."""
         return delta.flatten(1).abs().amax(1)
 
-    def project(self, delta: Tensor, eps: Tensor | float, low: Tensor, high: Tensor) -> Tensor:
+    def project(self, z: Tensor, x: Tensor, eps: Tensor | float, low: float, high: float) -> Tensor:
         """Clamp every coordinate."""
-        limit = rows(eps, delta)
-        return delta.clamp(torch.maximum(low, -limit), torch.minimum(high, limit))
+        limit = rows(eps, x)
+        return z.clamp(x - limit, x + limit).clamp_(low, high)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The signs."""
@@ -71,11 +75,11 @@ class Linf:
         """The steepest direction."""
         return self.steepest(gradient)
 
-    def sample(self, eps: Tensor | float, low: Tensor, high: Tensor, rng: Streams) -> Tensor:
+    def sample(self, x: Tensor, eps: Tensor | float, low: float, high: float, rng: Streams) -> Tensor:
         """Every coordinate uniform on what ball and box leave it."""
-        limit = rows(eps, low)
-        low, high = torch.maximum(low, -limit), torch.minimum(high, limit)
-        return low + (high - low) * rng.uniform(*low.shape[1:], device=low.device).to(low.dtype)
+        limit = rows(eps, x)
+        least, most = (x - limit).clamp(min=low), (x + limit).clamp(max=high)
+        return least + (most - least) * rng.uniform(*x.shape[1:], device=x.device).to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class L2:
         """`sqrt(sum delta_i^2)`."""
         return delta.flatten(1).square().sum(1).sqrt()
 
-    def project(self, delta: Tensor, eps: Tensor | float, low: Tensor, high: Tensor) -> Tensor:
+    def project(self, z: Tensor, x: Tensor, eps: Tensor | float, low: float, high: float) -> Tensor:
         """`clip(t delta)` with the `t` at which it has length eps: a sort of the scales at which coordinates clip."""
 
         def nearest(v: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
@@ -107,7 +111,7 @@ class L2:
             point = (v * scale).clamp(low, high)
             return point * (eps / self.size(point).unsqueeze(1).clamp(min=1e-30)).clamp(max=1)
 
-        return _where_outside(self, delta, eps, (low, high), nearest)
+        return _where_outside(self, (z, x), eps, (low, high), nearest)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The gradient at length one."""
@@ -117,12 +121,12 @@ class L2:
         """The steepest direction."""
         return self.steepest(gradient)
 
-    def sample(self, eps: Tensor | float, low: Tensor, high: Tensor, rng: Streams) -> Tensor:
+    def sample(self, x: Tensor, eps: Tensor | float, low: float, high: float, rng: Streams) -> Tensor:
         """A uniform direction, at a length of `eps u^(1/n)`: uniform in the ball, then clipped to the box."""
-        direction = self.steepest(rng.at("direction").normal(*low.shape[1:], device=low.device).to(low.dtype))
+        direction = self.steepest(rng.at("direction").normal(*x.shape[1:], device=x.device).to(x.dtype))
         # exp and log, not a power: torch rounds powers differently from one batch to another
-        length = (rng.at("length").uniform(1, device=low.device).to(low.dtype).log() / low.shape[1:].numel()).exp()
-        return (direction * rows(length.flatten(), low) * rows(eps, low)).clamp(low, high)
+        length = (rng.at("length").uniform(1, device=x.device).to(x.dtype).log() / x.shape[1:].numel()).exp()
+        return (x + direction * rows(length.flatten(), x) * rows(eps, x)).clamp(low, high)
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ class L1:
         """`sum |delta_i|`."""
         return delta.flatten(1).abs().sum(1)
 
-    def project(self, delta: Tensor, eps: Tensor | float, low: Tensor, high: Tensor) -> Tensor:
+    def project(self, z: Tensor, x: Tensor, eps: Tensor | float, low: float, high: float) -> Tensor:
         """Soft-threshold and clip, at the threshold where the sum is eps (Croce and Hein, 2021, Proposition 2.1).
 
         The sum grows as the threshold comes down, linearly between the points at which a coordinate begins to count
@@ -155,7 +159,7 @@ class L1:
             point = v.sign() * torch.minimum((size - points.gather(1, k) + further).clamp(min=0), bound)
             return point * (eps / point.abs().sum(1, keepdim=True).clamp(min=1e-30)).clamp(max=1)
 
-        return _where_outside(self, delta, eps, (low, high), nearest)
+        return _where_outside(self, (z, x), eps, (low, high), nearest)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The sign of the largest coordinate, alone."""
@@ -171,14 +175,14 @@ class L1:
         """
         return 3 * gradient / rows(gradient.flatten(1).abs().amax(1).clamp(min=1e-30), gradient)
 
-    def sample(self, eps: Tensor | float, low: Tensor, high: Tensor, rng: Streams) -> Tensor:
+    def sample(self, x: Tensor, eps: Tensor | float, low: float, high: float, rng: Streams) -> Tensor:
         """`n` of `n + 1` normalised exponentials, with random signs: uniform in the ball, then clipped to the box."""
-        shape, device = low.shape[1:], low.device
+        shape, device = x.shape[1:], x.device
         draw = -torch.log1p(-rng.at("sizes").uniform(*shape, device=device))
         rest = -torch.log1p(-rng.at("rest").uniform(1, device=device))
         total = draw.flatten(1).sum(1) + rest.flatten()
-        share = (rng.at("signs").sign(*shape, device=device) * draw).to(low.dtype) / rows(total, low)
-        return (share * rows(eps, low)).clamp(low, high)
+        share = (rng.at("signs").sign(*shape, device=device) * draw).to(x.dtype) / rows(total, x)
+        return (x + share * rows(eps, x)).clamp(low, high)
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,7 @@ class L0:
         """The count of non-zero coordinates."""
         return (delta.flatten(1) != 0).sum(1).to(delta.dtype)
 
-    def project(self, delta: Tensor, eps: Tensor | float, low: Tensor, high: Tensor) -> Tensor:
+    def project(self, z: Tensor, x: Tensor, eps: Tensor | float, low: float, high: float) -> Tensor:
         """Keep the `floor(eps)` coordinates whose loss would cost most, each clipped to its bounds."""
 
         def nearest(v: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
@@ -201,7 +205,7 @@ class L0:
             ranks = gain.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
             return point * (ranks < eps.floor())
 
-        return _where_outside(self, delta, eps, (low, high), nearest)
+        return _where_outside(self, (z, x), eps, (low, high), nearest)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The sign of the largest coordinate, alone: the ball bounds how many move, the box how far."""
@@ -214,13 +218,14 @@ class L0:
         """
         return 10 * gradient / rows(gradient.flatten(1).abs().mean(1).clamp(min=1e-30), gradient)
 
-    def sample(self, eps: Tensor | float, low: Tensor, high: Tensor, rng: Streams) -> Tensor:
-        """`floor(eps)` coordinates at random, each uniform between its bounds (between -1 and 1 where it has none)."""
-        shape, device = low.shape[1:], low.device
-        order = rng.at("place").uniform(*shape, device=device).flatten(1).argsort(dim=1).argsort(dim=1).view_as(low)
-        low, high = torch.where(low.isfinite(), low, -1), torch.where(high.isfinite(), high, 1)
-        value = low + (high - low) * rng.at("value").uniform(*shape, device=device).to(low.dtype)
-        return value * (order < rows(eps, low).floor())
+    def sample(self, x: Tensor, eps: Tensor | float, low: float, high: float, rng: Streams) -> Tensor:
+        """`floor(eps)` coordinates at random, each uniform between its bounds (within one of `x` where it has none)."""
+        shape, device = x.shape[1:], x.device
+        order = rng.at("place").uniform(*shape, device=device).flatten(1).argsort(dim=1).argsort(dim=1).view_as(x)
+        least = low if math.isfinite(low) else x - 1
+        most = high if math.isfinite(high) else x + 1
+        value = least + (most - least) * rng.at("value").uniform(*shape, device=device).to(x.dtype)
+        return torch.where(order < rows(eps, x).floor(), value, x)
 
 
 NORMS: dict[str, Norm] = {norm.name: norm for norm in (Linf(), L2(), L1(), L0())}

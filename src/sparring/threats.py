@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -68,12 +67,11 @@ class Ball:
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         """The allowed point nearest to `z` (Euclidean)."""
-        delta = self.norm.project(z - x, self.eps, self.low - x, self.high - x)
-        return (x + delta).clamp(self.low, self.high)
+        return self.norm.project(z, x, self.eps, self.low, self.high)
 
     def sample(self, x: Tensor, rng: Streams) -> Tensor:
         """A uniform draw from the ball, inside the box."""
-        return (x + self.norm.sample(self.eps, self.low - x, self.high - x, rng)).clamp(self.low, self.high)
+        return self.norm.sample(x, self.eps, self.low, self.high, rng)
 
     def __str__(self) -> str:
         return f"{self.norm.name}:{self.eps:g}"
@@ -112,7 +110,10 @@ def parse(text: str, *, low: float = 0.0, high: float = 1.0) -> Ball:
             f"threat {text!r}", f"NORM:EPS with a norm of {', '.join(NORMS)}", "write for example linf:8/255"
         )
     try:
-        eps = float(Fraction(size.replace(" ", "")))
+        over, _, under = size.partition("/")
+        eps = float(over) / (float(under) if under else 1.0)
+        if not math.isfinite(eps):
+            raise ValueError
     except (ValueError, ZeroDivisionError):
         raise BadInput(f"eps {size!r} in {text!r}", "a number or a fraction", "write for example linf:8/255") from None
     if name == "linf" and eps > high - low:

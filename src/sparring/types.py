@@ -44,7 +44,10 @@ Loss = Callable[[Tensor, Goal], Tensor]
 
 
 class Norm(Protocol):
-    """The functions from which every continuous threat is made. `delta` is `(B, *shape)`, `eps` `(B,)` or a number."""
+    """The functions from which every continuous threat is made.
+
+    `delta`, `x` and `z` are `(B, *shape)`, `eps` is `(B,)` or a number, `low` and `high` bound every coordinate.
+    """
 
     @property
     def name(self) -> str:
@@ -60,8 +63,8 @@ class Norm(Protocol):
         """The norm of every row, `(B,)`."""
         ...
 
-    def project(self, delta: Tensor, eps: Tensor | float, low: Tensor, high: Tensor) -> Tensor:
-        """The point nearest to `delta` (Euclidean) with `size <= eps` and `low <= delta <= high`."""
+    def project(self, z: Tensor, x: Tensor, eps: Tensor | float, low: float, high: float) -> Tensor:
+        """The point nearest to `z` (Euclidean) that is within `eps` of `x`, and in the box."""
         ...
 
     def steepest(self, gradient: Tensor) -> Tensor:
@@ -72,8 +75,8 @@ class Norm(Protocol):
         """The direction in which projected ascent moves: `steepest`, spread out where that is a single coordinate."""
         ...
 
-    def sample(self, eps: Tensor | float, low: Tensor, high: Tensor, rng: Streams) -> Tensor:
-        """A uniform draw from the ball, inside the box."""
+    def sample(self, x: Tensor, eps: Tensor | float, low: float, high: float, rng: Streams) -> Tensor:
+        """A uniform draw from the ball around `x`, inside the box."""
         ...
 
 

@@ -16,7 +16,7 @@ from sparring.errors import BadInput
 from sparring.evaluate import identity
 from sparring.evaluate.doctor import Diagnosis, examine
 from sparring.evaluate.ledger import Cost, Ledger
-from sparring.evaluate.run import Ring, Runner, Watch, home, memory_batch, one_thread, workforce
+from sparring.evaluate.run import Ring, Runner, Watch, asked, home, memory_batch, one_thread, workforce
 from sparring.evaluate.verdict import DRAWS, treated
 from sparring.goals import Untargeted
 from sparring.models.victim import Victim, inference
@@ -24,7 +24,6 @@ from sparring.registry import Entry
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Attack, Data
-from sparring.views import steady
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +101,7 @@ def strike(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> tuple[
         if outputs.dim() != 2 or outputs.shape[1] < 2:
             raise BadInput(f"outputs of shape {tuple(outputs.shape)}", "a score a class (B, K)", "run: sparring doctor")
         decided = outputs.argmax(1)
-        z = attack(steady(victim), x, Untargeted(decided), Streams.of(seed, places))
+        z = attack(asked(victim), x, Untargeted(decided), Streams.of(seed, places))
     return x, z, decided
 
 

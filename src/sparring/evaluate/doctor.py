@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.evaluate.result import Check
-from sparring.evaluate.run import home
+from sparring.evaluate.run import asked, home
 from sparring.evaluate.statistics import clopper_pearson
 from sparring.goals import Untargeted
 from sparring.losses import cross_entropy, margin
@@ -22,7 +22,7 @@ from sparring.models.victim import Victim, inference
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Data, Loss
-from sparring.views import Counted, steady
+from sparring.views import Counted
 
 SAMPLE = 64
 """Examples that the doctor looks at, evenly spread over the data set."""
@@ -453,7 +453,7 @@ def examine(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> Diagn
     places = spread(len(data), SAMPLE)
     x, y = data.take(places)
     x, y = x.to(home(victim)), y.to(home(victim))
-    patient = Patient(Counted(steady(victim)), victim, threat, x, y, Streams.of(seed, places).at("doctor"))
+    patient = Patient(Counted(asked(victim)), victim, threat, x, y, Streams.of(seed, places).at("doctor"))
     checks = [model_is_in_inference_mode(patient)]  # as it came; the rest is asked of the model as it is attacked
     with inference(victim):
         for group in (INPUTS, OUTPUTS, BEHAVIOUR, GRADIENTS if victim.access == "gradients" else ()):
@@ -461,10 +461,10 @@ def examine(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> Diagn
             checks += found
             if any(check.outcome == "fail" and check.serious == "invalid" for check in found):
                 break  # the groups after it could not even run, or would only repeat it
-    asked = "outputs" in vars(patient)
+    known = "outputs" in vars(patient)
     return Diagnosis(
         checks=tuple(checks),
-        classes=patient.outputs.shape[1] if asked and patient.outputs.dim() == 2 else 0,
+        classes=patient.outputs.shape[1] if known and patient.outputs.dim() == 2 else 0,
         differentiable=vars(patient).get("margin_gradient") is not None,
         forward=patient.model.forward,
         backward=patient.model.backward,

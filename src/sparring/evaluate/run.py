@@ -51,7 +51,8 @@ class Ring:
 
     def exact(self) -> Counted:
         """The model on which claims are judged."""
-        return Counted(steady(self.victim if self.draws == 1 else eot(self.victim, self.draws)))
+        model = asked(self.victim)
+        return Counted(model if self.draws == 1 else eot(model, self.draws))
 
     def attacked(self) -> Counted:
         """The view that gradients go through: log-probabilities where the model gives probabilities."""
@@ -100,6 +101,24 @@ class Ring:
             seconds=time.perf_counter() - start,
         )
         return outcomes, cost
+
+
+def asked(victim: Victim) -> Model:
+    """The model as an evaluation calls it: `steady` where rows are cheap, and saying in one line what it raises."""
+
+    def answer(x: Tensor) -> Tensor:
+        try:
+            return victim(x)
+        except (BadInput, MemoryError):
+            raise
+        except Exception as error:
+            said = " ".join(str(error).split())
+            if "memory" in said.lower():
+                raise  # the batch is halved, and tried again
+            given = f"{victim.name} raised {type(error).__name__} on inputs {tuple(x.shape)}: {said}"
+            raise BadInput(given, "a model that answers", "try it on such a batch by itself") from error
+
+    return steady(answer) if victim.access == "gradients" else answer
 
 
 def _log(model: Model) -> Model:

@@ -32,14 +32,13 @@ from sparring.evaluate.result import (
     Verdict,
     environment,
 )
-from sparring.evaluate.run import Ring, Runner, Watch, home, memory_batch, one_thread, workforce
+from sparring.evaluate.run import Ring, Runner, Watch, asked, home, memory_batch, one_thread, workforce
 from sparring.evaluate.statistics import clopper_pearson
 from sparring.evaluate.suites import Stage, last_resort, margin_runs, stages
 from sparring.models.loading import adopt
 from sparring.models.victim import Victim, inference
 from sparring.threats import Ball
 from sparring.types import Access, Attack, Data
-from sparring.views import steady
 
 if TYPE_CHECKING:
     from sparring.report.gallery import Gallery
@@ -413,7 +412,7 @@ def _pictures(case: _Case, story: _Story, ledger: Ledger) -> Gallery:
     from sparring.report.gallery import Picture, confidence
 
     pictures: list[Picture] = []
-    model, probabilities = steady(case.victim), case.victim.probabilities
+    model, probabilities = asked(case.victim), case.victim.probabilities
     for example in sorted(story.broken):
         z = ledger.point(story.broken[example][0], example)
         if z is None or len(pictures) == PICTURES:
