@@ -193,6 +193,7 @@ class _Story:
             figure=_examples(images, decisions, self.say.of("rows")),
             caption=self.say("section_attack_caption"),
             alt=self.say("section_attack_alt"),
+            place="after",
         )
 
     def search(self, attack: Attack, network: nn.Module) -> Tensor:
