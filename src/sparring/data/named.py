@@ -46,6 +46,7 @@ def digits(split: str = "test") -> Arrays:
         BadInput: a split other than train and test.
 
     """
+    _known("digits", split)
     return _grey("digits", split, Path(__file__).with_name("digits.npz"))
 
 
@@ -58,6 +59,7 @@ def mnist(split: str = "test") -> Arrays:
         BadInput: a split other than train and test, no connection, a damaged file.
 
     """
+    _known("mnist", split)
     place = _given("mnist/mnist.npz")
     return _grey("mnist", split, place or fetch(*MNIST_FILE, "put mnist.npz into the folder mnist of SPARRING_DATA"))
 
@@ -178,7 +180,6 @@ def _known(name: str, split: str) -> None:
 
 def _grey(name: str, split: str, file: Path) -> Arrays:
     """Digits from an `.npz` with `x_train, y_train, x_test, y_test`, with a channel axis."""
-    _known(name, split)
     x, y = read_npz(file, [(f"x_{split}", f"y_{split}")])
     return Arrays(f"{name}:{split}", x[:, None], y, DIGITS)
 
