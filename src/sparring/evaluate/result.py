@@ -22,7 +22,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 class Record(BaseModel):
     """A part of the result: frozen; unknown fields are kept, so that a newer file can be read by an older version."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
 
 class Interval(Record):
@@ -117,7 +117,7 @@ class Result(Record):
     environment: dict[str, str]
     per_example: tuple[Example, ...]
 
-    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True, use_attribute_docstrings=True)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

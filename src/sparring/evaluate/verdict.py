@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -404,7 +405,9 @@ def judge(checks: Sequence[Check]) -> tuple[Verdict, tuple[str, ...]]:
         return "invalid", reasons
     if failed:
         return "suspect", reasons
-    return "trusted", (f"all {sum(check.outcome == 'pass' for check in checks)} checks passed",)
+    counts = Counter(check.outcome for check in checks)
+    warned = f", {counts['warn']} warned" if counts["warn"] else ""
+    return "trusted", (f"{counts['pass']} checks passed, none failed{warned}",)
 
 
 def _pictures(case: _Case, story: _Story, ledger: Ledger) -> Gallery:
