@@ -18,9 +18,15 @@ from sparring.types import Goal, Loss, Model
 
 def take(tree: tuple[Any, ...], rows: Tensor) -> tuple[Any, ...]:
     """Some of the rows of everything in a tuple: tensors, goals, streams, states, tuples of these (None has none)."""
-    return tuple(
-        take(branch, rows) if isinstance(branch, tuple) else None if branch is None else branch[rows] for branch in tree
-    )
+
+    def chosen(branch: Any) -> Any:
+        if isinstance(branch, tuple):
+            return take(branch, rows)
+        if isinstance(branch, Tensor):
+            return branch.index_select(0, rows)
+        return None if branch is None else branch[rows]
+
+    return tuple(map(chosen, tree))
 
 
 def forward(model: Model, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,9 +90,11 @@ class Search:
 
     def _record(self, z: Tensor, reached: Tensor, score: Tensor, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         """Keep what is better than before; `carry` of the rows that stay."""
-        better = reached | (score > self.best_score[self.open])
+        better = (reached | (score > self.best_score[self.open])).nonzero().flatten()
         place = self.open[better]
-        self.best[place], self.best_score[place] = z.detach()[better], score[better]
+        # Copies whole rows, which indexing does element by element.
+        self.best.index_copy_(0, place, z.detach().index_select(0, better))
+        self.best_score[place] = score[better]
         if not bool(reached.any()):
             return carry  # as it is: copying every row of it would cost a step of a small model one or two percent
         stay = (~reached).nonzero().flatten()
