@@ -127,10 +127,10 @@ def measure(timed: dict[str, Callable[[], object]], rounds: int) -> dict[str, li
     names = list(timed)
     for round_ in range(rounds + 1):
         for name in names[round_ % len(names) :] + names[: round_ % len(names)]:
-            start = time.perf_counter()
+            start = time.process_time()
             timed[name]()
             if round_:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(time.process_time() - start)
     return seconds
 
 

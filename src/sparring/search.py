@@ -81,10 +81,11 @@ class Search:
         reached = self.goal.reached(outputs.detach())
         with torch.enable_grad():
             score = self.loss(outputs, self.goal)
-            if bool(reached.all()):
-                gradient = torch.zeros_like(z)
+            staying = score[~reached] if bool(reached.any()) else score
+            if len(staying):
+                (gradient,) = torch.autograd.grad(staying.sum(), point)
             else:
-                (gradient,) = torch.autograd.grad(score[~reached].sum(), point)  # of the rows that stay
+                gradient = torch.zeros_like(z)
         score = score.detach()
         return self._record(z, reached, score, (gradient.nan_to_num(), score, *carry))
 
