@@ -5,7 +5,7 @@ start, nothing judged. (Sparring also judges the first and the last point: two f
 turns in changing order, so that a busy machine slows all alike. Early exit is shown for what it is worth on a network
 that breaks at once, which this untrained one does. Writes `results/throughput.json` beside this file.
 
-    python benchmarks/throughput.py [--rounds 9] [--steps 40] [--batch 64]
+    python benchmarks/throughput.py [--rounds 15] [--steps 40] [--batch 64]
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def installed(package: str) -> str | None:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    options.add_argument("--rounds", type=int, default=9)
+    options.add_argument("--rounds", type=int, default=15)
     options.add_argument("--steps", type=int, default=40)
     options.add_argument("--batch", type=int, default=64)
     given = options.parse_args()

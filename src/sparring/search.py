@@ -92,10 +92,14 @@ class Search:
     def _record(self, z: Tensor, reached: Tensor, score: Tensor, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         """Keep what is better than before; `carry` of the rows that stay."""
         better = (reached | (score > self.best_score[self.open])).nonzero().flatten()
-        place = self.open[better]
-        # Copies whole rows, which indexing does element by element.
-        self.best.index_copy_(0, place, z.detach().index_select(0, better))
-        self.best_score[place] = score[better]
+        z = z.detach()
+        if len(better) == len(self.best):  # as in most steps of most climbs
+            self.best, self.best_score = z.clone(), score
+        else:
+            place = self.open[better]
+            # Copies whole rows, which indexing does element by element.
+            self.best.index_copy_(0, place, z.index_select(0, better))
+            self.best_score = self.best_score.index_copy(0, place, score[better])
         if not bool(reached.any()):
             return carry  # as it is: copying every row of it would cost a step of a small model one or two percent
         stay = (~reached).nonzero().flatten()
