@@ -10,7 +10,7 @@ def test_every_attack_says_what_it_is():
         assert entry.name == name == name.lower()
         assert entry.summary.endswith("."), name
         assert entry.passes, name
-        assert entry.paper or entry.family == "control", name
+        assert entry.paper or entry.aims == "control", name
         assert set(entry.norms) <= {"linf", "l2", "l1", "l0"}
 
 

@@ -17,19 +17,27 @@ from sparring.errors import BadInput
 from sparring.types import Access
 
 Kind = Literal["attacks", "defences", "suites"]
+Aim = Literal["fixed budget", "smallest perturbation", "control"]
+"""The worst point inside the threat; the nearest success, whatever its size; or nothing, for comparison."""
+
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A member of the registry: what the tables say of it, and the function that makes it."""
+    """A member of the registry: what the tables say of it, and the function that makes it.
+
+    `aims` says what an attack looks for, `family` where the catalogue lists it, `shape` whether it takes other
+    inputs than images.
+    """
 
     name: str
     make: Callable[..., Any]
     needs: Access = "gradients"
     norms: tuple[str, ...] = ("linf", "l2", "l1", "l0")
     shape: Literal["any", "image"] = "any"
-    family: str = "fixed budget"
+    aims: Aim = "fixed budget"
+    family: str = "gradient"
     passes: str = ""
     paper: str = ""
 

@@ -16,7 +16,7 @@ BOXES = [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-2.5, 3.0)]
 
 every_attack = pytest.mark.parametrize(("name", "norm"), CASES)
 bounded = pytest.mark.parametrize(
-    ("name", "norm"), [case for case in CASES if ATTACKS[case[0]].family != "smallest perturbation"]
+    ("name", "norm"), [case for case in CASES if ATTACKS[case[0]].aims != "smallest perturbation"]
 )
 
 
@@ -43,7 +43,7 @@ def test_the_result_is_inside_the_threat_and_never_worse_than_the_input(name, no
     z = brief(ATTACKS[name], threat)(model, x, goal, Streams.of(seed, range(5)))
     assert (z.shape, z.dtype) == (x.shape, x.dtype)
     assert ((z >= threat.low) & (z <= threat.high)).all()
-    if ATTACKS[name].family != "smallest perturbation":
+    if ATTACKS[name].aims != "smallest perturbation":
         assert threat.contains(z, x).all()
     assert (margin(model(z), goal) >= margin(model(x), goal) - 1e-6).all()
 
@@ -130,9 +130,9 @@ def test_a_target_is_approached_or_refused_in_one_line(name, norm):
         assert "targeted goal" in z
         assert "\n" not in z
         return
-    if ATTACKS[name].family != "smallest perturbation":
+    if ATTACKS[name].aims != "smallest perturbation":
         assert threat.contains(z, x).all()
-    if ATTACKS[name].family != "control":
+    if ATTACKS[name].aims != "control":
         assert goal.reached(model(z)).any()
     assert (margin(model(z), goal) > margin(model(x), goal) - 1e-6)[goal.reached(model(z))].all()
 

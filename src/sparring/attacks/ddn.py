@@ -54,7 +54,13 @@ class DDN:
 
 
 @register(
-    "attacks", "ddn", family="smallest perturbation", norms=("l2",), passes="steps + steps", paper="Rony et al., 2019"
+    "attacks",
+    "ddn",
+    aims="smallest perturbation",
+    family="minimum norm",
+    norms=("l2",),
+    passes="steps + steps",
+    paper="Rony et al., 2019",
 )
 def ddn(threat: Ball, *, steps: int = 100) -> DDN:
     """The smallest L2 change: direction from the gradient, length by trial (Rony et al., 2019)."""

@@ -44,13 +44,13 @@ class Noise:
         return search.best
 
 
-@register("attacks", "uniform-noise", needs="scores", family="control", passes="draws + 0")
+@register("attacks", "uniform-noise", needs="scores", aims="control", family="control", passes="draws + 0")
 def uniform_noise(threat: Ball, *, draws: int = 10) -> Noise:
     """Uniform draws from the ball: a control, not an attack."""
     return Noise(threat=threat, draws=draws)
 
 
-@register("attacks", "gaussian-noise", needs="scores", family="control", passes="draws + 0")
+@register("attacks", "gaussian-noise", needs="scores", aims="control", family="control", passes="draws + 0")
 def gaussian_noise(threat: Ball, *, draws: int = 10) -> Noise:
     """Gaussian noise of size eps: a control, not an attack."""
     return Noise(threat=threat, draw=gaussian, draws=draws)

@@ -44,7 +44,7 @@ class PGD:
         return search.best
 
 
-@register("attacks", "fgsm", family="fixed budget", passes="1 + 1", paper="Goodfellow et al., 2015")
+@register("attacks", "fgsm", passes="1 + 1", paper="Goodfellow et al., 2015")
 def fgsm(threat: Ball, *, loss: Loss = cross_entropy) -> PGD:
     """The best point for the linearised loss: for Linf one step of eps up the sign (Goodfellow et al., 2015).
 

@@ -180,7 +180,7 @@ _MOVES = {"linf": (stripes, recolour), "l2": (tiles, move_or_tilt)}
     "square",
     needs="scores",
     norms=("linf", "l2"),
-    family="score-based",
+    family="scores",
     passes="queries + 0",
     paper="Andriushchenko et al., 2020",
 )
