@@ -1,11 +1,20 @@
-"""Goals: what counts as success, judged on the outputs alone."""
+"""Goals: what counts as success, judged on the outputs alone.
+
+The goals about classes hold labels, and the losses of `sparring.losses` are formulas of these. Goals of any other
+shape are `Measured`: they hold a reference, and say themselves how near the outputs are to success.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from sparring.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -71,3 +80,244 @@ class Towards:
     def __getitem__(self, rows: Tensor) -> Towards:
         """The goal of some of the rows."""
         return Towards(self.labels[rows], self.targets[rows])
+
+
+def lead(outputs: Tensor, labels: Tensor) -> Tensor:
+    """`max_{i != y} z_i - z_y`: by how much another class leads the label, `(B, *rest)`.
+
+    Outputs are `(B, K, *rest)`, labels `(B, *rest)`: a class for every example, or for every pixel of it.
+    """
+    label = labels.unsqueeze(1)
+    return outputs.scatter(1, label, -torch.inf).amax(1) - outputs.gather(1, label).squeeze(1)
+
+
+def nearest(margins: Tensor, need: Tensor) -> Tensor:
+    """How near a row is to `need` successes among its parts, `(B,)`: positive exactly where there are so many.
+
+    `margins` `(B, P)` are positive where a part succeeds, `need` `(B,)` counts from 1 to P. The mean of what the
+    `need` parts that are nearest to success still lack; where none lacks anything, the least of their margins. Parts
+    that have succeeded are not pushed further, nor parts that are out of reach: the effort goes where it counts.
+    """
+    best = margins.sort(dim=1, descending=True).values
+    among = torch.arange(best.shape[1], device=best.device) < need.unsqueeze(1)
+    lacking = torch.where(among, best.clamp(max=0), 0).sum(1) / need
+    return lacking + best.gather(1, need.unsqueeze(1) - 1).squeeze(1).clamp(min=0)
+
+
+class Measured(ABC):
+    """A goal that is not about one class an example: it measures the outputs against a reference, row by row.
+
+    `losses.margin` and `losses.cross_entropy` ask it for `margin` and `loss`; whatever asks for class labels is
+    refused. Like every goal: `sign` +1 leaves the reference, -1 reaches it.
+    """
+
+    reference: Tensor
+    sign: int
+
+    @property
+    def labels(self) -> Tensor:
+        """There are none.
+
+        Raises:
+            BadInput: whoever asks needs a goal about classes.
+        """
+        raise BadInput(
+            f"a goal of {type(self).__name__}, which has no class labels",
+            "a goal about classes for this loss or attack",
+            "use one that climbs the margin or the cross-entropy (pgd, apgd-ce, ddn), or square",
+        )
+
+    @abstractmethod
+    def measure(self, outputs: Tensor) -> Tensor:
+        """The figure that decides, `(B,)`, as reports give it."""
+
+    @abstractmethod
+    def reached(self, outputs: Tensor) -> Tensor:
+        """Which rows are successes, `(B,)` bool."""
+
+    @abstractmethod
+    def margin(self, outputs: Tensor) -> Tensor:
+        """How near the outputs are to success, `(B,)`: positive exactly where it is reached, ties between parts aside.
+
+        A NaN is not positive.
+        """
+
+    @abstractmethod
+    def loss(self, outputs: Tensor) -> Tensor:
+        """What such models are trained on, `(B,)`, with a sign that makes it climb towards success."""
+
+    def __getitem__(self, rows: Tensor) -> Self:
+        """The goal of some of the rows."""
+        return replace(self, reference=self.reference[rows])  # type: ignore[type-var]  # all that inherit are dataclasses
+
+
+@dataclass(frozen=True)
+class Values(Measured):
+    """Regression: some output is off by more than a tolerance; with `sign` -1 all are as near as that to a target.
+
+    Outputs and reference are `(B, D)`, or of any other shape that they have in common; one value an example may also
+    be `(B,)`. The tolerance is in the unit of the outputs.
+    """
+
+    reference: Tensor
+    tolerance: float
+    sign: int = 1
+
+    def error(self, outputs: Tensor) -> Tensor:
+        """How far every output is off, `(B, D)`. Its slope is never zero: a perfect answer can be climbed away from."""
+        off = outputs - aligned(self.reference, outputs)
+        return _flat(torch.where(off < 0, -off, off))
+
+    def measure(self, outputs: Tensor) -> Tensor:
+        """The largest error of a row."""
+        return self.error(outputs).amax(1)
+
+    def reached(self, outputs: Tensor) -> Tensor:
+        """Rows beyond the tolerance (`sign` -1: within). Outputs that are no numbers are no success."""
+        return (self.margin(outputs) > 0) & _finite(outputs)
+
+    def margin(self, outputs: Tensor) -> Tensor:
+        """The largest error less the tolerance."""
+        return self.sign * (self.measure(outputs) - self.tolerance)
+
+    def loss(self, outputs: Tensor) -> Tensor:
+        """The mean absolute error; not the squared one, whose slope vanishes where the model is right."""
+        return self.sign * self.error(outputs).mean(1)
+
+
+@dataclass(frozen=True)
+class Direction(Measured):
+    """Embeddings: the cosine to a reference falls below a threshold; with `sign` -1 it rises above it.
+
+    Outputs and reference are `(B, D)`. Where an output points exactly along its reference the cosine has no slope:
+    climb from a random start.
+    """
+
+    reference: Tensor
+    cosine: float
+    sign: int = 1
+
+    def measure(self, outputs: Tensor) -> Tensor:
+        """The cosine similarity to the reference."""
+        return functional.cosine_similarity(outputs, aligned(self.reference, outputs).to(outputs.dtype), dim=1)
+
+    def reached(self, outputs: Tensor) -> Tensor:
+        """Rows below the threshold (`sign` -1: above). Outputs that are no numbers are no success."""
+        return (self.margin(outputs) > 0) & _finite(outputs)
+
+    def margin(self, outputs: Tensor) -> Tensor:
+        """The threshold less the cosine."""
+        return self.sign * (self.cosine - self.measure(outputs))
+
+    def loss(self, outputs: Tensor) -> Tensor:
+        """One less the cosine."""
+        return self.sign * (1 - self.measure(outputs))
+
+
+@dataclass(frozen=True)
+class Labels(Measured):
+    """Multi-label: more than `wrong` of the labels are decided wrongly; with `sign` -1 no more than that are.
+
+    Outputs are logits `(B, L)`, and a label is set where its logit is above 0; the reference is `(B, L)`, 0 or 1.
+    """
+
+    reference: Tensor
+    wrong: int = 0
+    sign: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.wrong < self.reference.shape[1]:
+            raise BadInput(
+                f"{self.wrong} wrong labels of {self.reference.shape[1]}", "fewer than there are", "allow fewer"
+            )
+
+    def measure(self, outputs: Tensor) -> Tensor:
+        """How many labels are decided wrongly."""
+        return ((outputs > 0) != (aligned(self.reference, outputs) > 0)).sum(1)
+
+    def reached(self, outputs: Tensor) -> Tensor:
+        """Rows with more wrong labels than allowed (`sign` -1: with no more). A NaN is no decision, and no success."""
+        return ((self.measure(outputs) > self.wrong) == (self.sign > 0)) & ~_missing(outputs)
+
+    def margin(self, outputs: Tensor) -> Tensor:
+        """How near the nearest of the labels are that must change."""
+        wrongly = torch.where(aligned(self.reference, outputs) > 0, -outputs, outputs)
+        need = self.wrong + 1 if self.sign > 0 else outputs.shape[1] - self.wrong
+        return nearest(self.sign * wrongly, torch.full((len(outputs),), need, device=outputs.device))
+
+    def loss(self, outputs: Tensor) -> Tensor:
+        """The mean binary cross-entropy over the labels."""
+        wanted = aligned(self.reference, outputs).to(outputs.dtype)
+        return self.sign * functional.binary_cross_entropy_with_logits(outputs, wanted, reduction="none").mean(1)
+
+
+@dataclass(frozen=True)
+class Pixels(Measured):
+    """Segmentation: the share of pixels that are right falls below `accuracy`; with `sign` -1 it is no less than that.
+
+    Outputs are logits `(B, K, *places)`, the reference `(B, *places)` int64; places of class `ignore` do not count.
+    """
+
+    reference: Tensor
+    accuracy: float
+    ignore: int = 255
+    sign: int = 1
+
+    @property
+    def counts(self) -> Tensor:
+        """Which places count, `(B, P)` bool."""
+        return (self.reference != self.ignore).flatten(1)
+
+    def _need(self) -> Tensor:
+        """How many right pixels are enough, and for `sign` +1 how many wrong ones prevent that: `(B,)`."""
+        count = self.counts.sum(1)
+        right = (self.accuracy * count.double() - 1e-6).ceil().long().clamp(min=1)  # a share of a count, rounded
+        return right if self.sign < 0 else (count - right + 1).clamp(min=1)
+
+    def measure(self, outputs: Tensor) -> Tensor:
+        """The pixel accuracy; 1 where no pixel counts."""
+        right, counts = (outputs.argmax(1) == self.reference).flatten(1), self.counts
+        return torch.where(counts.any(1), (right & counts).sum(1) / counts.sum(1).clamp(min=1), 1.0)
+
+    def reached(self, outputs: Tensor) -> Tensor:
+        """Rows below the accuracy (`sign` -1: at it or above). A NaN is no decision, and no success."""
+        decided = (outputs.argmax(1) == self.reference).flatten(1) == (self.sign < 0)
+        return ((decided & self.counts).sum(1) >= self._need()) & ~_missing(outputs)
+
+    def margin(self, outputs: Tensor) -> Tensor:
+        """How near the nearest of the pixels are that must change."""
+        known = self.reference.where(self.reference != self.ignore, 0)
+        margins = self.sign * lead(outputs, known).flatten(1)
+        return nearest(margins.where(self.counts, -torch.inf), self._need())
+
+    def loss(self, outputs: Tensor) -> Tensor:
+        """The mean cross-entropy over the pixels."""
+        each = functional.cross_entropy(outputs, self.reference, ignore_index=self.ignore, reduction="none")
+        return self.sign * each.flatten(1).sum(1) / self.counts.sum(1).clamp(min=1)
+
+
+def aligned(reference: Tensor, outputs: Tensor) -> Tensor:
+    """The reference in the shape of the outputs: one value an example may be `(B,)` or `(B, 1)`.
+
+    Raises:
+        BadInput: shapes that only broadcasting could bring together, which would mix examples.
+    """
+    if reference.shape != outputs.shape and not reference.numel() == outputs.numel() == len(outputs):
+        raise BadInput(
+            f"outputs {tuple(outputs.shape)} for a reference of {tuple(reference.shape)}",
+            "one shape",
+            "hand over labels in the shape of the model's outputs",
+        )
+    return reference.reshape(outputs.shape)
+
+
+def _flat(outputs: Tensor) -> Tensor:
+    return outputs.unsqueeze(1) if outputs.dim() == 1 else outputs.flatten(1)
+
+
+def _missing(outputs: Tensor) -> Tensor:
+    return _flat(outputs).isnan().any(1)
+
+
+def _finite(outputs: Tensor) -> Tensor:
+    return _flat(outputs).isfinite().all(1)

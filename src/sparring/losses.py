@@ -2,16 +2,18 @@
 
 `goal.sign` turns a statement about the labels into one about success: +1 where they are to be left, -1 where they
 are to be reached. All but the cross-entropy are positive exactly where the goal is reached.
+
+The margin and the cross-entropy serve goals of every shape: a `Measured` goal brings its own. The others are about
+classes, and refuse it.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from sparring.errors import BadInput
-from sparring.goals import Towards
+from sparring.goals import Measured, Towards, lead
 from sparring.types import Goal
 
 
@@ -19,18 +21,20 @@ def _of_labels(outputs: Tensor, labels: Tensor) -> Tensor:
     return outputs.gather(1, labels.unsqueeze(1)).squeeze(1)
 
 
-def _best_other(outputs: Tensor, labels: Tensor) -> Tensor:
-    return outputs.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
+def _class_margin(outputs: Tensor, goal: Goal) -> Tensor:
+    return goal.sign * lead(outputs, goal.labels)
 
 
 def cross_entropy(outputs: Tensor, goal: Goal) -> Tensor:
-    """`-log softmax(outputs)_y` (Goodfellow et al., 2015)."""
+    """`-log softmax(outputs)_y` (Goodfellow et al., 2015); for a `Measured` goal, what such models are trained on."""
+    if isinstance(goal, Measured):
+        return goal.loss(outputs)
     return goal.sign * functional.cross_entropy(outputs, goal.labels, reduction="none")
 
 
 def margin(outputs: Tensor, goal: Goal) -> Tensor:
-    """`max_{i != y} z_i - z_y` (Carlini and Wagner, 2017, f6)."""
-    return goal.sign * (_best_other(outputs, goal.labels) - _of_labels(outputs, goal.labels))
+    """`max_{i != y} z_i - z_y` (Carlini and Wagner, 2017, f6); for a `Measured` goal, the margin to success."""
+    return goal.margin(outputs) if isinstance(goal, Measured) else _class_margin(outputs, goal)
 
 
 def dlr(outputs: Tensor, goal: Goal) -> Tensor:
@@ -38,10 +42,11 @@ def dlr(outputs: Tensor, goal: Goal) -> Tensor:
 
     Croce and Hein (2020), equation 6. Needs three classes.
     """
+    ahead = _class_margin(outputs, goal)
     if outputs.shape[1] < 3:
         raise BadInput(f"{outputs.shape[1]} classes", "three for the DLR loss", "use the margin loss")
     top = outputs.topk(3, dim=1).values
-    return margin(outputs, goal) / (top[:, 0] - top[:, 2]).clamp(min=1e-12)
+    return ahead / (top[:, 0] - top[:, 2]).clamp(min=1e-12)
 
 
 def targeted_dlr(outputs: Tensor, goal: Goal) -> Tensor:
@@ -69,4 +74,4 @@ def logit(outputs: Tensor, goal: Goal) -> Tensor:
 
 def probability_margin(outputs: Tensor, goal: Goal) -> Tensor:
     """The margin between probabilities, `max_{i != y} p_i - p_y` (Xie et al., 2024)."""
-    return margin(outputs.softmax(1), goal)
+    return _class_margin(outputs.softmax(1), goal)
