@@ -7,7 +7,9 @@ defence hands out. What a view changes in the outputs, the evaluator judges on t
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from sparring.errors import BadInput
 from sparring.streams import Streams
 from sparring.types import Model
 
@@ -159,11 +162,64 @@ class _SmoothReLU(torch.autograd.Function):
         return gradients[0] * torch.sigmoid(ctx.beta * x), None
 
 
+class _SmoothPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, temperature: float, window: dict[str, Any]) -> Tensor:
+        pooled = functional.max_pool2d(x, **window)
+        ctx.save_for_backward(x, pooled)
+        ctx.temperature, ctx.window = temperature, window
+        return pooled
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (x, pooled), (g,) = ctx.saved_tensors, gradients
+        kernel, padding, dilation = (
+            _pair(ctx.window.get(name, usual)) for name, usual in (("kernel_size", 1), ("padding", 0), ("dilation", 1))
+        )
+        stride = _pair(ctx.window.get("stride") or kernel)
+        whole = tuple(n * k for n, k in zip(g.shape[-2:], kernel, strict=True)) == tuple(x.shape[-2:])
+        if whole and stride == kernel:
+            return _shared_tiles(x, pooled, g, ctx.temperature), None, None
+        return _shared(x, g, ctx.temperature, kernel, stride, padding, dilation), None, None
+
+
+Pair = tuple[int, int]
+
+
+def _shared_tiles(x: Tensor, pooled: Tensor, g: Tensor, temperature: float) -> Tensor:
+    """The gradient of each window, shared over it, where windows are tiles."""
+    (height, width), (down, across) = pooled.shape[-2:], (x.shape[i] // pooled.shape[i] for i in (-2, -1))
+    tiles = x.reshape(-1, height, down, width, across)
+    share = (tiles - pooled.reshape(-1, height, 1, width, 1)).mul_(temperature).exp_()
+    return share.mul_(g.reshape(-1, height, 1, width, 1) / share.sum((2, 4), keepdim=True)).view_as(x)
+
+
+def _shared(  # noqa: PLR0917  (those of the pooling)
+    x: Tensor, g: Tensor, temperature: float, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> Tensor:
+    """The gradient of each window, shared over it, and added up where windows overlap."""
+    spans = zip(g.shape[-2:], stride, dilation, kernel, strict=True)
+    reach = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in spans]
+    after = [max(r - n - p, 0) for r, n, p in zip(reach, x.shape[-2:], padding, strict=True)]
+    frame = (padding[1], after[1], padding[0], after[0])
+    padded = functional.pad(x.reshape(-1, 1, *x.shape[-2:]), frame, value=-torch.inf)
+    columns = functional.unfold(padded, kernel, dilation=dilation, stride=stride)
+    shares = (temperature * columns).softmax(1) * g.reshape(len(columns), 1, -1)
+    spread = functional.fold(shares, padded.shape[2:], kernel, dilation=dilation, stride=stride)
+    return functional.pad(spread, [-side for side in frame]).view_as(x)
+
+
+def _pair(size: int | Sequence[int]) -> Pair:
+    first, second = (size, size) if isinstance(size, int) else (size[0], size[-1])
+    return first, second
+
+
 class _Smooth(TorchFunctionMode):
     """While active, ReLU and max-pooling go forward as ever, and backward smoothly."""
 
     RELU = (functional.relu, functional.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
     POOL = (functional.max_pool2d, torch.max_pool2d)
+    WINDOW = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
     def __init__(self, beta: float, temperature: float) -> None:
         super().__init__()
@@ -176,20 +232,156 @@ class _Smooth(TorchFunctionMode):
         if func in self.RELU and torch.is_grad_enabled():
             return _SmoothReLU.apply(args[0], self.beta)  # type: ignore[no-untyped-call]
         if func in self.POOL and self.temperature and torch.is_grad_enabled():
-            return bpda(lambda x: func(x, *args[1:], **kwargs), self._soft_pool(args, kwargs))(args[0])
+            window = dict(zip(self.WINDOW, args[1:], strict=False)) | kwargs
+            return _SmoothPool.apply(args[0], self.temperature, window)  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
-    def _soft_pool(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Transform:
-        """The mean of each window, weighted by softmax: `mean(x e^(t x)) / mean(e^(t x))`."""
-        window = dict(zip(("kernel_size", "stride", "padding"), args[1:], strict=False)) | {
-            key: value for key, value in kwargs.items() if key in ("kernel_size", "stride", "padding")
-        }
 
-        def pool(x: Tensor) -> Tensor:
-            weight = torch.exp(
-                self.temperature * (x - x.detach().amax((2, 3), keepdim=True)).clamp(min=-60 / self.temperature)
-            )
-            total = functional.avg_pool2d(weight, **window)
-            return functional.avg_pool2d(weight * x, **window) / total.clamp(min=1e-30)
+class settled(partial[Any]):  # noqa: N801  (reads as the function it settles)
+    """A function with some of its settings filled in by name, equal to any other with the same, as attacks must be.
 
-        return pool
+    `settled(blurred, size=7)` is a view, `settled(faded, by=2.0)` a random transform.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        """The same function, with the same settings."""
+        return isinstance(other, settled) and (self.func, self.keywords) == (other.func, other.keywords)
+
+    def __hash__(self) -> int:
+        return hash((self.func, frozenset(self.keywords.items())))
+
+    def __repr__(self) -> str:
+        """The call, in words: the same in every process."""
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.keywords.items())
+        return f"{self.func.__name__}({settings})"
+
+
+def pulled(model: Model, change: Callable[[Tensor, Tensor], Tensor]) -> Model:
+    """The same outputs, another pullback: the input's gradient `g` at `x` becomes `change(g, x)`."""
+
+    def view(x: Tensor) -> Tensor:
+        point = x.view_as(x)
+        if point.requires_grad:
+            point.register_hook(lambda g: change(g, x.detach()))  # type: ignore[no-untyped-call]
+        return model(point)
+
+    return view
+
+
+def blurred(model: Model, *, size: int = 7) -> Model:
+    """The same outputs, gradients blurred by a Gaussian window of `size` pixels, three deviations to its edge.
+
+    The mean gradient of the image's shifted copies, weighted by how little they are shifted (Dong et al., 2019,
+    section 3.2), in one pass. Images `(B, C, H, W)`; beyond them gradients are zero. `size` is odd.
+    """
+    if size < 1 or size % 2 == 0:
+        raise BadInput(f"a window of {size} pixels", "an odd number, one or more", "give the blur another size")
+    bell = [math.exp(-0.5 * (6 * k / (size - 1) - 3) ** 2) if size > 1 else 1.0 for k in range(size)]
+    edge = size // 2
+
+    def smooth(g: Tensor, _: Tensor) -> Tensor:
+        # By sums of shifted rows and columns: a convolution's rounding would depend on the batch.
+        height, width = g.shape[2:]
+        for padding, axis, length in (((0, 0, edge, edge), 2, height), ((edge, edge), 3, width)):
+            wide = functional.pad(g, padding)
+            g = sum((share / sum(bell) * wide.narrow(axis, k, length) for k, share in enumerate(bell)), 0 * g)
+        return g
+
+    return pulled(model, smooth)
+
+
+def boxed(model: Model, *, low: float = 0.0, high: float = 1.0) -> Model:
+    """The same outputs, gradients without what leads out of the box: coordinates at a bound that would pass it.
+
+    For steps that choose coordinates: those that cannot move are no choice (Tramer and Boneh, 2019). The pullback is
+    taken for one of a loss that climbs.
+    """
+
+    def inward(g: Tensor, x: Tensor) -> Tensor:
+        return g.masked_fill(((x <= low) & (g < 0)) | ((x >= high) & (g > 0)), 0)
+
+    return pulled(model, inward)
+
+
+def shrink_each(x: Tensor, rng: Streams, *, smallest: float = 0.9, black: float = 0.0) -> Tensor:
+    """Shrink every image of `(B, C, H, W)` to a random size of its own, and put it at a random place on black.
+
+    Input diversity (Xie et al., 2019), drawn for each row, as attacks need it; `shrink_and_pad` draws for the batch.
+    """
+    ratio, down, right = rng.uniform(3, device=x.device).to(x.dtype).unbind(1)
+    scale = smallest + (1 - smallest) * ratio
+    grids, insides = [], []
+    for length, place in ((x.shape[2], down), (x.shape[3], right)):
+        small = (length * scale).round().clamp(min=1)
+        first = (place * (length - small + 1)).floor()
+        at = torch.arange(length, device=x.device) - first.unsqueeze(1)  # where a pixel lies in the small image
+        small = small.unsqueeze(1)
+        grids.append((2 * at + 1) / small - 1)
+        insides.append((at >= 0) & (at < small))
+    grid = torch.stack(
+        [grids[1].unsqueeze(1).expand(-1, x.shape[2], -1), grids[0].unsqueeze(2).expand(-1, -1, x.shape[3])], 3
+    )
+    shrunk = functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    inside = (insides[0].unsqueeze(2) & insides[1].unsqueeze(1)).unsqueeze(1)
+    return torch.where(inside, shrunk, black)
+
+
+def eot_until(model: Model, *, draws: int = 8, most: int = 64, agree: float = 0.8) -> Model:
+    """The mean outputs over `draws` calls of a random model, and gradients over as many as their noise asks for.
+
+    Expectation over transformation (Athalye et al., 2018) whose pullback draws until the means of two independent
+    halves of the draws, in every row, are at a cosine of `agree` (0.8: about 0.94 between their mean and the truth,
+    where the noise has no direction), or `most` draws are spent; their number doubles, and rows that agree draw no
+    more. Costs `draws` forward and 2 to `draws` backward passes, then up to `most - draws` of both. A model without
+    noise agrees at once.
+    """
+    if not 2 <= draws <= most:
+        raise BadInput(f"{draws} draws of at most {most}", "two or more, and no more than that", "give other draws")
+
+    def view(x: Tensor) -> Tensor:
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return eot(model, draws)(x)
+        outputs: Tensor = _Expected.apply(x, model, draws, most, agree)  # type: ignore[no-untyped-call]
+        return outputs
+
+    return view
+
+
+class _Expected(torch.autograd.Function):
+    """The mean of a random model's outputs; its pullback draws as often as two halves disagree."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, model: Model, draws: int, most: int, agree: float) -> Tensor:
+        with torch.enable_grad():
+            point = x.detach().requires_grad_()
+            ctx.drawn = [model(point) for _ in range(draws)]
+        ctx.point, ctx.model, ctx.most, ctx.agree = point, model, most, agree
+        mean = torch.stack([outputs.detach() for outputs in ctx.drawn]).mean(0)
+        if not all(outputs.requires_grad for outputs in ctx.drawn):
+            ctx.mark_non_differentiable(mean)
+        return mean
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        point, weight, open_rows = ctx.point, gradients[0], torch.arange(len(ctx.point), device=ctx.point.device)
+        halves, spent, drawn = torch.zeros(2, *point.shape).to(point), torch.ones(len(point)).to(point), 0
+        while len(open_rows) and drawn < ctx.most:
+            until = min(max(2, 2 * drawn), ctx.most)
+            for k in range(drawn, until):
+                halves[k % 2, open_rows] += _Expected.pull(ctx, k, weight, open_rows)
+            drawn = until
+            spent[open_rows] = drawn
+            one, other = halves[:, open_rows].flatten(2).double()
+            sizes = (one.square().sum(1) * other.square().sum(1)).sqrt()
+            open_rows = open_rows[(one * other).sum(1) < ctx.agree * sizes]  # where both are zero, no draw would help
+        return halves.sum(0) / spent.view(-1, *[1] * (point.dim() - 1)), None, None, None, None
+
+    @staticmethod
+    def pull(ctx: Any, k: int, weight: Tensor, open_rows: Tensor) -> Tensor:
+        """The gradient of draw `k` in the open rows: one of those that the outputs are made of, or another."""
+        with torch.enable_grad():
+            if k < len(ctx.drawn):
+                chosen = torch.zeros_like(weight).index_copy_(0, open_rows, weight[open_rows])
+                return torch.autograd.grad(ctx.drawn[k], ctx.point, chosen)[0][open_rows]
+            point = ctx.point.detach()[open_rows].requires_grad_()
+            return torch.autograd.grad(ctx.model(point), point, weight[open_rows])[0]

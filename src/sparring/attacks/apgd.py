@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sparring.attacks.runner_up import runners_up
 from sparring.errors import BadInput
 from sparring.goals import Towards
 from sparring.losses import cross_entropy, dlr, margin, targeted_dlr
@@ -130,7 +131,7 @@ class TargetedAPGD:
             raise BadInput("a targeted goal", "an untargeted one for apgd-t, which picks targets", "use apgd-dlr")
         with torch.no_grad():
             outputs = model(x)
-        wrong = outputs.scatter(1, goal.labels.unsqueeze(1), -torch.inf).argsort(dim=1, descending=True)[:, :-1]
+        wrong = runners_up(outputs, goal.labels)
         attack = APGD(threat=self.threat, loss=self.loss, steps=self.steps)
         search = Search(model, x, goal, margin)
         for t in search.steps(min(self.targets, wrong.shape[1])):

@@ -20,7 +20,7 @@ CREATE TABLE run (settings TEXT NOT NULL, finished INTEGER NOT NULL);
 CREATE TABLE bouts (stage TEXT NOT NULL, forward INTEGER, backward INTEGER, seconds REAL);
 CREATE TABLE outcomes (
     stage TEXT NOT NULL, example INTEGER NOT NULL, label INTEGER NOT NULL, prediction INTEGER NOT NULL,
-    reached INTEGER NOT NULL, counts INTEGER NOT NULL, distance REAL, rejected INTEGER NOT NULL,
+    reached INTEGER NOT NULL, counts INTEGER NOT NULL, distance REAL, margin REAL, rejected INTEGER NOT NULL,
     survives_storage INTEGER, shape TEXT, z BLOB,
     PRIMARY KEY (stage, example)
 );
@@ -32,7 +32,8 @@ class Outcome:
     """What a stage did to one example, judged in a fresh forward pass.
 
     `reached` says that the goal was reached inside the attack's threat, `rejected` that it was only reached outside
-    of it, `counts` that it was reached inside the threat of the run, which may be smaller.
+    of it, `counts` that it was reached inside the threat of the run, which may be smaller. `margin` says how near the
+    point came, where it is inside that.
     """
 
     example: int
@@ -41,6 +42,7 @@ class Outcome:
     reached: bool
     counts: bool = False
     distance: float | None = None
+    margin: float | None = None
     rejected: bool = False
     survives_storage: bool | None = None
     z: Tensor | None = None
@@ -98,7 +100,7 @@ class Ledger:
                 "INSERT INTO bouts VALUES (?, ?, ?, ?)", (stage, cost.forward, cost.backward, cost.seconds)
             )
             self._base.executemany(
-                "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
                         stage,
@@ -108,6 +110,7 @@ class Ledger:
                         one.reached,
                         one.counts,
                         one.distance,
+                        one.margin,
                         one.rejected,
                         one.survives_storage,
                         None if one.z is None else json.dumps(list(one.z.shape)),
@@ -120,8 +123,8 @@ class Ledger:
     def outcomes(self, stage: str) -> dict[int, Outcome]:
         """All that is known of a stage, by example."""
         rows = self._base.execute(
-            "SELECT example, label, prediction, reached, counts, distance, rejected, survives_storage FROM outcomes "
-            "WHERE stage = ?",
+            "SELECT example, label, prediction, reached, counts, distance, margin, rejected, survives_storage "
+            "FROM outcomes WHERE stage = ?",
             (stage,),
         )
         return {
@@ -132,8 +135,9 @@ class Ledger:
                 reached=bool(row[3]),
                 counts=bool(row[4]),
                 distance=row[5],
-                rejected=bool(row[6]),
-                survives_storage=None if row[7] is None else bool(row[7]),
+                margin=row[6],
+                rejected=bool(row[7]),
+                survives_storage=None if row[8] is None else bool(row[8]),
             )
             for row in rows
         }

@@ -70,6 +70,27 @@ class AttackRecord(Record):
     seconds: float
 
 
+class Progress(Record):
+    """How far the attack had come after one more stage: passes so far, all examples together, and what still stood."""
+
+    attack: str
+    passes: int
+    standing: int
+
+
+class Forecast(Record):
+    """What the rounds of attacks say of rounds to come.
+
+    `passes` were spent on them; their later half broke `broke_late` examples. As many passes again would break at most
+    `examples` more, with this confidence, as far as the attacks of the suite can.
+    """
+
+    passes: int
+    broke_late: int
+    examples: float
+    confidence: float
+
+
 class Passes(Record):
     """Forward and backward passes, summed over the examples."""
 
@@ -109,6 +130,10 @@ class Result(Record):
     attacks: tuple[AttackRecord, ...]
     stages: tuple[AttackRecord, ...] = ()
     """What the rest of the audit cost: the clean run, and the attacks that only serve checks. `broke` is 0 there."""
+    progress: tuple[Progress, ...] = ()
+    """The course of the attacks, stage by stage: robust accuracy against passes."""
+    outlook: Forecast | None = None
+    """What more effort would change; none where no rounds were fought."""
     passes: Passes
     seconds: float
     seed: int

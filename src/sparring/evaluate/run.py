@@ -20,6 +20,7 @@ from torch import Tensor
 from sparring.errors import BadInput
 from sparring.evaluate.ledger import Cost, Ledger, Outcome
 from sparring.goals import Untargeted
+from sparring.losses import margin
 from sparring.models.victim import Victim, inference
 from sparring.streams import Streams
 from sparring.threats import Ball
@@ -71,13 +72,15 @@ class Ring:
             with torch.no_grad():
                 outputs = judge(z)
                 claimed = goal.reached(outputs)
+                allowed = self.threat.contains(z, x)
                 inside = claimed if attack is None else claimed & attack.threat.contains(z, x)
-                counts = inside & self.threat.contains(z, x)
+                counts = inside & allowed
                 stored = torch.zeros_like(claimed)
                 if attack is not None and bool(inside.any()):
                     stored[inside] = goal[inside].reached(judge(as_stored(z[inside], self.threat)))
         labels = y.tolist()
         distance, predicted = self.threat.distance(z, x).tolist(), outputs.argmax(1).tolist()
+        nearness = margin(outputs, goal).tolist()
         outside = ((x < self.threat.low - 1e-6) | (x > self.threat.high + 1e-6)).flatten(1).any(1)
         finite = (outputs.isfinite().all(1) & x.isfinite().flatten(1).all(1)).tolist()
         outcomes = [
@@ -88,6 +91,7 @@ class Ring:
                 reached=bool(inside[row]),
                 counts=bool(counts[row]),
                 distance=distance[row] if inside[row] and attack is not None else None,
+                margin=nearness[row] if finite[row] and (attack is None or bool(allowed[row])) else None,
                 rejected=bool(outside[row] if attack is None else claimed[row] & ~inside[row]),
                 survives_storage=bool(stored[row]) if inside[row] and attack is not None else None,
                 z=z[row] if inside[row] and attack is not None and example < self.kept else None,

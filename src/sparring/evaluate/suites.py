@@ -1,4 +1,8 @@
-"""Suites: which attacks run, in which order, from cheap to dear. What one breaks, the next ones leave alone."""
+"""Suites: what an audit does to find the examples that fall.
+
+First an opening on all that stands, from cheap to dear, then slices of a menu, the most promising next
+(`sparring.evaluate.schedule`), and last a black-box attack on what looks most fragile.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from sparring.attacks import Restarts, apgd_ce, apgd_t, fgsm, gaussian_noise, pgd_cosine, square, uniform_noise
-from sparring.attacks.through import Through
+from sparring.attacks import (
+    Restarts,
+    RunnerUp,
+    Through,
+    apgd_ce,
+    apgd_t,
+    fgsm,
+    gaussian_noise,
+    hops,
+    pgd_cosine,
+    square,
+    uniform_noise,
+)
 from sparring.errors import BadInput
-from sparring.losses import margin
+from sparring.losses import cross_entropy, margin, probability_margin, targeted_margin
 from sparring.threats import Ball
-from sparring.types import Access, Attack
+from sparring.types import Access, Attack, Loss
 from sparring.views import smoothed
 
 
@@ -24,64 +39,132 @@ class Stage:
     role: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """The stages of an audit.
+
+    Every stage of `opening` is run on all that stands, those of `closing` on the `hardest` examples that stand
+    then. In between, slices of `menu` are chosen round by round, for `passes` forward and backward passes an example
+    of the data, or until the rest would break less than the share `tolerance` of them, with 95 % confidence.
+    """
+
+    opening: tuple[Stage, ...]
+    menu: tuple[Stage, ...] = ()
+    closing: tuple[Stage, ...] = ()
+    passes: int = 0
+    tolerance: float = 0.0
+    hardest: int = 64
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """All of them."""
+        return (*self.opening, *self.menu, *self.closing)
+
+
 def margin_runs(threat: Ball, *, steps: int, times: int) -> Restarts:
     """Short margin runs with a cosine step, from many random starts."""
     return Restarts(attacks=(pgd_cosine(threat, steps=steps, loss=margin),), times=times)
 
 
-def smoothed_runs(threat: Ball, *, steps: int, times: int) -> Restarts:
-    """Margin runs again, on gradients that dead units do not stop, at three smoothnesses in turn."""
-    run = pgd_cosine(threat, steps=steps, loss=margin)
-    views = (partial(smoothed, beta=beta) for beta in (10.0, 25.0, 15.0))
-    return Restarts(attacks=tuple(Through(view=view, attack=run) for view in views), times=times)
-
-
-def quick(threat: Ball, access: Access, classes: int) -> tuple[Stage, ...]:
-    """Seconds on a small network: enough to see that a model is not robust."""
-    white = (
-        Stage("fgsm", fgsm(threat), "single step"),
-        Stage("margin-pgd", margin_runs(threat, steps=20, times=4), "white box"),
-        Stage("apgd-ce", apgd_ce(threat, steps=40), "white box"),
+def _run(threat: Ball, loss: Loss, *, beta: float, temperature: float = 0.0, steps: int = 20) -> Through:
+    """A short run on gradients that dead units do not stop."""
+    return Through(
+        view=partial(smoothed, beta=beta, temperature=temperature), attack=pgd_cosine(threat, steps=steps, loss=loss)
     )
-    return _assemble(threat, access, white, draws=5, queries=200)
 
 
-def standard(threat: Ball, access: Access, classes: int) -> tuple[Stage, ...]:
-    """What a result should rest on: several losses, many restarts, each likely class, and a black-box attack."""
-    white = (
-        Stage("fgsm", fgsm(threat), "single step"),
-        Stage("margin-pgd", margin_runs(threat, steps=20, times=5), "white box"),
-        Stage("smoothed-pgd", smoothed_runs(threat, steps=20, times=9), "white box"),
-        Stage("apgd-ce", apgd_ce(threat, steps=100), "white box"),
-        *((Stage("apgd-t", apgd_t(threat, steps=50, targets=3), "white box"),) if classes >= 4 else ()),
-        Stage("more-restarts", smoothed_runs(threat, steps=40, times=9), "again"),
-    )
-    return _assemble(threat, access, white, draws=10, queries=1000)
+def menu(threat: Ball, classes: int) -> tuple[Stage, ...]:
+    """Slices of about forty passes: losses, targets and smoothnesses, of which each network falls to some."""
+    targets = min(classes - 1, 3) if classes > 2 else 0
+    slices: dict[str, Attack] = {
+        "cross-entropy": _run(threat, cross_entropy, beta=10, temperature=20),
+        "sharp cross-entropy": _run(threat, cross_entropy, beta=25),
+        "margin": _run(threat, margin, beta=15),
+        **{
+            f"runner-up {rank + 1}": RunnerUp(attack=_run(threat, targeted_margin, beta=15), rank=rank)
+            for rank in range(targets)
+        },
+        "probability margin": _run(threat, probability_margin, beta=10),
+        "exact cross-entropy": pgd_cosine(threat, loss=cross_entropy),
+        "exact margin": pgd_cosine(threat, loss=margin),
+        "hops": Through(view=partial(smoothed, beta=15), attack=hops(threat, times=5)),
+        "margin hops": hops(threat, times=5, loss=margin),
+    }
+    return tuple(Stage(name, attack, "white box") for name, attack in slices.items())
 
 
-def _assemble(threat: Ball, access: Access, white: tuple[Stage, ...], *, draws: int, queries: int) -> tuple[Stage, ...]:
-    """Controls first, what gradients allow next, and a black-box attack on what still stands."""
-    controls = (
+def controls(threat: Ball, draws: int) -> tuple[Stage, ...]:
+    """What breaks without an attack."""
+    return (
         Stage("uniform-noise", uniform_noise(threat, draws=draws), "control"),
         Stage("gaussian-noise", gaussian_noise(threat, draws=draws), "control"),
     )
-    queries = queries if access == "gradients" else 5 * queries
-    black = (
-        (Stage("square", square(threat, queries=queries), "black box"),) if threat.norm.name in ("linf", "l2") else ()
+
+
+def black_box(threat: Ball, queries: int) -> tuple[Stage, ...]:
+    """An attack that needs no gradients, where there is one for the norm."""
+    known = threat.norm.name in ("linf", "l2")
+    return (Stage("square", square(threat, queries=queries), "black box"),) if known else ()
+
+
+def quick(threat: Ball, access: Access, classes: int) -> Suite:
+    """Seconds on a small network: enough to see that a model is not robust."""
+    if access != "gradients":
+        return Suite(opening=(*controls(threat, 2), *black_box(threat, 1000)))
+    return Suite(
+        opening=(*controls(threat, 2), Stage("fgsm", fgsm(threat), "single step"), _first(threat)),
+        menu=menu(threat, classes),
+        closing=black_box(threat, 200),
+        passes=100,
+        tolerance=0.01,
+        hardest=64,
     )
-    return (*controls, *(white if access == "gradients" else ()), *black)
+
+
+def standard(threat: Ball, access: Access, classes: int) -> Suite:
+    """What a result should rest on: many short runs where they pay, and a black-box attack."""
+    if access != "gradients":
+        return Suite(opening=(*controls(threat, 2), *black_box(threat, 5000)))
+    return Suite(
+        opening=(*controls(threat, 2), Stage("fgsm", fgsm(threat), "single step"), _first(threat)),
+        menu=menu(threat, classes),
+        closing=black_box(threat, 500),
+        passes=200,
+        tolerance=0.001,
+        hardest=64,
+    )
+
+
+def thorough(threat: Ball, access: Access, classes: int) -> Suite:
+    """The lowest number that patience can buy, and every kind of attack at length."""
+    if access != "gradients":
+        return Suite(opening=(*controls(threat, 10), *black_box(threat, 20_000)))
+    targeted = (Stage("apgd-t", apgd_t(threat, steps=100, targets=9), "white box"),) if classes >= 4 else ()
+    return Suite(
+        opening=(*controls(threat, 10), Stage("fgsm", fgsm(threat), "single step"), _first(threat)),
+        menu=menu(threat, classes),
+        closing=(Stage("apgd-ce", apgd_ce(threat, steps=100), "white box"), *targeted, *black_box(threat, 10_000)),
+        passes=3000,
+        tolerance=0.0,
+        hardest=256,
+    )
+
+
+def _first(threat: Ball) -> Stage:
+    """The first run, on everything, by which examples are ranked."""
+    return Stage("first margin", _run(threat, margin, beta=10), "white box")
+
+
+SUITES: dict[str, Callable[[Ball, Access, int], Suite]] = {"quick": quick, "standard": standard, "thorough": thorough}
 
 
 def last_resort(threat: Ball, access: Access) -> Attack:
-    """What the quick suite ends with where there are no gradients."""
-    return quick(threat, access, 2)[-1].attack
+    """What breaks a model without gradients fastest."""
+    return quick(threat, access, 2).stages[-1].attack
 
 
-SUITES: dict[str, Callable[[Ball, Access, int], tuple[Stage, ...]]] = {"quick": quick, "standard": standard}
-
-
-def stages(suite: str, threat: Ball, access: Access, classes: int) -> tuple[Stage, ...]:
-    """The stages of a suite, for a threat and for what the model lets an attacker have.
+def build(suite: str, threat: Ball, access: Access, classes: int) -> Suite:
+    """A suite, for a threat and for what the model lets an attacker have.
 
     Raises:
         BadInput: there is no suite of this name.

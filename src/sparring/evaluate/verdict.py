@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from sparring import __version__
 from sparring.attacks.grid import Grid
+from sparring.attacks.restarts import Restarts
 from sparring.data import Arrays, first
 from sparring.errors import BadInput
 from sparring.evaluate import checks as run_checks
@@ -27,15 +28,18 @@ from sparring.evaluate.result import (
     Check,
     CurvePoint,
     Example,
+    Forecast,
     Interval,
     Passes,
+    Progress,
     Result,
     Verdict,
     environment,
 )
 from sparring.evaluate.run import Ring, Runner, Watch, asked, home, memory_batch, one_thread, workforce
+from sparring.evaluate.schedule import Outlook, Round, choose, outlook, settled
 from sparring.evaluate.statistics import clopper_pearson
-from sparring.evaluate.suites import Stage, last_resort, margin_runs, stages
+from sparring.evaluate.suites import Suite, build, last_resort, margin_runs
 from sparring.models.loading import adopt
 from sparring.models.victim import Victim, inference
 from sparring.threats import Ball
@@ -48,6 +52,9 @@ CURVE = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Where accuracy is measured, as multiples of the audited eps."""
 
 PICTURES = 12
+SAMPLE = 128
+"""Examples that a question to the finished run is put to, at most."""
+
 DRAWS = 8
 """Calls that are averaged for a model that is random."""
 
@@ -131,13 +138,14 @@ class _Case:
         found = self.diagnosis
         return "scores" if self.victim.access == "gradients" and not found.differentiable else self.victim.access
 
-    def plan(self) -> tuple[Stage, ...]:
-        """The suite; where gradients cannot be relied on, a longer black-box attack beside it."""
-        plan = stages(self.suite, self.threat, self.access, self.diagnosis.classes)
+    def plan(self) -> Suite:
+        """The suite; where gradients cannot be relied on, with a long black-box attack on all that stands."""
+        plan = build(self.suite, self.threat, self.access, self.diagnosis.classes)
         doubtful = ("gradients", "finite-differences", "shattered-gradients")
         if self.access == "gradients" and any(self.diagnosis.failed(name) for name in doubtful):
-            longer = stages(self.suite, self.threat, "scores", self.diagnosis.classes)
-            plan += tuple(replace(s, name=f"{s.name}-long") for s in longer if s.role == "black box")
+            blind = build(self.suite, self.threat, "scores", self.diagnosis.classes)
+            longer = (replace(s, name=f"{s.name}-long") for s in blind.stages if s.role == "black box")
+            plan = replace(plan, opening=(*plan.opening, *longer))
         return plan
 
     def climber(self, *, steps: int, times: int) -> Callable[[Ball], Attack]:
@@ -167,13 +175,24 @@ class _Case:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Blow:
+    """What broke an example: the stage, the attack that it ran, and how far it had to go."""
+
+    stage: str
+    attack: str
+    distance: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Story:
-    """What happened: the outcomes of every stage, the costs, and who broke whom."""
+    """What happened: the outcomes and costs of every stage, the stages of every attack, and who broke whom."""
 
     outcomes: Mapping[str, Mapping[int, Outcome]] = field(default_factory=dict)
     costs: Mapping[str, Cost] = field(default_factory=dict)
-    fought: tuple[tuple[str, Attack], ...] = ()
-    broken: Mapping[int, tuple[str, float]] = field(default_factory=dict)
+    fought: Mapping[str, tuple[Attack, tuple[str, ...]]] = field(default_factory=dict)
+    broken: Mapping[int, _Blow] = field(default_factory=dict)
+    progress: tuple[Progress, ...] = ()
+    outlook: Outlook | None = None
     checks: tuple[Check, ...] = ()
 
 
@@ -194,7 +213,7 @@ def _whole_box(threat: Ball, numel: int) -> Ball:
 
 def _run(
     case: _Case,
-    plan: Sequence[Stage],
+    plan: Suite,
     folder: Path | None,
     *,
     batch_size: int | None,
@@ -228,70 +247,143 @@ def _opened(path: Path | None, settings: dict[str, object], *, resume: bool) -> 
     return Ledger(path, settings, resume=resume)
 
 
-def _fight(case: _Case, plan: Sequence[Stage], runner: Runner) -> _Story:
-    """The whole bout, stage by stage."""
-    outcomes: dict[str, dict[int, Outcome]] = {}
-    roles: dict[str, tuple[str, ...]] = {}
-    broken: dict[int, tuple[str, float]] = {}
-    fought: list[tuple[str, Attack]] = []
+class _Bout:
+    """The audit while it runs: what has been swept, and what stands. Nothing in it outlives the run but its story."""
 
-    def sweep(stage: str, role: str, attack: Attack | None, examples: Sequence[int]) -> dict[int, Outcome]:
-        outcomes[stage] = runner.sweep(stage, attack, examples)
-        roles[role] = (*roles.get(role, ()), stage)
-        return outcomes[stage]
+    def __init__(self, case: _Case, runner: Runner) -> None:
+        self.case, self.runner = case, runner
+        self.outcomes: dict[str, dict[int, Outcome]] = {}
+        self.roles: dict[str, tuple[str, ...]] = {}
+        self.fought: dict[str, tuple[Attack, tuple[str, ...]]] = {}
+        self.broken: dict[int, _Blow] = {}
+        self.nearness: dict[int, float] = {}
+        self.progress: list[Progress] = []
 
-    def fight(stage: str, role: str, attack: Attack, examples: Sequence[int]) -> None:
-        """A sweep whose successes count."""
-        fought.append((stage, attack))
-        for example, outcome in sweep(stage, role, attack, examples).items():
+    def sweep(self, stage: str, role: str, attack: Attack | None, examples: Sequence[int]) -> dict[int, Outcome]:
+        """Run a stage, and note how near it came with each example."""
+        self.outcomes[stage] = self.runner.sweep(stage, attack, examples)
+        self.roles[role] = (*self.roles.get(role, ()), stage)
+        return self.outcomes[stage]
+
+    def fight(self, stage: str, role: str, attack: Attack, examples: Sequence[int], name: str = "") -> int:
+        """A sweep whose successes count, by an attack of this `name`; how many examples it broke."""
+        known = self.fought.get(name or stage, (attack, ()))[1]
+        self.fought[name or stage] = (attack, (*known, stage))
+        before = len(self.broken)
+        for example, outcome in self.sweep(stage, role, attack, examples).items():
             if outcome.counts and outcome.distance is not None:
-                broken.setdefault(example, (stage, outcome.distance))
+                self.broken.setdefault(example, _Blow(stage=stage, attack=name or stage, distance=outcome.distance))
+            elif outcome.margin is not None:
+                self.nearness[example] = max(outcome.margin, self.nearness.get(example, -math.inf))
+        return len(self.broken) - before
 
-    clean = sweep("clean", "clean", None, range(len(case.data)))
-    correct = [example for example, outcome in clean.items() if not outcome.reached]
+    def ranked(self) -> list[int]:
+        """What stands of what was right, the nearest to falling first."""
+        standing = [example for example in self.right if example not in self.broken]
+        return sorted(standing, key=lambda example: (-self.nearness.get(example, -math.inf), example))
+
+    @property
+    def right(self) -> list[int]:
+        """What was right before any attack."""
+        return [example for example, outcome in self.outcomes["clean"].items() if not outcome.reached]
+
+    def cost(self, stage: str) -> int:
+        """Forward and backward passes of a stage."""
+        cost = self.runner.ledger.cost([stage])
+        return cost.forward + cost.backward
+
+    def note(self, attack: str, stage: str) -> None:
+        """Enter a stage into the course of the run."""
+        before = self.progress[-1].passes if self.progress else 0
+        standing = len(self.right) - len(self.broken)
+        self.progress.append(Progress(attack=attack, passes=before + self.cost(stage), standing=standing))
+
+    def story(self, **more: Any) -> _Story:
+        """What happened so far."""
+        costs = {stage: self.runner.ledger.cost([stage]) for stage in self.outcomes}
+        return _Story(
+            outcomes=self.outcomes,
+            costs=costs,
+            fought=self.fought,
+            broken=self.broken,
+            progress=tuple(self.progress),
+            **more,
+        )
+
+
+def _fight(case: _Case, plan: Suite, runner: Runner) -> _Story:
+    """The whole bout: clean, opening, rounds of the menu, closing, and what the checks ask for."""
+    bout = _Bout(case, runner)
+    clean = bout.sweep("clean", "clean", None, range(len(case.data)))
     spoiled = [outcome for outcome in clean.values() if outcome.prediction < 0 or outcome.rejected]
     if spoiled:
-        return _Story(outcomes=outcomes, costs=_costs(runner, outcomes), checks=(_spoiled(spoiled, case.threat),))
+        return bout.story(checks=(_spoiled(spoiled, case.threat),))
+    bout.note("clean", "clean")
+    bout.nearness.update({example: outcome.margin or -math.inf for example, outcome in clean.items()})
 
-    def standing() -> list[int]:
-        return [example for example in correct if example not in broken]
-
-    for stage in plan:
-        fight(stage.name, stage.role, stage.attack, standing())
-
-    threat, few = case.threat, spread(len(correct), 64)
-    fight("half-eps", "half", case.climber(steps=20, times=1)(threat.at(threat.eps / 2)), standing())
-    white = next((stage.attack for stage in plan if stage.role == "white box"), None)
-    for role in ("control", "single step"):
-        fell = [example for example in correct if broken.get(example, ("",))[0] in roles.get(role, ())][:128]
-        if white is not None and fell:
-            sweep(f"after {role}", f"after {role}", white, fell)
-    if correct:
-        whole = _whole_box(threat, case.data.take([0])[0][0].numel())
-        attack = case.climber(steps=40, times=5)(whole)
-        sweep("unbounded", "unbounded", attack, [correct[place] for place in few])
-    grid = Grid(make=case.climber(steps=20, times=1), ball=threat, sizes=case.sizes())
-    fight("curve", "curve", grid, correct)
+    for stage in plan.opening:
+        bout.fight(stage.name, stage.role, stage.attack, sorted(bout.ranked()))
+        bout.note(stage.name, stage.name)
+    rounds = _rounds(plan, bout)
+    for stage in plan.closing:
+        bout.fight(stage.name, stage.role, stage.attack, bout.ranked()[: plan.hardest])
+        bout.note(stage.name, stage.name)
+    _ask(plan, bout)
 
     record = run_checks.Record(
-        threat=threat,
+        threat=case.threat,
         access=case.access,
         examples=len(case.data),
-        roles=roles,
-        outcomes=outcomes,
+        roles=bout.roles,
+        outcomes=bout.outcomes,
         chance=_chance(clean),
     )
-    return _Story(
-        outcomes=outcomes,
-        costs=_costs(runner, outcomes),
-        fought=tuple(fought),
-        broken=broken,
-        checks=run_checks.read(record),
-    )
+    return bout.story(outlook=outlook(rounds) if rounds else None, checks=run_checks.read(record))
 
 
-def _costs(runner: Runner, stages: Mapping[str, object]) -> dict[str, Cost]:
-    return {stage: runner.ledger.cost([stage]) for stage in stages}
+def _rounds(plan: Suite, bout: _Bout) -> list[Round]:
+    """Slices of the menu, the most promising next, while something stands and is likely to fall."""
+    slices = {stage.name: stage for stage in plan.menu}
+    count = len(bout.case.data)
+    rounds: list[Round] = []
+    while (
+        slices
+        and (standing := bout.ranked())
+        and not settled(rounds, plan.passes * count, tolerance=plan.tolerance * count)
+    ):
+        chosen = choose(tuple(slices), standing, rounds)
+        stage = slices[chosen.slice]
+        label = f"{stage.name} #{len(rounds) + 1}"
+        broke = bout.fight(label, stage.role, stage.attack, chosen.examples, stage.name)
+        bout.note(stage.name, label)
+        passes = bout.cost(label)
+        rounds.append(
+            Round(slice=stage.name, band=chosen.band, broke=broke, passes=passes, expected=chosen.rate * passes)
+        )
+        if late := tuple(f"{one.slice} #{k}" for k, one in enumerate(rounds, 1) if k > len(rounds) / 2):
+            bout.roles["again"] = late
+    return rounds
+
+
+def _ask(plan: Suite, bout: _Bout) -> None:
+    """Attacks that only serve the checks and the curve; what they break counts all the same."""
+    case, right = bout.case, bout.right
+    standing = sorted(bout.ranked())
+    few = [standing[place] for place in spread(len(standing), SAMPLE)]
+    half = case.threat.at(case.threat.eps / 2)
+    bout.fight("half-eps", "half", case.climber(steps=20, times=1)(half), few)
+    white = tuple(stage.attack for stage in plan.stages if stage.role == "white box")[:3]
+    for role in ("control", "single step"):
+        weak = bout.roles.get(role, ())
+        fell = [example for example in right if example in bout.broken and bout.broken[example].stage in weak]
+        if white and fell:
+            bout.sweep(f"after {role}", f"after {role}", Restarts(attacks=white, times=len(white)), fell[:SAMPLE])
+    if right:
+        whole = _whole_box(case.threat, case.data.take([0])[0][0].numel())
+        attack = case.climber(steps=40, times=5)(whole)
+        bout.sweep("unbounded", "unbounded", attack, [right[place] for place in spread(len(right), 64)])
+    grid = Grid(make=case.climber(steps=20, times=1), ball=case.threat, sizes=case.sizes())
+    bout.fight("curve", "curve", grid, right)
 
 
 def _chance(clean: Mapping[int, Outcome]) -> float:
@@ -320,7 +412,7 @@ def _result(case: _Case, story: _Story) -> Result:
     verdict, reasons = judge(checks)
     correct = [example for example, outcome in clean.items() if not outcome.reached and outcome.prediction >= 0]
     count = len(clean)
-    found = {example: distance for example, (_, distance) in broken.items()}
+    found = {example: blow.distance for example, blow in broken.items()}
     for example, outcome in story.outcomes.get("curve", {}).items():
         if outcome.distance is not None:
             found[example] = min(outcome.distance, found.get(example, outcome.distance))
@@ -333,7 +425,8 @@ def _result(case: _Case, story: _Story) -> Result:
     robust = clopper_pearson(len(correct) - len(broken), count)
     if not story.fought:  # nothing was attacked: that bounds nothing but what the clean accuracy does
         robust = Interval(estimate=accuracy.estimate, low=0.0, high=1.0)
-    attacks = {name for name, _ in story.fought}
+    attacks = {stage for _, stages in story.fought.values() for stage in stages}
+    blows = Counter(blow.attack for blow in broken.values())
     costs = [*story.costs.values(), Cost(forward=case.diagnosis.forward, backward=case.diagnosis.backward)]
     return Result(
         schema=1,
@@ -355,10 +448,19 @@ def _result(case: _Case, story: _Story) -> Result:
         else (),
         checks=checks,
         attacks=tuple(
-            _attack_record(name, identity.of_attack(attack), story, [e for e, (by, _) in broken.items() if by == name])
-            for name, attack in story.fought
+            _record(name, stages, story, config=identity.of_attack(attack), broke=blows[name])
+            for name, (attack, stages) in story.fought.items()
         ),
-        stages=tuple(_attack_record(name, "", story, ()) for name in story.outcomes if name not in attacks),
+        stages=tuple(_record(name, (name,), story) for name in story.outcomes if name not in attacks),
+        progress=story.progress,
+        outlook=None
+        if story.outlook is None
+        else Forecast(
+            passes=story.outlook.passes,
+            broke_late=story.outlook.broke_late,
+            examples=min(story.outlook.examples, len(correct) - len(broken)),
+            confidence=story.outlook.confidence,
+        ),
         passes=Passes(forward=sum(cost.forward for cost in costs), backward=sum(cost.backward for cost in costs)),
         seconds=0.0,
         seed=case.seed,
@@ -376,7 +478,7 @@ def _result(case: _Case, story: _Story) -> Result:
                 index=example,
                 label=outcome.label,
                 clean=outcome.prediction,
-                broken_by=broken[example][0] if example in broken else None,
+                broken_by=broken[example].attack if example in broken else None,
                 distance=found[example] if example in broken else None,
             )
             for example, outcome in sorted(clean.items())
@@ -384,16 +486,16 @@ def _result(case: _Case, story: _Story) -> Result:
     )
 
 
-def _attack_record(name: str, config: str, story: _Story, broke: Sequence[int]) -> AttackRecord:
-    cost = story.costs[name]
+def _record(name: str, stages: Sequence[str], story: _Story, *, config: str = "", broke: int = 0) -> AttackRecord:
+    costs = [story.costs[stage] for stage in stages]
     return AttackRecord(
         name=name,
         config=config,
-        broke=len(broke),
-        attacked=len(story.outcomes[name]),
-        forward=cost.forward,
-        backward=cost.backward,
-        seconds=cost.seconds,
+        broke=broke,
+        attacked=sum(len(story.outcomes[stage]) for stage in stages),
+        forward=sum(cost.forward for cost in costs),
+        backward=sum(cost.backward for cost in costs),
+        seconds=sum(cost.seconds for cost in costs),
     )
 
 
@@ -417,7 +519,7 @@ def _pictures(case: _Case, story: _Story, ledger: Ledger) -> Gallery:
     pictures: list[Picture] = []
     model, probabilities = asked(case.victim), case.victim.probabilities
     for example in sorted(story.broken):
-        z = ledger.point(story.broken[example][0], example)
+        z = ledger.point(story.broken[example].stage, example)
         if z is None or len(pictures) == PICTURES:
             break
         x, y = case.data.take([example])

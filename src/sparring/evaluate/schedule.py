@@ -1,0 +1,121 @@
+"""What to try next, and when to stop: an audit learns which of its attacks pays on this model, and on which examples.
+
+The examples that still stand are ranked by how near they came to falling, and cut into bands. A round runs one slice
+(a short attack) on one band. What it broke, per pass, says where the next passes go; what the later half of all rounds
+broke bounds what more of them would still break. Everything is a function of the rounds so far, so that a run that
+was interrupted goes on as it would have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+BANDS = (0.01, 0.04, 0.15, 0.5, 1.0)
+"""Where bands end, as shares of what stands. Of what falls late, nearly all is in the first few percent."""
+
+FEWEST = 32
+"""Examples in a band, where there are as many: below that, a batch costs as much as a larger one."""
+
+DEEPER = 1 / 4
+"""How much less a pass is thought to break one band further down, until rounds say otherwise."""
+
+FADE = 0.9
+"""What a round counts for, one round later: yields fall as a run goes on."""
+
+HOPEFUL = 0.8
+"""Slices and bands are compared by this quantile of what they may still break: what was tried little is tried again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """A slice was run on a band: what it broke, what it cost, and what its band had led one to expect."""
+
+    slice: str
+    band: int
+    broke: int
+    passes: int
+    expected: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Next:
+    """What to do now: this slice, on this band of examples, of which it is expected to break so many."""
+
+    slice: str
+    band: int
+    examples: tuple[int, ...]
+    rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What more of the same would still break: at most `examples`, with this confidence, in as many passes again."""
+
+    passes: int
+    broke_late: int
+    examples: float
+    confidence: float = 0.95
+
+
+def upper(broke: float, passes: float, confidence: float) -> float:
+    """The upper limit of a rate, when so many events came in so many passes (Garwood, 1936; exact for Poisson)."""
+    from scipy.special import gammaincinv
+
+    return float(gammaincinv(broke + 1, confidence)) / passes if passes > 0 else math.inf
+
+
+def bands(ranked: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """The examples that stand, the nearest to falling first, cut into bands of at least `FEWEST`."""
+    edges = [0]
+    for share in BANDS:
+        edges.append(min(max(round(share * len(ranked)), edges[-1] + FEWEST), len(ranked)))
+    cut = (tuple(ranked[start:end]) for start, end in pairwise(edges))
+    return tuple(band for band in cut if band)
+
+
+def _faded(rounds: Sequence[Round]) -> list[tuple[Round, float]]:
+    return [(one, FADE**age) for age, one in enumerate(reversed(rounds))]
+
+
+def choose(slices: Sequence[str], ranked: Sequence[int], rounds: Sequence[Round]) -> Next:
+    """The band that promises most per pass, and the slice that has done best against what its bands promised."""
+    found = _faded(rounds)
+    cut = bands(ranked)
+
+    def rate(band: int) -> tuple[float, float]:
+        """Hoped for, and expected, per pass."""
+        broke = sum(weight * one.broke for one, weight in found if one.band == band)
+        passes = sum(weight * one.passes for one, weight in found if one.band == band)
+        return upper(broke, passes, HOPEFUL), broke / passes if passes else 0.0
+
+    def promise(name: str) -> float:
+        """How many times more than expected a slice may break."""
+        broke = sum(weight * one.broke for one, weight in found if one.slice == name)
+        return upper(broke, 1 + sum(weight * one.expected for one, weight in found if one.slice == name), HOPEFUL)
+
+    tried = {one.band for one in rounds}
+    untried = [band for band in range(len(cut)) if band not in tried]
+    band = untried[0] if untried else max(range(len(cut)), key=lambda band: rate(band)[0] * DEEPER**band)
+    return Next(slice=max(slices, key=promise), band=band, examples=cut[band], rate=rate(band)[1])
+
+
+def outlook(rounds: Sequence[Round], confidence: float = 0.95) -> Outlook:
+    """What as many passes again would break, by what the later half of them broke: yields only fall."""
+    total = sum(one.passes for one in rounds)
+    late, broke = 0, 0
+    for one in reversed(rounds):
+        if late >= total / 2:
+            break
+        late, broke = late + one.passes, broke + one.broke
+    return Outlook(
+        passes=total, broke_late=broke, examples=upper(broke, late, confidence) * total if total else math.inf
+    )
+
+
+def settled(rounds: Sequence[Round], budget: float, tolerance: float) -> bool:
+    """Whether the rest of the budget, in passes, would break fewer than `tolerance` examples, with 95 % confidence."""
+    seen = outlook(rounds)
+    return seen.passes >= budget or seen.examples * (budget - seen.passes) <= tolerance * seen.passes
