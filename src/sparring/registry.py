@@ -3,7 +3,8 @@
     @register("attacks", "pgd")
     def pgd(threat: Ball, *, steps: int = 40) -> PGD: ...
 
-An attack's factory takes a threat, then keyword-only settings that all have defaults.
+An attack's factory takes a threat, then keyword-only settings that all have defaults. A threat's takes its size, then
+`low` and `high`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Literal, TypeVar
 from sparring.errors import BadInput
 from sparring.types import Access
 
-Kind = Literal["attacks", "defences", "suites"]
+Kind = Literal["attacks", "threats", "defences", "suites"]
 Aim = Literal["fixed budget", "smallest perturbation", "control"]
 """The worst point inside the threat; the nearest success, whatever its size; or nothing, for comparison."""
 
@@ -28,18 +29,26 @@ class Entry:
     """A member of the registry: what the tables say of it, and the function that makes it.
 
     `aims` says what an attack looks for, `family` where the catalogue lists it, `shape` whether it takes other
-    inputs than images.
+    inputs than images. `norms` are the balls that it searches, `threats` the other sets, by their names in the
+    registry. One that is `amortised` learns from examples before it attacks (`sparring.types.Amortised`).
     """
 
     name: str
     make: Callable[..., Any]
     needs: Access = "gradients"
     norms: tuple[str, ...] = ("linf", "l2", "l1", "l0")
+    threats: tuple[str, ...] = ()
+    amortised: bool = False
     shape: Literal["any", "image"] = "any"
     aims: Aim = "fixed budget"
     family: str = "gradient"
     passes: str = ""
     paper: str = ""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The names of all threats that it searches: balls first."""
+        return self.norms + self.threats
 
     @property
     def summary(self) -> str:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sparring.errors import BadInput
 from sparring.norms import NORMS
+from sparring.registry import members, register
 from sparring.streams import Streams
-from sparring.types import Norm
+from sparring.types import Boxed, Norm
 
 TOLERANCE = 1e-6
 """What float32 may add to a sum of changes, relative to eps."""
@@ -77,37 +78,45 @@ class Ball:
         return f"{self.norm.name}:{self.eps:g}"
 
 
+@register("threats", "linf")
 def linf(eps: float, *, low: float = 0.0, high: float = 1.0) -> Ball:
     """No coordinate changes by more than `eps`."""
     return Ball(NORMS["linf"], eps, low, high)
 
 
+@register("threats", "l2")
 def l2(eps: float, *, low: float = 0.0, high: float = 1.0) -> Ball:
     """The change is at most `eps` long."""
     return Ball(NORMS["l2"], eps, low, high)
 
 
+@register("threats", "l1")
 def l1(eps: float, *, low: float = 0.0, high: float = 1.0) -> Ball:
     """The changes add up to at most `eps`."""
     return Ball(NORMS["l1"], eps, low, high)
 
 
+@register("threats", "l0")
 def l0(eps: float, *, low: float = 0.0, high: float = 1.0) -> Ball:
     """At most `eps` coordinates change."""
     return Ball(NORMS["l0"], eps, low, high)
 
 
-def parse(text: str, *, low: float = 0.0, high: float = 1.0) -> Ball:
-    """`NORM:EPS`, as in `linf:8/255` or `l2:0.5`.
+def parse(text: str, *, low: float = 0.0, high: float = 1.0) -> Boxed:
+    """`NAME:SIZE`, as in `linf:8/255` or `l2:0.5`, or in `pose:30`: every threat of the registry.
 
     Raises:
-        BadInput: an unknown norm, an eps that is no number, or one that reaches past the box (`linf:8` on inputs
+        BadInput: an unknown name, a size that is no number, or one that reaches past the box (`linf:8` on inputs
             between 0 and 1 is nearly always a forgotten `/255`).
     """
     name, _, size = text.partition(":")
-    if name not in NORMS:
+    known = members("threats")
+    if name not in known:
+        others = ", ".join(other for other in known if other not in NORMS)
         raise BadInput(
-            f"threat {text!r}", f"NORM:EPS with a norm of {', '.join(NORMS)}", "write for example linf:8/255"
+            f"threat {text!r}",
+            f"NORM:EPS with a norm of {', '.join(NORMS)}, or one of {others} with its size",
+            "write for example linf:8/255",
         )
     try:
         over, _, under = size.partition("/")
@@ -122,4 +131,5 @@ def parse(text: str, *, low: float = 0.0, high: float = 1.0) -> Ball:
             f"at most the range of the inputs, {low:g} to {high:g}",
             f"write {name}:{size}/255 if eps is in steps of 8-bit pixels, or give --bounds if the inputs reach further",
         )
-    return Ball(NORMS[name], eps, low, high)
+    threat: Boxed = known[name].make(eps, low=low, high=high)
+    return threat

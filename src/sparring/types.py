@@ -93,6 +93,34 @@ class Threat(Protocol):
         ...
 
 
+@runtime_checkable
+class Boxed(Threat, Protocol):
+    """A threat on inputs every coordinate of which lies in a box."""
+
+    @property
+    def low(self) -> float:
+        """The least value that a coordinate may take."""
+        ...
+
+    @property
+    def high(self) -> float:
+        """The greatest."""
+        ...
+
+
+class Finite(Boxed, Protocol):
+    """A threat that holds finitely many inputs for every `x`: all of them can be tried, and any of them checked."""
+
+    @property
+    def sizes(self) -> Sequence[float]:
+        """The size of every member, in the threat's own unit, from 0 upwards: the first member is `x` itself."""
+        ...
+
+    def member(self, x: Tensor, which: Tensor) -> Tensor:
+        """For each row the member at the position `which`, `(B,)` int64."""
+        ...
+
+
 class Step(Protocol):
     """How a gradient becomes a move."""
 
@@ -115,6 +143,19 @@ class Attack(Protocol):
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The best `z` found for every row of `x`; `x` itself where nothing better was found."""
+        ...
+
+
+@runtime_checkable
+class Amortised(Attack, Protocol):
+    """An attack that learns from examples once, and then costs next to nothing on each new one.
+
+    Called as it is, it learns from the very rows that it is given, which see each other then. What `fit` returns is
+    an attack like any other.
+    """
+
+    def fit(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Attack:
+        """The attack as it has learned from these examples; settings and randomness are in it for good."""
         ...
 
 

@@ -9,16 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sparring.domains.images.threats import Corruption, Pose
 from sparring.norms import NORMS
 from sparring.registry import Entry, members
 from sparring.streams import Streams
 from sparring.threats import Ball
-from sparring.types import Attack
+from sparring.types import Attack, Boxed
 
 ATTACKS = members("attacks")
-CASES = [(name, norm) for name, entry in ATTACKS.items() for norm in entry.norms]
+CASES = [(name, norm) for name, entry in ATTACKS.items() for norm in entry.kinds]
 BUDGET = {"steps": 8, "queries": 60, "draws": 4, "targets": 2}
 SIZES = {"linf": 0.1, "l2": 0.5, "l1": 1.5, "l0": 4.0}
+SIZES |= {"pose": 20.0, "flow": 1.0, "recolour": 0.1, "patch": 0.25, "corruption": 2.0}
+IN_INPUT_UNITS = ("linf", "l2", "l1", "recolour")
 
 
 def fold(terms: Tensor) -> Tensor:
@@ -72,17 +75,31 @@ def network() -> nn.Module:
     return model
 
 
-def brief(entry: Entry, threat: Ball) -> Attack:
+def brief(entry: Entry, threat: Boxed) -> Attack:
     """The attack on a small budget: laws hold on any."""
     settings = inspect.signature(entry.make).parameters
     attack: Attack = entry.make(threat, **{name: value for name, value in BUDGET.items() if name in settings})
     return attack
 
 
+def threat_of(kind: str, low: float = 0.0, high: float = 1.0, share: float = 1.0) -> Boxed:
+    """A threat in proportion to the box, at a share of its usual size; few members where it is finite."""
+    eps = SIZES[kind] * share * (high - low if kind in IN_INPUT_UNITS else 1)
+    if kind in NORMS:
+        return Ball(NORMS[kind], eps, low, high)
+    if kind == "pose":
+        return Pose(eps, eps / 200, low, high, angles=5, places=3)
+    if kind == "corruption":
+        return Corruption(min(round(eps), 2), 0, low, high)
+    threat: Boxed = members("threats")[kind].make(eps, low=low, high=high)
+    return threat
+
+
 def ball(norm: str, low: float = 0.0, high: float = 1.0, share: float = 1.0) -> Ball:
-    """A threat in proportion to the box, at a share of its usual size."""
-    eps = SIZES[norm] * share
-    return Ball(NORMS[norm], eps if norm == "l0" else eps * (high - low), low, high)
+    """The threat, where it is a ball."""
+    threat = threat_of(norm, low, high, share)
+    assert isinstance(threat, Ball)
+    return threat
 
 
 def inputs(shape: tuple[int, ...], count: int, seed: int, low: float = 0.0, high: float = 1.0) -> Tensor:

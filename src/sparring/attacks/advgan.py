@@ -1,0 +1,167 @@
+"""AdvGAN: a network that turns an image into its adversarial example in one pass (Xiao et al., 2018)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sparring.attacks.universal import Learned, batches, slopes
+from sparring.losses import margin
+from sparring.registry import register
+from sparring.streams import Streams
+from sparring.threats import Ball
+from sparring.types import Goal, Loss, Model
+from sparring.views import steady
+
+Weights = tuple[Tensor, ...]
+
+RESIDUALS = 4
+
+
+def _kernel(rng: Streams, to: int, of: int, gain: float = 2.0) -> Tensor:
+    """A 3 by 3 convolution's weights, whose outputs keep the size of the inputs (He et al., 2015)."""
+    return math.sqrt(gain / (9 * of)) * rng.normal(to, of, 3, 3)[0]
+
+
+def _even(h: Tensor) -> Tensor:
+    """Instance normalisation, on images of any size."""
+    h = h - h.mean((2, 3), keepdim=True)
+    return h / (h.square().mean((2, 3), keepdim=True) + 1e-5).sqrt()
+
+
+def _convolved(h: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
+    return functional.conv2d(h, weight, stride=stride, padding=1)
+
+
+def generator(channels: int, size: tuple[int, int], rng: Streams) -> Weights:
+    """Fresh weights of a generator: 8, 16, 32 channels down, residual blocks, 16 and 8 up; last what all images get."""
+    widths = [(8, channels), (16, 8), (32, 16), *[(32, 32)] * (2 * RESIDUALS), (16, 32), (8, 16)]
+    kernels = [_kernel(rng.at(i), *width) for i, width in enumerate(widths)]
+    return *kernels, _kernel(rng.at("last"), channels, 8, gain=0.01), torch.zeros(1, channels, *size)
+
+
+def generated(weights: Weights, v: Tensor) -> Tensor:
+    """A change for each image, `(B, C, H, W)` in [-1, 1]. Rows see each other nowhere."""
+    first, down, further, *middle, up, out, last, same = weights
+    h1 = _even(_convolved(v, first)).relu()
+    h2 = _even(_convolved(h1, down, 2)).relu()
+    h3 = _even(_convolved(h2, further, 2)).relu()
+    for one, other in zip(middle[::2], middle[1::2], strict=True):
+        h3 = h3 + _even(_convolved(_even(_convolved(h3, one)).relu(), other))
+    h = _even(_convolved(functional.interpolate(h3, size=h2.shape[2:]), up)).relu()
+    h = _even(_convolved(functional.interpolate(h, size=h1.shape[2:]), out)).relu()
+    return (_convolved(h, last) + same).tanh()
+
+
+def critic(channels: int, rng: Streams) -> Weights:
+    """Fresh weights of a discriminator: 8, 16, 32 channels, then one."""
+    widths = [(8, channels), (16, 8), (32, 16), (1, 32)]
+    return tuple(_kernel(rng.at(i), *width) for i, width in enumerate(widths))
+
+
+def criticised(weights: Weights, v: Tensor) -> Tensor:
+    """How real an image looks, in log-odds, `(B,)`: the mean over its parts."""
+    *kernels, last = weights
+    for kernel in kernels:
+        v = functional.leaky_relu(_convolved(v, kernel, 2), 0.2)
+    return _convolved(v, last).flatten(1).mean(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Generator:
+    """Adds to every image what the network says, at most eps."""
+
+    threat: Ball
+    weights: Weights
+
+    def __call__(self, x: Tensor, rng: Streams) -> Tensor:
+        """One candidate for each image, inside the ball and the box."""
+        weights = tuple(weight.to(x) for weight in self.weights)
+        with torch.no_grad():
+            change = steady(lambda v: generated(weights, v))(_centred(x, self.threat)) if len(x) else x
+        return self.threat.project(x + self.threat.eps * change, x)
+
+
+def _centred(x: Tensor, threat: Ball) -> Tensor:
+    """The images in [-1, 1], or in units of one where the box has no bounds."""
+    bounded = math.isfinite(threat.high - threat.low)
+    middle = (threat.high + threat.low) / 2 if bounded else 0.0
+    return (x - middle) / (threat.width / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvGAN:
+    """Train a generator of changes against the model and against a discriminator (Xiao et al., 2018, equation 4).
+
+    The generator climbs the loss, and keeps its images as real as the discriminator can tell them, at a weight of
+    `real`. Its outputs end in `eps tanh`, which bounds them: the paper's hinge on their size is not needed. One more
+    weight a pixel lets it add what all images get. Learning costs a forward and a backward pass for each of `batch`
+    images in each of `steps` steps.
+    """
+
+    threat: Ball
+    loss: Loss = margin
+    most: float = 2.0
+    real: float = 0.1
+    rate: float = 2e-3
+    steps: int = 400
+    batch: int = 64
+
+    def fit(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Learned:
+        """The generator learned from these images."""
+        own = Streams(rng.keys.sum().view(1))  # one stream for all rows, whatever their order
+        weights = tuple(w.to(x) for w in generator(x.shape[1], (x.shape[2], x.shape[3]), own.at("generator")))
+        judge = tuple(w.to(x) for w in critic(x.shape[1], own.at("critic")))
+        learning, judging = _adam(weights, self.rate), _adam(judge, self.rate)
+        for _, some in batches(rng, self.batch, self.steps):
+            v = _centred(x[some], self.threat)
+            with torch.enable_grad():
+                change = self.threat.eps * generated(weights, v)
+                z = self.threat.project(x[some] + change, x[some])
+                fake = _centred(z, self.threat)
+                judging((_doubt(-criticised(judge, fake.detach())) + _doubt(criticised(judge, v))).mean())
+                gradient = slopes(model, z.detach(), goal[some], self.loss, self.most)
+                gain = (gradient * change).flatten(1).sum(1) - self.real * _doubt(criticised(judge, fake))
+                learning(-gain.mean())
+        return Learned(self.threat, Generator(self.threat, tuple(weight.detach() for weight in weights)))
+
+    def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
+        """Learn from these images, and attack them, `(B, C, H, W)`."""
+        return self.fit(model, x, goal, rng.at("learn"))(model, x, goal, rng.at("attack"))
+
+
+def _doubt(odds: Tensor) -> Tensor:
+    """`-log sigmoid`: what a critic loses who was to say that an image is real."""
+    return functional.softplus(-odds)
+
+
+def _adam(weights: Weights, rate: float) -> Callable[[Tensor], None]:
+    """Adam's step down a loss (Kingma and Ba, 2015), on the gradients of these weights alone."""
+    optimiser = torch.optim.Adam([weight.requires_grad_() for weight in weights], lr=rate)
+
+    def down(loss: Tensor) -> None:
+        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            weight.grad = gradient
+        optimiser.step()
+
+    return down
+
+
+@register(
+    "attacks",
+    "advgan",
+    norms=("linf",),
+    shape="image",
+    amortised=True,
+    family="generative",
+    passes="1 + 0, once learned",
+    paper="Xiao et al., 2018",
+)
+def advgan(threat: Ball, *, steps: int = 400) -> AdvGAN:
+    """A network trained to turn any image into its adversarial example at once (Xiao et al., 2018)."""
+    return AdvGAN(threat=threat, steps=steps)
