@@ -119,7 +119,9 @@ def test_it_works_where_gradients_are_switched_off_around_it(name, norm):
 @bounded
 def test_at_eps_zero_the_result_is_the_input(name, norm):
     model, x = Waves(SHAPE), inputs(SHAPE, 6, 0)
-    z = brief(ATTACKS[name], threat_of(norm, share=0))(model, x, Untargeted(model(x).argmax(1)), Streams.of(0, range(6)))
+    z = brief(ATTACKS[name], threat_of(norm, share=0))(
+        model, x, Untargeted(model(x).argmax(1)), Streams.of(0, range(6))
+    )
     assert torch.equal(z, x)
 
 

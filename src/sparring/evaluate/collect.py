@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,13 +24,19 @@ from sparring.goals import Untargeted
 from sparring.models.victim import Victim, inference
 from sparring.registry import Entry
 from sparring.streams import Streams
-from sparring.threats import Ball
-from sparring.types import Attack, Data
+from sparring.threats import Ball, linf
+from sparring.types import Amortised, Attack, Boxed, Data
+
+LESSONS = 500
+"""The examples that an attack learns from, if it is one that learns: the first of the data."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Catch:
-    """What an attack made: positions of the examples that it broke, and how far it had to go for them."""
+    """What an attack made: positions of the examples that it broke, and how far it had to go for them.
+
+    `cost` is that of attacking, `learning` that of learning from the first `learned_from` examples before.
+    """
 
     examples: int
     already_wrong: int
@@ -37,13 +45,15 @@ class Catch:
     survive_storage: int
     cost: Cost
     file: Path
+    learned_from: int = 0
+    learning: Cost = Cost()
 
 
 def collect(
     victim: Victim,
     data: Data,
     entry: Entry,
-    threat: Ball,
+    threat: Boxed,
     out: Path,
     *,
     seed: int = 0,
@@ -55,17 +65,19 @@ def collect(
     """Attack every example that the model gets right, and write the successes to `out/adversarial.npz`.
 
     The file holds `index` (N,), `label` (N,), `prediction` (N,), `x` and `z` (N, *shape) float32, and `distance`
-    (N,). A killed run resumes from the ledger in `out`. The doctor looks first, as before an audit.
+    (N,). A killed run resumes from the ledger in `out`. The doctor looks first, as before an audit; within 8/255 of
+    the range, where the threat is no ball.
 
     Raises:
-        BadInput: an attack that is not for this norm or this model, or a set-up in which nothing can be believed.
+        BadInput: an attack that is not for this threat or this model, or a set-up in which nothing can be believed.
     """
     with one_thread():
-        diagnosis = examine(victim, data, threat, seed=seed)
-        attack = _made(entry, victim, threat, diagnosis)
+        small = linf(8 / 255 * (threat.high - threat.low), low=threat.low, high=threat.high)
+        diagnosis = examine(victim, data, threat if isinstance(threat, Ball) else small, seed=seed)
+        attack = _made(entry, data, threat, diagnosis)
         victim = treated(victim, diagnosis)
         draws = DRAWS if diagnosis.failed("randomness") else 1
-        ring = Ring(victim=victim, data=data, threat=threat, seed=seed, draws=draws, kept=len(data))
+        ring = Ring(victim=victim, data=data, threat=cast(Ball, threat), seed=seed, draws=draws, kept=len(data))
         settings: dict[str, object] = {
             "version": __version__,
             "model": identity.of_model(victim),
@@ -78,9 +90,10 @@ def collect(
             with Ledger(out / "ledger.sqlite", settings, resume=resume) as ledger:
                 size = batch_size or memory_batch(victim, data.take(range(min(8, len(data))))[0])
                 runner = Runner(ring=ring, ledger=ledger, batch_size=size, pool=pool, watch=watch)
-                found = _run(runner, entry.name, attack, out / "adversarial.npz")
+                ready, lessons, learning = _taught(ring, entry.name, attack)
+                found = _run(runner, entry.name, ready, out / "adversarial.npz")
                 ledger.finish()
-    return found
+    return replace(found, learned_from=lessons, learning=learning)
 
 
 def strike(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,10 +118,14 @@ def strike(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> tuple[
     return x, z, decided
 
 
-def _made(entry: Entry, victim: Victim, threat: Ball, diagnosis: Diagnosis) -> Attack:
-    """The attack, if it can be run on this model within this threat."""
-    if threat.norm.name not in entry.norms:
-        raise BadInput(f"{entry.name} on {threat}", f"a norm of {', '.join(entry.norms)}", "choose another attack")
+def _made(entry: Entry, data: Data, threat: Boxed, diagnosis: Diagnosis) -> Attack:
+    """The attack, if it can be run on this model and these data within this threat."""
+    if str(threat).partition(":")[0] not in entry.kinds:
+        fitting = f"a norm of {', '.join(entry.norms)}" if entry.norms else f"the threat {' or '.join(entry.threats)}"
+        raise BadInput(f"{entry.name} on {threat}", fitting, "choose another attack")
+    shape = tuple(data.take([0])[0].shape[1:])
+    if entry.shape == "image" and len(shape) != 3:
+        raise BadInput(f"{entry.name} on inputs of shape {shape}", "images (C, H, W)", "choose another attack")
     bad = next((check for check in diagnosis.checks if check.outcome == "fail" and check.serious == "invalid"), None)
     if bad is not None:
         raise BadInput(f"a set-up that is not sound: {bad.evidence}", bad.threshold or "a sound one", bad.remedy)
@@ -116,6 +133,18 @@ def _made(entry: Entry, victim: Victim, threat: Ball, diagnosis: Diagnosis) -> A
         raise BadInput(f"{entry.name} on a model without gradients", "gradients", "choose a black-box attack")
     attack: Attack = entry.make(threat)
     return attack
+
+
+def _taught(ring: Ring, name: str, attack: Attack) -> tuple[Attack, int, Cost]:
+    """The attack, once it has learned from the first examples if it is one that learns; how many, and at what cost."""
+    if not isinstance(attack, Amortised):
+        return attack, 0, Cost()
+    start, view, lessons = time.perf_counter(), ring.attacked(), range(min(LESSONS, len(ring.data)))
+    x, y = (part.to(home(ring.victim)) for part in ring.data.take(lessons))
+    with inference(ring.victim):
+        learned = attack.fit(view, x, Untargeted(y), Streams.of(ring.seed, lessons).at(name).at("learn"))
+    passes = {way: count * ring.draws for way, count in (("forward", view.forward), ("backward", view.backward))}
+    return learned, len(lessons), Cost(**passes, seconds=time.perf_counter() - start)
 
 
 def _run(runner: Runner, name: str, attack: Attack, file: Path) -> Catch:
