@@ -620,7 +620,7 @@ def test_version_and_help_answer_for_every_command(run: Run) -> None:
     {
         "attacks": ("pgd", "apgd-ce", "square", "Madry et al., 2018"),
         "threats": ("linf:EPS", "l2:EPS", "l1:EPS", "l0:EPS"),
-        "suites": ("quick", "standard"),
+        "suites": ("quick", "standard", "thorough"),
         "datasets": ("digits", "mnist", "cifar10"),
         "models": ("PyTorch", "ONNX", "scikit-learn", "HTTP endpoint"),
     }.items(),

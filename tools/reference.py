@@ -93,13 +93,20 @@ def attacks() -> str:
 
 
 def suites() -> str:
-    """Every stage of every suite, with what it costs on an example that stands."""
+    """Every stage of every suite: whom it attacks, and what it costs on an example that stands."""
     rows = []
-    for suite, make in SUITES.items():
-        for stage in make(linf(0.3), "gradients", 10):
-            forward, backward = cost(stage)
-            rows.append((f"`{suite}`", f"`{stage.name}`", stage.role, f"{forward:,}", f"{backward:,}"))
-    return table(("suite", "stage", "role", "forward", "backward"), rows)
+    for name, make in SUITES.items():
+        suite = make(linf(0.3), "gradients", 10)
+        parts = {
+            "all that stands": suite.opening,
+            f"in rounds, {suite.passes:,} passes an example": suite.menu,
+            f"the {suite.hardest} nearest to falling": suite.closing,
+        }
+        for whom, stages in parts.items():
+            for stage in stages:
+                passes = "{:,} + {:,}".format(*cost(stage))
+                rows.append((f"`{name}`", f"`{stage.name}`", stage.role, whom, passes))
+    return table(("suite", "stage", "role", "whom it attacks", "forward + backward"), rows)
 
 
 def cost(stage: Stage) -> tuple[int, int]:

@@ -341,7 +341,7 @@ def eot_until(model: Model, *, draws: int = 8, most: int = 64, agree: float = 0.
     def view(x: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and x.requires_grad):
             return eot(model, draws)(x)
-        outputs: Tensor = _Expected.apply(x, model, draws, most, agree)  # type: ignore[no-untyped-call]
+        outputs: Tensor = _Expected.apply(x, model, draws, (most, agree))  # type: ignore[no-untyped-call]
         return outputs
 
     return view
@@ -351,11 +351,11 @@ class _Expected(torch.autograd.Function):
     """The mean of a random model's outputs; its pullback draws as often as two halves disagree."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, model: Model, draws: int, most: int, agree: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, model: Model, draws: int, until: tuple[int, float]) -> Tensor:
         with torch.enable_grad():
             point = x.detach().requires_grad_()
             ctx.drawn = [model(point) for _ in range(draws)]
-        ctx.point, ctx.model, ctx.most, ctx.agree = point, model, most, agree
+        ctx.point, ctx.model, (ctx.most, ctx.agree) = point, model, until
         mean = torch.stack([outputs.detach() for outputs in ctx.drawn]).mean(0)
         if not all(outputs.requires_grad for outputs in ctx.drawn):
             ctx.mark_non_differentiable(mean)
@@ -374,7 +374,7 @@ class _Expected(torch.autograd.Function):
             one, other = halves[:, open_rows].flatten(2).double()
             sizes = (one.square().sum(1) * other.square().sum(1)).sqrt()
             open_rows = open_rows[(one * other).sum(1) < ctx.agree * sizes]  # where both are zero, no draw would help
-        return halves.sum(0) / spent.view(-1, *[1] * (point.dim() - 1)), None, None, None, None
+        return halves.sum(0) / spent.view(-1, *[1] * (point.dim() - 1)), None, None, None
 
     @staticmethod
     def pull(ctx: Any, k: int, weight: Tensor, open_rows: Tensor) -> Tensor:
@@ -382,6 +382,8 @@ class _Expected(torch.autograd.Function):
         with torch.enable_grad():
             if k < len(ctx.drawn):
                 chosen = torch.zeros_like(weight).index_copy_(0, open_rows, weight[open_rows])
-                return torch.autograd.grad(ctx.drawn[k], ctx.point, chosen)[0][open_rows]
-            point = ctx.point.detach()[open_rows].requires_grad_()
-            return torch.autograd.grad(ctx.model(point), point, weight[open_rows])[0]
+                gradient: Tensor = torch.autograd.grad(ctx.drawn[k], ctx.point, chosen)[0][open_rows]
+            else:
+                point = ctx.point.detach()[open_rows].requires_grad_()
+                gradient = torch.autograd.grad(ctx.model(point), point, weight[open_rows])[0]
+        return gradient

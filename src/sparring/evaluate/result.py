@@ -74,6 +74,8 @@ class Progress(Record):
     """How far the attack had come after one more stage: passes so far, all examples together, and what still stood."""
 
     attack: str
+    round: int = 0
+    """The number of the round, from 1, where the stage was one."""
     passes: int
     standing: int
 

@@ -42,12 +42,16 @@ class Round:
 
 @dataclass(frozen=True, kw_only=True)
 class Next:
-    """What to do now: this slice, on this band of examples, of which it is expected to break so many."""
+    """What to do now: this slice, on this band of examples; `rate` of them are expected to fall per pass."""
 
     slice: str
     band: int
     examples: tuple[int, ...]
-    rate: float
+    rate: float | None
+
+    def expected(self, passes: int) -> float:
+        """How many should fall; one, where nothing is known of the band."""
+        return 1.0 if self.rate is None else self.rate * passes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +89,10 @@ def choose(slices: Sequence[str], ranked: Sequence[int], rounds: Sequence[Round]
     found = _faded(rounds)
     cut = bands(ranked)
 
-    def rate(band: int) -> tuple[float, float]:
-        """Hoped for, and expected, per pass."""
+    def seen(band: int) -> tuple[float, float]:
+        """What broke, in how many passes."""
         broke = sum(weight * one.broke for one, weight in found if one.band == band)
-        passes = sum(weight * one.passes for one, weight in found if one.band == band)
-        return upper(broke, passes, HOPEFUL), broke / passes if passes else 0.0
+        return broke, sum(weight * one.passes for one, weight in found if one.band == band)
 
     def promise(name: str) -> float:
         """How many times more than expected a slice may break."""
@@ -98,8 +101,14 @@ def choose(slices: Sequence[str], ranked: Sequence[int], rounds: Sequence[Round]
 
     tried = {one.band for one in rounds}
     untried = [band for band in range(len(cut)) if band not in tried]
-    band = untried[0] if untried else max(range(len(cut)), key=lambda band: rate(band)[0] * DEEPER**band)
-    return Next(slice=max(slices, key=promise), band=band, examples=cut[band], rate=rate(band)[1])
+    band = untried[0] if untried else max(range(len(cut)), key=lambda band: upper(*seen(band), HOPEFUL) * DEEPER**band)
+    broke, passes = seen(band)
+    return Next(
+        slice=max(slices, key=promise),
+        band=band,
+        examples=cut[band],
+        rate=(broke + 1) / passes if passes else None,  # the mean of the posterior under a flat prior
+    )
 
 
 def outlook(rounds: Sequence[Round], confidence: float = 0.95) -> Outlook:

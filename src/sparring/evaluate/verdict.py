@@ -292,11 +292,12 @@ class _Bout:
         cost = self.runner.ledger.cost([stage])
         return cost.forward + cost.backward
 
-    def note(self, attack: str, stage: str) -> None:
-        """Enter a stage into the course of the run."""
+    def note(self, attack: str, stage: str, number: int = 0) -> None:
+        """Enter a stage, or a round of this number, into the course of the run."""
         before = self.progress[-1].passes if self.progress else 0
         standing = len(self.right) - len(self.broken)
-        self.progress.append(Progress(attack=attack, passes=before + self.cost(stage), standing=standing))
+        passes = before + self.cost(stage)
+        self.progress.append(Progress(attack=attack, round=number, passes=passes, standing=standing))
 
     def story(self, **more: Any) -> _Story:
         """What happened so far."""
@@ -355,10 +356,10 @@ def _rounds(plan: Suite, bout: _Bout) -> list[Round]:
         stage = slices[chosen.slice]
         label = f"{stage.name} #{len(rounds) + 1}"
         broke = bout.fight(label, stage.role, stage.attack, chosen.examples, stage.name)
-        bout.note(stage.name, label)
+        bout.note(stage.name, label, len(rounds) + 1)
         passes = bout.cost(label)
         rounds.append(
-            Round(slice=stage.name, band=chosen.band, broke=broke, passes=passes, expected=chosen.rate * passes)
+            Round(slice=stage.name, band=chosen.band, broke=broke, passes=passes, expected=chosen.expected(passes))
         )
         if late := tuple(f"{one.slice} #{k}" for k, one in enumerate(rounds, 1) if k > len(rounds) / 2):
             bout.roles["again"] = late

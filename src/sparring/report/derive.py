@@ -45,6 +45,28 @@ def standing(result: Result) -> tuple[float, ...]:
     return tuple(count / max(result.examples, 1) for count in after)
 
 
+@dataclass(frozen=True)
+class Point:
+    """Where the attacks had come: passes per example so far, robust accuracy, and the round, 0 outside of rounds."""
+
+    attack: str
+    round: int
+    passes: float
+    accuracy: float
+
+
+def course(result: Result) -> tuple[Point, ...]:
+    """Robust accuracy against passes, from the clean run on."""
+    each = max(result.examples, 1)
+    if result.progress:
+        return tuple(Point(p.attack, p.round, p.passes / each, p.standing / each) for p in result.progress)
+    spent, points = 0, [Point("clean", 0, 0.0, standing(result)[0])]
+    for attack, left in zip(result.attacks, standing(result)[1:], strict=True):
+        spent += attack.forward + attack.backward
+        points.append(Point(attack.name, 0, spent / each, left))
+    return tuple(points)
+
+
 def names(results: Sequence[Result]) -> tuple[str, ...]:
     """What to call each result: its name, numbered where several carry the same."""
     seen: dict[str, int] = {}

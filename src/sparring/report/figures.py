@@ -127,7 +127,9 @@ def curve(results: Sequence[Result], language: Words | None = None) -> Figure:
 
 @_drawn
 def cost(result: Result, language: Words | None = None) -> Figure:
-    """Robust accuracy against the passes spent per example, attack after attack: what each one added, and its price.
+    """Robust accuracy against the passes spent per example: what each attack added, and its price.
+
+    Stages are numbered; the rounds between them, in which attacks take turns, are one stretch of the line.
 
     Raises:
         BadInput: the verdict is invalid.
@@ -135,15 +137,18 @@ def cost(result: Result, language: Words | None = None) -> Figure:
     """
     say = language or words()
     _refuse_invalid([result])
-    spent = np.cumsum([0.0, *((a.forward + a.backward) / max(result.examples, 1) for a in result.attacks)])
-    after = np.array(derive.standing(result))
+    course = derive.course(result)
+    spent, after = np.array([point.passes for point in course]), np.array([point.accuracy for point in course])
     figure, axes = _canvas(4.8, 3.3)
     axes.plot(spent, after, color=SERIES[0], drawstyle="steps-post", lw=1.6)
-    axes.plot(spent, after, color=SERIES[0], linestyle="none", marker="o", markersize=12, mfc=PAPER, mew=1.6)
-    for i, (x, y) in enumerate(zip(spent, after, strict=True)):
+    last = max((point.round for point in course), default=0)
+    stops = [point for point in course if not point.round or point.round == last]
+    for i, stop in enumerate(stops):
+        x, y = stop.passes, stop.accuracy
+        axes.plot([x], [y], color=SERIES[0], marker="o", markersize=12, mfc=PAPER, mew=1.6)
         axes.annotate(f"{i}", (x, y), ha="center", va="center_baseline", fontsize=8, fontweight="bold")
-    listed = [say["cost_start"], *(attack.name for attack in result.attacks)]
-    entries = [f"{i}  {_short(name, 24)}" for i, name in enumerate(listed)]
+    listed = [say["cost_rounds"].format(count=last) if stop.round else stop.attack for stop in stops[1:]]
+    entries = [f"{i}  {_short(name, 24)}" for i, name in enumerate((say["cost_start"], *listed))]
     box = axes.text(1.03, 0.98, "\n".join(entries), transform=axes.transAxes, va="top", ha="left", fontsize=8.5)
     box.set_linespacing(1.7)
     axes.set_xscale("symlog", linthresh=1.0, linscale=0.4)

@@ -22,6 +22,7 @@ from sparring.report.words import (
     Language,
     Words,
     eps_text,
+    outlook_text,
     p_text,
     passes_text,
     percent,
@@ -154,6 +155,7 @@ class _Bout:
     fates: tuple[tuple[str, str, int], ...]
     """Kind, words, count."""
     cost: Markup
+    outlook: str
     attacks: tuple[_Attack, ...]
     passes: str
     forward: str
@@ -188,6 +190,7 @@ def _bout(result: Result, name: str, i: int, gallery: Gallery, say: Words) -> _B
             if count
         ),
         cost=Markup(figures.svg(figures.cost(result, say), f"cost{i}") if valid and result.attacks else ""),  # noqa: S704
+        outlook=outlook_text(result, say),
         attacks=tuple(
             _Attack(
                 record=attack,

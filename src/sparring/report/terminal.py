@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sparring.evaluate.result import Interval, Result
 from sparring.report import derive
-from sparring.report.words import p_text, passes_text, percent, seconds_text, threat_plain
+from sparring.report.words import outlook_text, p_text, passes_text, percent, seconds_text, threat_plain, words
 
 STYLES = {
     "trusted": "bold green",
@@ -35,6 +35,8 @@ def show(result: Result, console: Console) -> None:
     if result.attacks:
         console.print()
         console.print(_attacks(result))
+        if said := outlook_text(result, words()):
+            console.print(Text(said))
     troubled = [check for check in result.checks if check.outcome != "pass"]
     passed = len(result.checks) - len(troubled)
     console.print()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from functools import cache
@@ -15,6 +16,17 @@ Language = Literal["en", "zh"]
 Words = Mapping[str, str]
 
 NORMS = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁", "l0": "ℓ₀"}
+
+
+def outlook_text(result: Result, say: Words) -> str:
+    """What more effort would change, in a sentence; empty where no rounds were fought."""
+    seen = result.outlook
+    if seen is None or result.verdict == "invalid":
+        return ""
+    each = max(result.examples, 1)
+    more = min(math.floor(seen.examples), result.examples)
+    passes = passes_text(seen.passes / each)
+    return say["outlook"].format(passes=passes, late=seen.broke_late, examples=result.examples, more=more)
 
 
 @cache
