@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from sparring import losses
 from sparring.errors import BadInput
-from sparring.goals import Targeted, Towards, Untargeted
+from sparring.goals import Direction, Labels, Pixels, Targeted, Towards, Untargeted, Values
 
 OUTPUTS = torch.tensor([[2.0, 0.5, -1.0, 3.5], [0.0, 4.0, 1.0, 1.5]])
 LABELS = torch.tensor([0, 1])
@@ -92,3 +92,25 @@ def test_too_few_classes_and_the_wrong_goal_are_refused():
         losses.targeted_dlr(OUTPUTS[:, :3], Towards(LABELS, LABELS))
     with pytest.raises(TypeError, match="Towards"):
         losses.targeted_margin(OUTPUTS, Untargeted(LABELS))
+
+
+MEASURED = [
+    (Values(torch.zeros(2, 4), 1.0), OUTPUTS),
+    (Direction(torch.ones(2, 4), 0.5), OUTPUTS),
+    (Labels(torch.tensor([[0, 1, 1, 0], [1, 0, 0, 1]])), OUTPUTS),
+    (Pixels(torch.zeros(2, 2, 2, dtype=torch.int64), 0.5), OUTPUTS[:, :, None, None].expand(2, 4, 2, 2)),
+]
+
+
+@pytest.mark.parametrize(("goal", "outputs"), MEASURED)
+def test_a_goal_that_is_not_about_classes_brings_its_own_margin_and_loss(goal, outputs):
+    assert torch.equal(losses.margin(outputs, goal), goal.margin(outputs))
+    assert torch.equal(losses.cross_entropy(outputs, goal), goal.loss(outputs))
+
+
+@pytest.mark.parametrize(("goal", "outputs"), MEASURED)
+@pytest.mark.parametrize("loss", [losses.dlr, losses.logit, losses.probability_margin])
+def test_a_loss_about_classes_refuses_a_goal_without_them_in_one_line(loss, goal, outputs):
+    with pytest.raises(BadInput, match="no class labels; need a goal about classes") as refusal:
+        loss(outputs, goal)
+    assert "\n" not in str(refusal.value)

@@ -94,14 +94,19 @@ def lead(outputs: Tensor, labels: Tensor) -> Tensor:
 def nearest(margins: Tensor, need: Tensor) -> Tensor:
     """How near a row is to `need` successes among its parts, `(B,)`: positive exactly where there are so many.
 
-    `margins` `(B, P)` are positive where a part succeeds, `need` `(B,)` counts from 1 to P. The mean of what the
-    `need` parts that are nearest to success still lack; where none lacks anything, the least of their margins. Parts
-    that have succeeded are not pushed further, nor parts that are out of reach: the effort goes where it counts.
+    `margins` `(B, P)` are positive where a part succeeds, and -inf where it does not count; `need` `(B,)` is from 1 to
+    P. What the `need` parts that are nearest to success still lack on average, times the soft share of all parts that
+    have not succeeded; where none of these lacks anything, the least of their margins. A budget that the parts share
+    goes where it is needed and can help; where there is one for each part, all are pushed. For one part of one this is
+    its margin.
     """
-    best = margins.sort(dim=1, descending=True).values
+    best, known = margins.sort(dim=1, descending=True).values, margins != -torch.inf
     among = torch.arange(best.shape[1], device=best.device) < need.unsqueeze(1)
-    lacking = torch.where(among, best.clamp(max=0), 0).sum(1) / need
-    return lacking + best.gather(1, need.unsqueeze(1) - 1).squeeze(1).clamp(min=0)
+    lacking = torch.where(among, -best.clamp(max=0), 0).sum(1) / need
+    u = margins.where(known, 0) / lacking.clamp(min=1e-12).unsqueeze(1)
+    # u / (1 + |u|) in place of a tanh, which torch rounds differently from one batch to another
+    standing = torch.where(known, (1 - u / (1 + u.abs())) / 2, 1).mean(1)
+    return best.gather(1, need.unsqueeze(1) - 1).squeeze(1).clamp(min=0) - lacking * standing / 0.75
 
 
 class Measured(ABC):
@@ -239,16 +244,19 @@ class Labels(Measured):
         """Rows with more wrong labels than allowed (`sign` -1: with no more). A NaN is no decision, and no success."""
         return ((self.measure(outputs) > self.wrong) == (self.sign > 0)) & ~_missing(outputs)
 
+    def _wrongly(self, outputs: Tensor) -> Tensor:
+        """By how much each label is decided wrongly, `(B, L)`."""
+        return torch.where(aligned(self.reference, outputs) > 0, -outputs, outputs)
+
     def margin(self, outputs: Tensor) -> Tensor:
         """How near the nearest of the labels are that must change."""
-        wrongly = torch.where(aligned(self.reference, outputs) > 0, -outputs, outputs)
         need = self.wrong + 1 if self.sign > 0 else outputs.shape[1] - self.wrong
-        return nearest(self.sign * wrongly, torch.full((len(outputs),), need, device=outputs.device))
+        return nearest(self.sign * self._wrongly(outputs), torch.full((len(outputs),), need, device=outputs.device))
 
     def loss(self, outputs: Tensor) -> Tensor:
         """The mean binary cross-entropy over the labels."""
-        wanted = aligned(self.reference, outputs).to(outputs.dtype)
-        return self.sign * functional.binary_cross_entropy_with_logits(outputs, wanted, reduction="none").mean(1)
+        # not torch's binary cross-entropy, nor softplus: these round a row by where it stands in the batch
+        return -self.sign * functional.logsigmoid(-self._wrongly(outputs)).mean(1)
 
 
 @dataclass(frozen=True)
