@@ -67,6 +67,14 @@ def test_an_attack_added_in_twenty_lines_breaks_digits_without_gradients() -> No
     assert counts[0] < counts[1] < 75
 
 
+def test_models_that_do_not_classify_are_attacked_by_the_same_attack() -> None:
+    lines = output("other_tasks.py", "5").splitlines()
+    assert [line.split(":")[0] for line in lines] == ["regression"] * 2 + ["segmentation"] * 2
+    for clean, attacked in (lines[:2], lines[2:]):
+        assert percents(clean)[0] > 70
+        assert percents(attacked)[0] < percents(clean)[0] - 50
+
+
 @pytest.mark.frameworks
 @pytest.mark.parametrize("backend", ["torch", "jax", "tensorflow"])
 def test_the_story_in_keras_comes_out(backend: str) -> None:
