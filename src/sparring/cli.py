@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sparring.evaluate.run import Watch
     from sparring.models.victim import Victim
     from sparring.threats import Ball
-    from sparring.types import Data
+    from sparring.types import Boxed, Data
 
 Function = Callable[..., Any]
 
@@ -124,7 +124,12 @@ def _share(context: click.Context, option: click.Parameter, value: float | None)
 @MODEL
 @DATA
 @THREAT
-@click.option("--budget", default="standard", show_default=True, help="Which suite of attacks: quick or standard.")
+@click.option(
+    "--budget", default="standard", show_default=True, help="Which suite of attacks: quick, standard or thorough."
+)
+@click.option(
+    "--passes", type=click.IntRange(0), help="Passes an example for the rounds of attacks, instead of the suite's."
+)
 @RUN
 @click.option("--out", type=Path, default=Path("sparring-audit"), show_default=True, help="The folder of the run.")
 @click.option("--fail-under", type=float, callback=_share, help="Status 1 if robust accuracy is lower, or in doubt.")
@@ -143,6 +148,7 @@ def audit(**given: Any) -> int:
             data,
             threat,
             suite=given["budget"],
+            passes=given["passes"],
             seed=given["seed"],
             batch_size=given["batch_size"],
             workers=given["workers"],
@@ -194,12 +200,15 @@ def doctor(**given: Any) -> int:
 @RUN
 @click.option("--out", type=Path, required=True, help="The folder for adversarial.npz.")
 def attack(**given: Any) -> int:
-    """Run one attack on MODEL, and keep the adversarial examples."""
+    """Run one attack on MODEL, and keep the adversarial examples.
+
+    Takes any threat: sparring list threats. An attack that learns from examples learns from the first 500 first.
+    """
     from sparring.evaluate.collect import collect
     from sparring.registry import find
 
-    entry, out = find("attacks", given["name"]), _folder(given["out"])
-    victim, data, threat = _bout(given)
+    entry, out, threat = find("attacks", given["name"]), _folder(given["out"]), _threat(given)
+    victim, data = _met(given)
     with _resumable(out), _watch() as watch:
         found = collect(
             victim,
@@ -214,6 +223,9 @@ def attack(**given: Any) -> int:
             watch=watch,
         )
     attacked = found.examples - found.already_wrong
+    if found.learned_from:
+        passes = f"{found.learning.forward:,} forward and {found.learning.backward:,} backward passes"
+        click.echo(f"{entry.name} learned from the first {found.learned_from} examples: {passes}")
     click.echo(f"{entry.name} on {threat}: broke {len(found.broken)} of {attacked} examples that the model gets right")
     click.echo(f"{found.survive_storage} of them survive storage in 8 bits")
     passes = f"{found.cost.forward / max(attacked, 1):.1f} forward and {found.cost.backward / max(attacked, 1):.1f}"
@@ -331,22 +343,38 @@ def demo(out: Path, language: Any) -> int:
 
 
 def _bout(given: dict[str, Any]) -> tuple[Victim, Data, Ball]:
-    """Model, data and threat, once they have met: data of another shape than the model's is refused here."""
-    from sparring.data import first
-    from sparring.data import load as load_data
-    from sparring.models.loading import load
+    """Model, data and a threat that is the ball of a norm."""
+    from sparring.threats import Ball
+
+    threat = _threat(given)
+    if not isinstance(threat, Ball):
+        raise BadInput(f"threat {threat}", "a norm: linf, l2, l1 or l0", "use sparring attack, which takes any threat")
+    return *_met(given), threat
+
+
+def _threat(given: dict[str, Any]) -> Boxed:
+    """What the attacker may do, within the bounds of the inputs."""
     from sparring.threats import linf, parse
 
     low, high = given["bounds"]
     if not -math.inf < low < high < math.inf:
         raise BadInput(f"--bounds {low:g} {high:g}", "two numbers, low < high", "give the range of valid inputs")
-    small = linf(8 / 255 * (high - low), low=low, high=high)
-    threat = parse(given["threat"], low=low, high=high) if given["threat"] is not None else small
+    if given["threat"] is None:
+        return linf(8 / 255 * (high - low), low=low, high=high)
+    return parse(given["threat"], low=low, high=high)
+
+
+def _met(given: dict[str, Any]) -> tuple[Victim, Data]:
+    """Model and data, once they have met: data of another shape than the model's is refused here."""
+    from sparring.data import first
+    from sparring.data import load as load_data
+    from sparring.models.loading import load
+
     data = load_data(given["data"], split=given["split"])
     data = data if given["limit"] is None else first(data, given["limit"])
     victim = _placed(load(given["model"], weights=given["weights"], trust=given["trust"]), given)
     _introduce(victim, data)
-    return victim, data, threat
+    return victim, data
 
 
 def _placed(victim: Victim, given: dict[str, Any]) -> Victim:
@@ -476,15 +504,15 @@ def _watch() -> Iterator[Watch]:
 def _list_attacks(console: Console) -> None:
     from sparring.registry import members
 
-    rows = [(entry.name, entry.needs, " ".join(entry.norms), entry.summary) for entry in members("attacks").values()]
-    _print(console, ("attack", "needs", "norms", "what it does"), rows)
+    rows = [(entry.name, entry.needs, " ".join(entry.kinds), entry.summary) for entry in members("attacks").values()]
+    _print(console, ("attack", "needs", "threats", "what it does"), rows)
 
 
 def _list_threats(console: Console) -> None:
-    from sparring import threats
+    from sparring.registry import members
 
-    makers = (threats.linf, threats.l2, threats.l1, threats.l0)
-    _print(console, ("threat", "what it allows"), [(f"{m.__name__}:EPS", str(m.__doc__)) for m in makers])
+    rows = [(f"{entry.name}:EPS", entry.summary) for entry in members("threats").values()]
+    _print(console, ("threat", "what it allows"), rows)
 
 
 def _list_suites(console: Console) -> None:

@@ -32,10 +32,14 @@ class PGD:
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The best point seen, `(B, *shape)`."""
         search = Search(model, x, goal, self.loss)
-        z, state = x, self.step.init(x)
-        if self.random_start:
-            z = self.threat.sample(x, rng)
-            _, x, z, state = search.judge(x, x, z, state)
+        if not self.random_start:
+            return self.climb(search, x, x)
+        _, x, z = search.judge(x, x, self.threat.sample(x, rng))
+        return self.climb(search, x, z)
+
+    def climb(self, search: Search, x: Tensor, z: Tensor) -> Tensor:
+        """The best point seen by a search that goes on from `z`."""
+        state = self.step.init(x)
         for i in search.steps(self.steps):
             gradient, _, x, z, state = search.climb(z, x, z, state)
             move, state = self.step.update(gradient, state, i)

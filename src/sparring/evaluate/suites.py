@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from sparring.attacks import (
+    PGD,
+    Hops,
     Restarts,
     RunnerUp,
     Through,
@@ -18,13 +20,14 @@ from sparring.attacks import (
     apgd_t,
     fgsm,
     gaussian_noise,
-    hops,
     pgd_cosine,
     square,
     uniform_noise,
 )
+from sparring.attacks.hops import exact
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, margin, probability_margin, targeted_margin
+from sparring.steps import ascent, chain, cosine
 from sparring.threats import Ball
 from sparring.types import Access, Attack, Loss
 from sparring.views import smoothed
@@ -73,8 +76,11 @@ def _run(threat: Ball, loss: Loss, *, beta: float, temperature: float = 0.0, ste
     )
 
 
-def menu(threat: Ball, classes: int) -> tuple[Stage, ...]:
-    """Slices of about forty passes: losses, targets and smoothnesses, of which each network falls to some."""
+def menu(threat: Ball, classes: int, *, patient: bool = False) -> tuple[Stage, ...]:
+    """Slices of about forty passes: losses, targets and smoothnesses, of which each network falls to some.
+
+    The patient have one of a thousand passes too, for what nearly falls.
+    """
     targets = min(classes - 1, 3) if classes > 2 else 0
     slices: dict[str, Attack] = {
         "cross-entropy": _run(threat, cross_entropy, beta=10, temperature=20),
@@ -87,10 +93,22 @@ def menu(threat: Ball, classes: int) -> tuple[Stage, ...]:
         "probability margin": _run(threat, probability_margin, beta=10),
         "exact cross-entropy": pgd_cosine(threat, loss=cross_entropy),
         "exact margin": pgd_cosine(threat, loss=margin),
-        "hops": Through(view=partial(smoothed, beta=15), attack=hops(threat, times=5)),
-        "margin hops": hops(threat, times=5, loss=margin),
+        "hops": mixed_hops(threat, steps=20, times=5),
+        **({"many hops": mixed_hops(threat, steps=10, times=40)} if patient else {}),
     }
     return tuple(Stage(name, attack, "white box") for name, attack in slices.items())
+
+
+def mixed_hops(threat: Ball, *, steps: int, times: int) -> Hops:
+    """Each run from the best point of all so far, on the losses and the smoothnesses of the menu in turn."""
+    share = 1 / steps
+    step = chain(ascent(threat.norm), cosine((0.1 + 4 * share) * threat.unit, steps))
+    kinds = ((margin, 0), (cross_entropy, 15), (probability_margin, 10), (cross_entropy, 0), (margin, 15))
+    runs = (
+        (partial(smoothed, beta=beta) if beta else exact, PGD(threat=threat, step=step, loss=loss, steps=steps))
+        for loss, beta in kinds
+    )
+    return Hops(runs=tuple(runs), times=times, share=2 * share)
 
 
 def controls(threat: Ball, draws: int) -> tuple[Stage, ...]:
@@ -142,11 +160,11 @@ def thorough(threat: Ball, access: Access, classes: int) -> Suite:
     targeted = (Stage("apgd-t", apgd_t(threat, steps=100, targets=9), "white box"),) if classes >= 4 else ()
     return Suite(
         opening=(*controls(threat, 10), Stage("fgsm", fgsm(threat), "single step"), _first(threat)),
-        menu=menu(threat, classes),
-        closing=(Stage("apgd-ce", apgd_ce(threat, steps=100), "white box"), *targeted, *black_box(threat, 10_000)),
-        passes=3000,
+        menu=menu(threat, classes, patient=True),
+        closing=(Stage("apgd-ce", apgd_ce(threat, steps=100), "white box"), *targeted, *black_box(threat, 5000)),
+        passes=1000,
         tolerance=0.0,
-        hardest=256,
+        hardest=128,
     )
 
 

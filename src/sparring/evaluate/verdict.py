@@ -65,6 +65,7 @@ def audit(
     threat: Ball,
     *,
     suite: str = "standard",
+    passes: int | None = None,
     seed: int = 0,
     limit: int | None = None,
     batch_size: int | None = None,
@@ -81,7 +82,10 @@ def audit(
     bounds with labels `(N,)`. With `out`, a folder, the run keeps a ledger there, from which `resume` goes on, and
     leaves `result.json` and `gallery.npz`. `watch(stage, done, total)` is told of progress.
 
-    The result depends on model, data, threat, suite and seed alone: not on `batch_size` (chosen by free memory
+    `passes` is the budget of the suite's rounds, forward and backward passes an example, where it is not to be the
+    suite's own.
+
+    The result depends on model, data, threat, suite, passes and seed alone: not on `batch_size` (chosen by free memory
     unless given), not on `workers` (processes, each on one thread), not on interruptions. The model comes back as
     it was given.
 
@@ -100,6 +104,7 @@ def audit(
             data=subject,
             threat=threat,
             suite=suite,
+            passes=passes,
             seed=seed,
             diagnosis=diagnosis,
             command=command or f"sparring.audit({victim.name}, {subject.name}, {threat}, suite={suite!r}, seed={seed})",
@@ -128,6 +133,7 @@ class _Case:
     data: Data
     threat: Ball
     suite: str
+    passes: int | None
     seed: int
     diagnosis: Diagnosis
     command: str
@@ -146,7 +152,7 @@ class _Case:
             blind = build(self.suite, self.threat, "scores", self.diagnosis.classes)
             longer = (replace(s, name=f"{s.name}-long") for s in blind.stages if s.role == "black box")
             plan = replace(plan, opening=(*plan.opening, *longer))
-        return plan
+        return plan if self.passes is None else replace(plan, passes=self.passes)
 
     def climber(self, *, steps: int, times: int) -> Callable[[Ball], Attack]:
         """A short attack for the checks and the curve, of the strongest kind that the model allows."""
@@ -170,6 +176,7 @@ class _Case:
             "data": identity.of_data(self.data),
             "threat": f"{self.threat} in {self.threat.low:g}..{self.threat.high:g}",
             "suite": self.suite,
+            "passes": self.passes,
             "seed": self.seed,
         }
 
@@ -467,6 +474,7 @@ def _result(case: _Case, story: _Story) -> Result:
         seed=case.seed,
         settings={
             "suite": case.suite,
+            "passes": case.passes,
             "model": case.victim.name,
             "framework": case.victim.framework,
             "access": case.access,
