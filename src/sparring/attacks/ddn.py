@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparring.attacks.nearest import Nearest
 from sparring.losses import cross_entropy
 from sparring.norms import rows
 from sparring.registry import register
-from sparring.search import forward
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Goal, Loss, Model
@@ -35,22 +35,17 @@ class DDN:
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The nearest success, or `x` where there was none, `(B, *shape)`."""
         low, high, size = self.threat.low, self.threat.high, self.threat.norm.size
-        farthest = size(torch.maximum(x - low, high - x))
-        delta, eps = torch.zeros_like(x), torch.full_like(farthest, self.first * self.threat.width).minimum(farthest)
-        best, nearest = x.detach().clone(), torch.full_like(farthest, torch.inf)
-        for i in range(self.steps):
-            z, outputs = forward(model, x + delta)
-            with torch.enable_grad():
-                (gradient,) = torch.autograd.grad(self.loss(outputs, goal).sum(), z)
-            reached = goal.reached(outputs.detach())
-            closer = reached & (size(delta) < nearest)
-            best[closer], nearest[closer] = z.detach()[closer], size(delta)[closer]
-            eps = torch.where(reached, 1 - self.gamma, 1 + self.gamma).mul(eps).minimum(farthest)
+        search = Nearest(model, x, goal, self.threat, self.loss)
+        x = z = x.detach()
+        eps = torch.full_like(size(x), self.first * self.threat.width)
+        for i in search.steps(self.steps):
+            gradient, _, reached, x, z, eps = search.climb(z, x, z, eps)
+            eps = torch.where(reached, 1 - self.gamma, 1 + self.gamma) * eps
+            eps = eps.minimum(size(torch.maximum(x - low, high - x)))
             length = self.threat.width * (0.01 + 0.99 * (1 + math.cos(math.pi * i / self.steps)) / 2)  # section 4
-            delta = delta + length * self.threat.norm.steepest(gradient.nan_to_num())
-            delta = delta * rows(eps / size(delta).clamp(min=1e-12), x)
-            delta = (x + delta).clamp(low, high) - x
-        return best
+            delta = z - x + length * self.threat.norm.steepest(gradient)
+            z = (x + delta * rows(eps / size(delta).clamp(min=1e-12), x)).clamp(low, high)
+        return search.best
 
 
 @register(
