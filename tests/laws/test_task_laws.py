@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import ATTACKS, ball, brief, fold, inputs
 
+from sparring.errors import BadInput
 from sparring.losses import margin
 from sparring.streams import Streams
 from sparring.tasks import Binary, Embedding, MultiLabel, Regression, Segmentation
@@ -114,3 +115,26 @@ def test_a_model_that_gives_no_numbers_is_no_success(name, norm, task):
     z = brief(ATTACKS[name], threat)(broken, x, goal, Streams.of(0, range(4)))
     assert threat.contains(z, x).all()
     assert not goal.reached(broken(z)).any()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, entry in ATTACKS.items() if entry.norms and entry.family != "generative"]
+)
+def test_every_attack_serves_a_goal_without_classes_or_refuses_it_in_one_line(name):
+    task, entry = MultiLabel(), ATTACKS[name]
+    model, x, labels = puzzle(task, 6, 0)
+    threat, goal = ball(entry.norms[0]), task.goal(labels)
+    z = found_or_refusal(brief(entry, threat), model, x, goal)
+    if isinstance(z, str):
+        assert "class" in z
+        assert "\n" not in z
+        return
+    assert entry.aims == "smallest perturbation" or threat.contains(z, x).all()
+    assert entry.aims == "control" or goal.reached(model(z)).any()
+
+
+def found_or_refusal(attack, model, x, goal):
+    try:
+        return attack(model, x, goal, Streams.of(0, range(len(x))))
+    except BadInput as refusal:
+        return str(refusal)
