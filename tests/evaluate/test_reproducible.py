@@ -26,18 +26,23 @@ def timeless(result: Result | Path) -> dict[str, Any]:
     return json.loads(text, object_hook=lambda row: {key: row[key] for key in row if key != "seconds"})
 
 
-def test_batch_sizes_7_and_256_give_the_same_result(tmp_path: Path) -> None:
+SUITES = [("quick", 120), ("standard", 60), pytest.param("thorough", 40, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("suite", "count"), SUITES)
+def test_batch_sizes_7_and_256_give_the_same_result(tmp_path: Path, suite: str, count: int) -> None:
     model = honest("adversarially trained")
-    small = audit(model, held_out(120), THREAT, suite="quick", batch_size=7, out=tmp_path / "small")
-    large = audit(model, held_out(120), THREAT, suite="quick", batch_size=256, out=tmp_path / "large")
+    small = audit(model, held_out(count), THREAT, suite=suite, batch_size=7, out=tmp_path / "small")
+    large = audit(model, held_out(count), THREAT, suite=suite, batch_size=256, out=tmp_path / "large")
     assert timeless(small) == timeless(large)
     assert timeless(tmp_path / "small" / "result.json") == timeless(tmp_path / "large" / "result.json")
 
 
-def test_one_and_two_workers_give_the_same_result() -> None:
+@pytest.mark.parametrize("suite", ["quick", pytest.param("standard", marks=pytest.mark.slow)])
+def test_one_and_two_workers_give_the_same_result(suite: str) -> None:
     model = honest("adversarially trained")
-    one = audit(model, held_out(60), THREAT, suite="quick", batch_size=30)
-    two = audit(model, held_out(60), THREAT, suite="quick", batch_size=30, workers=2)
+    one = audit(model, held_out(60), THREAT, suite=suite, batch_size=30)
+    two = audit(model, held_out(60), THREAT, suite=suite, batch_size=30, workers=2)
     assert timeless(one) == timeless(two)
 
 
@@ -60,7 +65,7 @@ from torch import nn
 model = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))
 model.load_state_dict(torch.load(sys.argv[2], weights_only=True))
 def watch(stage, done, total):
-    if stage == "square" and 0 < done < total:
+    if sys.argv[5] in stage and 0 < done < total:
         print("attacking", flush=True)
 audit(model.eval(), digits("test").take(range(160)), linf(0.1), suite="quick", batch_size=16, out=Path(sys.argv[3]),
       resume=sys.argv[4] == "resume", name="net", watch=watch)
@@ -68,13 +73,14 @@ audit(model.eval(), digits("test").take(range(160)), linf(0.1), suite="quick", b
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-def test_a_run_killed_in_the_middle_resumes_to_the_same_result(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["#3", "square"])
+def test_a_run_killed_in_the_middle_resumes_to_the_same_result(tmp_path: Path, where: str) -> None:
     torch.save(honest("adversarially trained").state_dict(), tmp_path / "weights.pt")
     (tmp_path / "run.py").write_text(SCRIPT)
 
     def start(out: str, mode: str) -> subprocess.Popen[str]:
         command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path), str(tmp_path / "weights.pt")]
-        return subprocess.Popen([*command, str(tmp_path / out), mode], stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen([*command, str(tmp_path / out), mode, where], stdout=subprocess.PIPE, text=True)
 
     whole = start("whole", "new")
     killed = start("killed", "new")
