@@ -10,6 +10,7 @@ from sparring.attacks import pgd
 from sparring.data import Arrays, Subset, load
 from sparring.errors import BadInput
 from sparring.goals import Targeted, Untargeted
+from sparring.losses import cross_entropy, margin
 from sparring.streams import Streams
 from sparring.tasks import (
     TASKS,
@@ -71,6 +72,18 @@ def test_what_is_said_is_wanted_too(task):
     target = task.target(labels)
     assert target.sign == -1
     assert target.reached(outputs).tolist() == [True, False]
+
+
+@every_task
+def test_no_answer_is_wrong_enough_for_a_climb_to_the_end(task):
+    outputs, labels = answer(task)
+    goal, never = task.goal(labels), task.never(labels)
+    rows = torch.tensor([1])
+    assert not never.reached(outputs).any()
+    assert never.sign == goal.sign
+    for loss in (margin, cross_entropy):
+        assert torch.equal(loss(outputs, never), loss(outputs, goal))
+        assert torch.equal(loss(outputs[rows], never[rows]), loss(outputs, goal)[rows])
 
 
 @every_task

@@ -117,7 +117,11 @@ class Measured(ABC):
     """
 
     reference: Tensor
-    sign: int
+
+    @property
+    @abstractmethod
+    def sign(self) -> int:
+        """+1: leave the reference; -1: reach it."""
 
     @property
     def labels(self) -> Tensor:
@@ -302,6 +306,38 @@ class Pixels(Measured):
         """The mean cross-entropy over the pixels."""
         each = functional.cross_entropy(outputs, self.reference, ignore_index=self.ignore, reduction="none")
         return self.sign * each.flatten(1).sum(1) / self.counts.sum(1).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Endless(Measured):
+    """Climb another measured goal to the very end: no output is enough. What `Never` is to classes."""
+
+    goal: Measured
+
+    @property
+    def sign(self) -> int:
+        """That of the goal."""
+        return self.goal.sign
+
+    def measure(self, outputs: Tensor) -> Tensor:
+        """As the goal measures."""
+        return self.goal.measure(outputs)
+
+    def reached(self, outputs: Tensor) -> Tensor:
+        """No row."""
+        return torch.zeros(len(outputs), dtype=torch.bool, device=outputs.device)
+
+    def margin(self, outputs: Tensor) -> Tensor:
+        """That of the goal."""
+        return self.goal.margin(outputs)
+
+    def loss(self, outputs: Tensor) -> Tensor:
+        """That of the goal."""
+        return self.goal.loss(outputs)
+
+    def __getitem__(self, rows: Tensor) -> Endless:
+        """The goal of some of the rows."""
+        return Endless(self.goal[rows])
 
 
 def aligned(reference: Tensor, outputs: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from sparring.data.arrays import Array, Lazy, floats, inputs
 from sparring.data.arrays import _array as numbers
 from sparring.data.arrays import labels as class_labels
 from sparring.errors import BadInput
-from sparring.goals import Direction, Labels, Measured, Pixels, Targeted, Untargeted, Values
+from sparring.goals import Direction, Endless, Labels, Measured, Never, Pixels, Targeted, Untargeted, Values
 from sparring.types import Data, Goal, Model
 
 Checked = tuple[Array, tuple[str, ...]]
@@ -82,6 +82,12 @@ class Task(ABC):
     @abstractmethod
     def target(self, wanted: Tensor) -> Goal:
         """To make the model say what the attacker wants, given as labels are."""
+
+    def never(self, labels: Tensor) -> Goal:
+        """To climb away from the labels to the very end: no answer is wrong enough."""
+        goal = self.goal(labels)
+        assert isinstance(goal, Measured)
+        return Endless(goal)
 
     @abstractmethod
     def labels(self, y: Array | Tensor, name: str) -> Checked:
@@ -154,6 +160,10 @@ class Classification(Task):
     def goal(self, labels: Tensor) -> Goal:
         """Any other class."""
         return Untargeted(labels)
+
+    def never(self, labels: Tensor) -> Goal:
+        """Any other class, ever more surely."""
+        return Never(labels)
 
     def target(self, wanted: Tensor) -> Goal:
         """The wanted class."""
