@@ -18,7 +18,7 @@ from sparring.types import Attack, Boxed
 
 ATTACKS = members("attacks")
 CASES = [(name, norm) for name, entry in ATTACKS.items() for norm in entry.kinds]
-BUDGET = {"steps": 8, "queries": 60, "draws": 4, "targets": 2}
+BUDGET = {"steps": 8, "queries": 60, "draws": 4, "targets": 2, "scales": 2, "mixes": 1, "neighbours": 2, "runs": 4}
 SIZES = {"linf": 0.1, "l2": 0.5, "l1": 1.5, "l0": 4.0}
 SIZES |= {"pose": 20.0, "flow": 1.0, "recolour": 0.1, "patch": 0.25, "corruption": 2.0}
 IN_INPUT_UNITS = ("linf", "l2", "l1", "recolour")
