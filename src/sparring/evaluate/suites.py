@@ -18,6 +18,7 @@ from sparring.attacks import (
     Through,
     apgd_ce,
     apgd_t,
+    bisection,
     fgsm,
     gaussian_noise,
     pgd_cosine,
@@ -49,6 +50,8 @@ class Suite:
     Every stage of `opening` is run on all that stands, those of `closing` on the `hardest` examples that stand
     then. In between, slices of `menu` are chosen round by round, for `passes` forward and backward passes an example
     of the data, or until the rest would break less than the share `tolerance` of them, with 95 % confidence.
+    `nearest` makes the attack that finds the smallest size for each example, from which the curve is read at any eps;
+    without it, a few sizes are tried.
     """
 
     opening: tuple[Stage, ...]
@@ -57,6 +60,7 @@ class Suite:
     passes: int = 0
     tolerance: float = 0.0
     hardest: int = 64
+    nearest: Callable[[Ball], Attack] | None = None
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -146,10 +150,10 @@ def standard(threat: Ball, access: Access, classes: int) -> Suite:
     return Suite(
         opening=(*controls(threat, 2), Stage("fgsm", fgsm(threat), "single step"), _first(threat)),
         menu=menu(threat, classes),
-        closing=black_box(threat, 500),
-        passes=200,
+        closing=black_box(threat, 400),
+        passes=150,
         tolerance=0.001,
-        hardest=64,
+        hardest=48,
     )
 
 
@@ -163,8 +167,8 @@ def thorough(threat: Ball, access: Access, classes: int) -> Suite:
         menu=menu(threat, classes, patient=True),
         closing=(Stage("apgd-ce", apgd_ce(threat, steps=100), "white box"), *targeted, *black_box(threat, 5000)),
         passes=1000,
-        tolerance=0.0,
         hardest=128,
+        nearest=partial(bisection, steps=20, rounds=8),
     )
 
 

@@ -160,10 +160,11 @@ class _Case:
             return partial(margin_runs, steps=steps, times=times)
         return partial(last_resort, access=self.access)
 
-    def sizes(self) -> tuple[float, ...]:
-        """The sizes of the curve: the audited eps and multiples of it, no larger than the box."""
+    def sizes(self, more: int = 0) -> tuple[float, ...]:
+        """The sizes of the curve: the audited eps and multiples of it, `more` of them, no larger than the box."""
+        factors = (*CURVE, *(CURVE[-1] * (i + 1) / more for i in range(more)))
         largest = _whole_box(self.threat, 1).eps if self.threat.norm.name == "linf" else float("inf")
-        sizes = {float(f"{self.threat.eps * factor:.6g}") if factor != 1 else self.threat.eps for factor in CURVE}
+        sizes = {float(f"{self.threat.eps * factor:.6g}") if factor != 1 else self.threat.eps for factor in factors}
         if self.threat.norm.name == "l0":
             sizes = {float(int(size)) for size in sizes if size >= 1}
         return tuple(sorted(size for size in sizes if size <= largest))
@@ -390,8 +391,20 @@ def _ask(plan: Suite, bout: _Bout) -> None:
         whole = _whole_box(case.threat, case.data.take([0])[0][0].numel())
         attack = case.climber(steps=40, times=5)(whole)
         bout.sweep("unbounded", "unbounded", attack, [right[place] for place in spread(len(right), 64)])
-    grid = Grid(make=case.climber(steps=20, times=1), ball=case.threat, sizes=case.sizes())
-    bout.fight("curve", "curve", grid, right)
+    eps, sizes = case.threat.eps, case.sizes()
+    if plan.nearest is not None:
+        bout.fight("curve", "curve", plan.nearest(case.threat.at(sizes[-1])), right)
+        return
+    # What stands at eps is only tried at larger sizes, what fell only at smaller ones.
+    stood = set(bout.ranked())
+    above, below = tuple(size for size in sizes if size > eps), tuple(size for size in sizes if size < eps)
+    for name, wanted, some in (
+        ("curve above", [one for one in right if one in stood], above),
+        ("curve below", [one for one in right if one not in stood], below),
+    ):
+        if wanted and some:
+            grid = Grid(make=case.climber(steps=20, times=1), ball=case.threat, sizes=some)
+            bout.fight(name, "curve", grid, wanted, "curve")
 
 
 def _chance(clean: Mapping[int, Outcome]) -> float:
@@ -421,9 +434,10 @@ def _result(case: _Case, story: _Story) -> Result:
     correct = [example for example, outcome in clean.items() if not outcome.reached and outcome.prediction >= 0]
     count = len(clean)
     found = {example: blow.distance for example, blow in broken.items()}
-    for example, outcome in story.outcomes.get("curve", {}).items():
-        if outcome.distance is not None:
-            found[example] = min(outcome.distance, found.get(example, outcome.distance))
+    for stage in story.fought.get("curve", (None, ()))[1]:
+        for example, outcome in story.outcomes[stage].items():
+            if outcome.distance is not None:
+                found[example] = min(outcome.distance, found.get(example, outcome.distance))
 
     def standing(eps: float) -> float:
         within = eps * (1 + 1e-4)  # recorded distances are rounded
@@ -433,6 +447,7 @@ def _result(case: _Case, story: _Story) -> Result:
     robust = clopper_pearson(len(correct) - len(broken), count)
     if not story.fought:  # nothing was attacked: that bounds nothing but what the clean accuracy does
         robust = Interval(estimate=accuracy.estimate, low=0.0, high=1.0)
+    fine = 32 if case.plan().nearest is not None else 0
     attacks = {stage for _, stages in story.fought.values() for stage in stages}
     blows = Counter(blow.attack for blow in broken.values())
     costs = [*story.costs.values(), Cost(forward=case.diagnosis.forward, backward=case.diagnosis.backward)]
@@ -451,7 +466,7 @@ def _result(case: _Case, story: _Story) -> Result:
         },
         clean_accuracy=accuracy,
         robust_accuracy=robust,
-        curve=tuple(CurvePoint(eps=eps, robust_accuracy=standing(eps)) for eps in (0.0, *case.sizes()))
+        curve=tuple(CurvePoint(eps=eps, robust_accuracy=standing(eps)) for eps in (0.0, *case.sizes(fine)))
         if story.fought
         else (),
         checks=checks,
