@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparring.data.arrays import Array, Lazy, floats, inputs
-from sparring.data.arrays import _array as numbers
+from sparring.data.arrays import Array, Lazy, floats, inputs, numbers
 from sparring.data.arrays import labels as class_labels
 from sparring.errors import BadInput
 from sparring.goals import Direction, Endless, Labels, Measured, Never, Pixels, Targeted, Untargeted, Values

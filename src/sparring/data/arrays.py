@@ -123,7 +123,7 @@ def first(data: Data, n: int) -> Data:
 
 def inputs(x: Array | Tensor, name: str) -> tuple[Array, tuple[str, ...]]:
     """Check the inputs of a data set, and say what `take` will do to them."""
-    x = _array(x, f"the inputs of {name}")
+    x = numbers(x, f"the inputs of {name}")
     if x.ndim < 2:
         raise BadInput(f"the inputs of {name} have shape {x.shape}", "one row an example", "reshape them to (N, ...)")
     if not len(x):
@@ -138,7 +138,7 @@ def inputs(x: Array | Tensor, name: str) -> tuple[Array, tuple[str, ...]]:
 
 def labels(y: Array | Tensor, name: str) -> tuple[Array, tuple[str, ...]]:
     """Check labels and give them as `(N,)` int64; one-hot rows become positions, which is said."""
-    y = _array(y, f"the labels of {name}")
+    y = numbers(y, f"the labels of {name}")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim == 2 and y.shape[1] > 1:
@@ -171,7 +171,7 @@ def floats(x: Array) -> Tensor:
     return torch.from_numpy(out).div_(255) if x.dtype == np.uint8 else torch.from_numpy(out)
 
 
-def _array(values: Array | Tensor, what: str) -> Array:
+def numbers(values: Array | Tensor, what: str) -> Array:
     """As a numeric array, memory-mapped ones as they are."""
     if isinstance(values, Tensor):
         values = values.detach().cpu()
