@@ -13,11 +13,12 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from sparring.attacks.nearest import Nearest
 from sparring.errors import BadInput
 from sparring.losses import margin
 from sparring.norms import NORMS, rows
 from sparring.registry import register
-from sparring.search import forward, take
+from sparring.search import take
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Goal, Model
@@ -271,16 +272,14 @@ class Free(Length):
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows that are still searched: what they are, and where their runs stand.
+    """Where the runs of the rows stand.
 
     `constant` is that of the run, `least` one that was too small, `most` one that was enough; `age` counts the steps
     of the run, `stalls` how often its `rate` fell, `lowest` is the least objective it saw, `before` what that was when
     last looked at; `runs` counts those that brought no closer limits.
     """
 
-    place: Tensor
     x: Tensor
-    goal: Goal
     z: Tensor
     limits: State
     motion: State
@@ -305,22 +304,20 @@ class _Rows:
 
 def _put(old: tuple[Any, ...], where: Tensor, new: tuple[Any, ...]) -> tuple[Any, ...]:
     def replaced(branch: Any, other: Any) -> Any:
-        if isinstance(branch, tuple):
-            return _put(branch, where, other)
-        return branch.index_copy(0, where, other) if isinstance(branch, Tensor) else branch  # goals stay
+        return _put(branch, where, other) if isinstance(branch, tuple) else branch.index_copy(0, where, other)
 
     return tuple(map(replaced, old, new))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CarliniWagner:
-    """Descend on `penalty(z - x) + c (confidence - margin(z))+`, and search for the constant c of every row.
+    """Descend on `penalty(z - x) + c (-margin(z))+`, and search for the constant c of every row.
 
     Carlini and Wagner (2017). c grows tenfold after a run that failed, falls tenfold after one that did not, and is
     bisected once both are known. A run takes up to `steps`; where the objective has not fallen by 1e-4 in a tenth of
     them, the rate is divided by four, and at the fourth time the run is over (the paper's ends at the first). A row is
     done after `runs` runs that brought no closer limits. Sizes are in units of the width of the box, so that c means
-    the same in every box.
+    the same in every box. The paper's kappa, which asks for success by a margin, is zero: the nearest success counts.
 
     Returns the nearest success, whatever its size: `threat.eps` is not looked at. Costs at most `runs * steps` forward
     and backward passes.
@@ -332,36 +329,22 @@ class CarliniWagner:
     steps: int = 100
     runs: int = 9
     constant: float = 1e-3
-    confidence: float = 0.0
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The nearest success, or `x` where there was none, `(B, *shape)`."""
-        x = x.detach()
-        best, near = x.clone(), x.new_full((len(x),), torch.inf)
-        row = self._begin(x, goal)
-        for _ in range(self.runs * self.steps):
-            if not len(row.place):
-                break
-            point, outputs = forward(model, row.z)
-            with torch.enable_grad():
-                score = margin(outputs, row.goal)
-                (gradient,) = torch.autograd.grad(score.sum(), point)
-            gradient = gradient.nan_to_num(0, 0, 0) * self.threat.width
-            lacking = (self.confidence - score.detach()).clamp(min=0)
-            delta = (row.z - row.x) / self.threat.width
-            distance = self.penalty.distance(delta)
-            reached = row.goal.reached(outputs.detach()) & (lacking == 0)
-            closer = reached & (distance < near[row.place])
-            best[row.place[closer]], near[row.place[closer]] = row.z[closer], distance[closer]
-
-            found = row.found | reached & self.penalty.within(delta, row.limits)
-            lowest = row.lowest.fmin(self.penalty.value(delta, row.limits) + row.constant * lacking)
-            age = row.age + 1
-            looks = age % math.ceil(self.steps / 10) == 0
-            stalls = looks & (lowest > 0.9999 * row.before)
+        search, width = Nearest(model, x, goal, self.threat, margin), self.threat.width
+        search.size = lambda delta: self.penalty.distance(delta / width)
+        row = self._begin(x.detach())
+        for _ in search.steps(self.runs * self.steps):
+            gradient, score, reached, _, row = search.climb(row.z, row.x, row)
+            delta, gradient, lacking = (row.z - row.x) / width, gradient * width, (-score).clamp(min=0)
+            size = self.penalty.value(delta, row.limits)
             uphill = rows(row.constant * (lacking > 0), delta) * gradient
-            rate = torch.where(stalls, row.rate / 4, row.rate)
             slope = self.penalty.slope(delta, uphill, row.limits)
+            lowest = row.lowest.fmin(size + row.constant * lacking)
+            looks = (row.age + 1) % math.ceil(self.steps / 10) == 0
+            stalls = looks & (lowest > 0.9999 * row.before)
+            rate = torch.where(stalls, row.rate / 4, row.rate)
             z, motion = self.descent.move(slope, row.x, self.threat, rate, row.motion)
             row = replace(
                 row,
@@ -370,31 +353,26 @@ class CarliniWagner:
                 rate=rate,
                 lowest=lowest,
                 before=torch.where(looks, lowest, row.before),
-                found=found,
-                age=age,
+                found=row.found | reached & self.penalty.within(delta, row.limits),
+                age=row.age + 1,
                 stalls=row.stalls + stalls,
             )
-            over = (age == self.steps) | (row.stalls == 4) | (found & self.penalty.eager)
-            done = near[row.place] == 0
+            over = (row.age == self.steps) | (row.stalls == 4) | (row.found & self.penalty.eager)
             if bool(over.any()):
                 ended = over.nonzero().flatten()
                 saliency = (delta.abs() * gradient.abs())[ended]
-                after = self._next_run(row[ended], reached[ended], best, near, saliency)
-                row = row.put(ended, after)
-                finished = self.penalty.finished(near[after.place], after.limits) | (after.runs == self.runs)
-                done = done.index_copy(0, ended, finished | done[ended])
-            if bool(done.any()):
-                row = row[(~done).nonzero().flatten()]
-        return best
+                place = search.open[ended]
+                after = self._next_run(row[ended], reached[ended], search.best[place], search.near[ended], saliency)
+                done = self.penalty.finished(search.near[ended], after.limits) | (after.runs == self.runs)
+                (row,) = search.leave(over.index_copy(0, ended, done), row.put(ended, after))
+        return search.best
 
-    def _begin(self, x: Tensor, goal: Goal) -> _Rows:
+    def _begin(self, x: Tensor) -> _Rows:
         """All rows at the beginning of their first runs."""
         none, infinite = x.new_zeros(len(x)), x.new_full((len(x),), torch.inf)
         count = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         return _Rows(
-            place=torch.arange(len(x), device=x.device),
             x=x,
-            goal=goal,
             z=x,
             limits=self.penalty.init(x),
             motion=self.descent.init(x, x, self.threat),
@@ -412,20 +390,18 @@ class CarliniWagner:
 
     def _next_run(self, row: _Rows, reached: Tensor, best: Tensor, near: Tensor, saliency: Tensor) -> _Rows:
         """The same rows at the beginning of their next runs; `reached` says where the last ones ended."""
-        best, near = best[row.place], near[row.place]
         enough = row.found | reached
         least, most = torch.where(enough, row.least, row.constant), torch.where(enough, row.constant, row.most)
         other = torch.where(least > 0, (least + most) / 2, most / 10)
         other = torch.where(most.isinf(), 10 * row.constant, other)
         success = row.found & self.penalty.eager
         failure = ~row.found & self.penalty.eager & ((most <= 4 * least) | (row.constant > 1e6))
-        limits = self.penalty.next(success, failure, near, saliency, row.limits)
         anew = success | failure  # other limits, for which nothing is known of the constant
+        limits = self.penalty.next(success, failure, near, saliency, row.limits)
         z = self.penalty.start(row.x, best, limits)
         farthest = NORMS["linf"].size(best - row.x) / self.threat.width
         return replace(
-            self._begin(row.x, row.goal),
-            place=row.place,
+            self._begin(row.x),
             z=z,
             limits=limits,
             motion=self.descent.init(z, row.x, self.threat),
@@ -454,7 +430,7 @@ _NORMS: dict[str, tuple[Penalty, float]] = {
     passes="runs x steps + runs x steps",
     paper="Carlini and Wagner, 2017",
 )
-def carlini_wagner(threat: Ball, *, steps: int = 100, runs: int = 9, confidence: float = 0.0) -> CarliniWagner:
+def carlini_wagner(threat: Ball, *, steps: int = 100, runs: int = 9) -> CarliniWagner:
     """The smallest change: size and missing margin weighed by a constant, searched for (Carlini and Wagner, 2017)."""
     if threat.norm.name not in _NORMS:
         raise BadInput(f"Carlini and Wagner's attack on {threat}", "linf, l2 or l0", "choose ead for l1")
@@ -466,5 +442,4 @@ def carlini_wagner(threat: Ball, *, steps: int = 100, runs: int = 9, confidence:
         steps=steps,
         runs=runs,
         constant=constant,
-        confidence=confidence,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparring.attacks.runner_up import runners_up
 from sparring.errors import BadInput
 from sparring.norms import rows
 from sparring.registry import register
@@ -87,8 +88,7 @@ class JSMA:
             outputs = model(x)
         aims = goal.labels.unsqueeze(1)
         if goal.sign > 0:
-            wrong = outputs.scatter(1, aims, -torch.inf)
-            aims = wrong.topk(min(self.targets, wrong.shape[1] - 1), dim=1).indices
+            aims = runners_up(outputs, goal.labels)[:, : self.targets]
         each = torch.arange(len(x), device=x.device).repeat_interleave(aims.shape[1])
         found, reached = self._runs(model, x[each], goal[each], aims.flatten())
         changes = self.threat.distance(found, x[each]).masked_fill(~reached, torch.inf).view_as(aims)
