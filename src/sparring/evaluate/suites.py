@@ -151,7 +151,7 @@ def standard(threat: Ball, access: Access, classes: int) -> Suite:
         opening=(*controls(threat, 2), Stage("fgsm", fgsm(threat), "single step"), _first(threat)),
         menu=menu(threat, classes),
         closing=black_box(threat, 400),
-        passes=150,
+        passes=80,
         tolerance=0.001,
         hardest=48,
     )
