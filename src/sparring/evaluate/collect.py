@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -46,7 +46,7 @@ class Catch:
     cost: Cost
     file: Path
     learned_from: int = 0
-    learning: Cost = Cost()
+    learning: Cost = field(default_factory=Cost)
 
 
 def collect(

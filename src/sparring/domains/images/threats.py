@@ -53,19 +53,24 @@ def _in_box(z: Tensor, low: float, high: float) -> Tensor:
     return _all((z >= low) & (z <= high))  # NaN is neither
 
 
-def smallest(threat: Finite, z: Tensor, x: Tensor) -> Tensor:
-    """The size of the first member that is `z`, `(B,)`: infinity where none is. Makes all members of what is left."""
+def smallest(threat: Finite, z: Tensor, x: Tensor, likely: Tensor) -> Tensor:
+    """The size of the first member that is `z`, `(B,)`: infinity where none is.
+
+    Makes every member that is `likely`, `(B, members)` bool, of every row that has not found its own.
+    """
     found = torch.full((len(x),), torch.inf, device=x.device, dtype=x.dtype)
-    left = torch.arange(len(x), device=x.device)[_in_box(z, threat.low, threat.high)]
-    slack = ROUNDING * (threat.high - threat.low)
+    likely = likely & _in_box(z, threat.low, threat.high).unsqueeze(1)
     for i, size in enumerate(threat.sizes):
-        if not len(left):
-            break
-        member = threat.member(x[left], torch.full_like(left, i))
-        same = _all((member - z[left]).abs() <= slack)
-        found[left[same]] = size
-        left = left[~same]
+        left = (likely[:, i] & found.isinf()).nonzero().flatten()
+        if len(left):
+            same = _same(threat.member(x[left], torch.full_like(left, i)), z[left], threat)
+            found[left[same]] = size
     return found
+
+
+def _same(member: Tensor, z: Tensor, threat: Finite) -> Tensor:
+    """Which rows are equal, but for rounding."""
+    return _all((member - z).abs() <= ROUNDING * (threat.high - threat.low))
 
 
 @dataclass(frozen=True)
@@ -113,22 +118,36 @@ class Pose:
         _images(x)
         if len(which) and bool((which == which[0]).all()):
             which = which[:1]  # the same places for every image: worked out once
+        down, across = self._origins(x, which, *lattice(x))
+        return read(x, down, across, outside=self.low).clamp(self.low, self.high)
+
+    def _origins(self, x: Tensor, which: Tensor, down: Tensor, across: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the pixels at these places come from: back by the move, and back by the turn about the centre."""
         pose = torch.tensor(self.poses, dtype=torch.float64)[which.cpu(), 1:]
         turn, (height, width) = pose[:, 0].deg2rad(), x.shape[2:]
         move = pose[:, 1:] * torch.tensor([height, width])
         cosine, sine, below, right = (
             each.to(x).view(-1, 1, 1) for each in (turn.cos(), turn.sin(), move[:, 0], move[:, 1])
         )
-        down, across = lattice(x)
         i, j = down - (height - 1) / 2 - below, across - (width - 1) / 2 - right
-        # where each pixel comes from: back by the move, and back by the turn about the centre
-        from_down = cosine * i - sine * j + (height - 1) / 2
-        from_across = sine * i + cosine * j + (width - 1) / 2
-        return read(x, from_down, from_across, outside=self.low).clamp(self.low, self.high)
+        return cosine * i - sine * j + (height - 1) / 2, sine * i + cosine * j + (width - 1) / 2
+
+    def _likely(self, z: Tensor, x: Tensor) -> Tensor:
+        """Which poses agree on some pixels, `(B, members)`: few others are left to be made whole."""
+        count, width = x.shape[2] * x.shape[3], x.shape[3]
+        every = torch.arange(len(self.sizes), device=x.device)
+        some = torch.arange(0, count, max(count // 64, 1), device=x.device).view(1, 1, -1)
+        down, across = self._origins(x, every, (some // width).to(x.dtype), (some % width).to(x.dtype))
+        agree = [
+            _same(read(row.expand(len(every), *row.shape), down, across, outside=self.low), seen, self)
+            for row, seen in zip(x, z.flatten(2)[:, :, None, some.flatten()], strict=True)
+        ]
+        return torch.stack(agree) if agree else every.new_zeros(0, len(every), dtype=torch.bool)
 
     def distance(self, z: Tensor, x: Tensor) -> Tensor:
         """The size of the smallest pose that makes `z`, in degrees; infinity where none does."""
-        return smallest(self, z, x)
+        _images(x)
+        return smallest(self, z, x, self._likely(z, x))
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
         """Whether one of the poses makes `z`: exact, by making all of them."""
@@ -340,7 +359,8 @@ class Corruption:
 
     def distance(self, z: Tensor, x: Tensor) -> Tensor:
         """The least severity at which a corruption makes `z`; infinity where none does."""
-        return smallest(self, z, x)
+        _images(x)
+        return smallest(self, z, x, torch.ones(len(x), len(self.sizes), device=x.device, dtype=torch.bool))
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
         """Whether one of the corruptions makes `z`: exact, by making all of them."""
