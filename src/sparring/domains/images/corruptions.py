@@ -111,7 +111,10 @@ def defocus_blur(v: Tensor, c: tuple[float, float], unit: float, rng: Streams) -
 
 
 def glass_blur(v: Tensor, c: tuple[float, int, int], unit: float, rng: Streams) -> Tensor:
-    """Frosted glass: pixels change places with near ones, one after the other, between two slight blurs."""
+    """Frosted glass: pixels take the values of near ones, one after the other, between two slight blurs.
+
+    The published code was to swap them, but on colour images, and so in the published data sets, it copies.
+    """
     sigma, reach, times = c[0] * unit, max(round(c[1] * unit), 1), c[2]
     height, width = v.shape[2:]
     place = np.tile(np.arange(height * width).reshape(height, width), (len(v), 1, 1))
@@ -121,9 +124,7 @@ def glass_blur(v: Tensor, c: tuple[float, int, int], unit: float, rng: Streams) 
         for i in range(height - reach, reach, -1):
             for j in range(width - reach, reach, -1):
                 if i < height and j < width:
-                    to_i, to_j = i + moves[:, i, j, 0], j + moves[:, i, j, 1]
-                    here, there = place[each, i, j], place[each, to_i, to_j]
-                    place[each, i, j], place[each, to_i, to_j] = there, here
+                    place[:, i, j] = place[each, i + moves[:, i, j, 0], j + moves[:, i, j, 1]]
     order = torch.from_numpy(place).to(v.device).flatten(1).unsqueeze(1).expand(-1, v.shape[1], -1)
     return blurred(blurred(v, sigma).flatten(2).gather(2, order).view_as(v), sigma)
 
