@@ -18,24 +18,35 @@ from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Goal, Model
 
-Proximal = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""`(v, weight, metric) -> argmin_u weight |u| + sum metric_i (u_i - v_i)^2 / 2`, the proximal operator of a norm.
-
-Rows are flat: `v` and `metric` are `(B, n)`, `metric` is at most one, and `weight` is `(B, 1)`.
-"""
+Proximal = Callable[[Tensor, Tensor], Tensor]
+"""A norm's proximal operator, `(v, weight) -> argmin_u weight |u| + |u - v|^2 / 2`, on rows `(B, n)` and `(B, 1)`."""
 
 
-def soft(v: Tensor, weight: Tensor, metric: Tensor) -> Tensor:
-    """L1: every coordinate comes nearer to zero by the same, over its metric."""
-    return v.sign() * (v.abs() - weight / metric).clamp(min=0)
+def soft(v: Tensor, weight: Tensor) -> Tensor:
+    """L1: every coordinate comes nearer to zero by the same."""
+    return v.sign() * (v.abs() - weight).clamp(min=0)
 
 
-def two_thirds(v: Tensor, weight: Tensor, metric: Tensor) -> Tensor:
+def shorter(v: Tensor, weight: Tensor) -> Tensor:
+    """L2: the length comes nearer to zero."""
+    length = NORMS["l2"].size(v).unsqueeze(1)
+    return v * (1 - weight / length.clamp(min=torch.finfo(v.dtype).tiny)).clamp(min=0)
+
+
+def lower(v: Tensor, weight: Tensor) -> Tensor:
+    """Linf: the largest coordinates are cut to a level, and lose `weight` together."""
+    size = v.abs().sort(dim=1, descending=True).values
+    count = torch.arange(1, v.shape[1] + 1, device=v.device)
+    level = ((size.cumsum(1) - weight) / count).amax(1, keepdim=True).clamp(min=0)
+    return v.clamp(-level, level)
+
+
+def two_thirds(v: Tensor, weight: Tensor) -> Tensor:
     """`sum |u_i|^(2/3)`, which stands in for L0: zero up to a threshold, and more sparing than `soft` beyond it.
 
     In closed form (Cao et al., 2013).
     """
-    double = 2 * (weight / metric).clamp(min=1e-20).double()
+    double = 2 * weight.clamp(min=1e-20).double()
     size, root, fourth = v.abs().double(), double.sqrt(), double.sqrt().sqrt()
     # u = t^3 for the larger positive root of t^4 - |v| t + 2 weight / 3, by its resolvent cubic. Powers as logarithms
     # and roots: torch rounds the others differently from one batch to another.
@@ -46,32 +57,21 @@ def two_thirds(v: Tensor, weight: Tensor, metric: Tensor) -> Tensor:
     return torch.where(size > 2 * 3**-0.75 * root * fourth, v.sign() * t * t * t, 0).to(v.dtype)
 
 
-def shorter(v: Tensor, weight: Tensor) -> Tensor:
-    """L2, where the metric is one: the length comes nearer to zero."""
-    length = NORMS["l2"].size(v).unsqueeze(1)
-    return v * (1 - weight / length.clamp(min=torch.finfo(v.dtype).tiny)).clamp(min=0)
+PROXIMAL: dict[str, Proximal] = {"linf": lower, "l2": shorter, "l1": soft, "l0": two_thirds}
 
 
-def lower(v: Tensor, weight: Tensor) -> Tensor:
-    """Linf, where the metric is one: the largest coordinates are cut to a level, and lose `weight` together."""
-    size = v.abs().sort(dim=1, descending=True).values
-    count = torch.arange(1, v.shape[1] + 1, device=v.device)
-    level = ((size.cumsum(1) - weight) / count).amax(1, keepdim=True).clamp(min=0)
-    return v.clamp(-level, level)
+def in_metric(proximal: Proximal, v: Tensor, weight: Tensor, metric: Tensor) -> Tensor:
+    """The operator in a diagonal metric of at most one, by the plain one, repeated (Melchior et al., 2019).
 
-
-@dataclass(frozen=True)
-class repeated:  # noqa: N801  (reads as the function it stands for)
-    """A proximal operator in any metric, by five steps of the plain one (Melchior et al., 2019)."""
-
-    plain: Callable[[Tensor, Tensor], Tensor]
-
-    def __call__(self, v: Tensor, weight: Tensor, metric: Tensor) -> Tensor:
-        """Near enough to where the steps lead."""
-        near = v
-        for _ in range(5):
-            near = self.plain(near - metric * (near - v), weight)
-        return near
+    Five times, or until a row moves by less than a hundredth, as the paper has it. To the very end would be worse:
+    coordinates that Adam divides by next to nothing would all go back to zero.
+    """
+    near, moving = v, torch.ones_like(weight, dtype=torch.bool)
+    for _ in range(5):
+        after = torch.where(moving, proximal(near - metric * (near - v), weight), near)
+        moving = (after - near).square().sum(1, keepdim=True) > 1e-4 * after.square().sum(1, keepdim=True)
+        near = after
+    return near
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ class PDPGD:
     metric; the weight is a ratio of two dual variables that sum to one, averaged over steps. Returns the nearest
     success, whatever its size: `threat.eps` is not looked at. Costs `steps` forward and backward passes.
 
-    The paper's constants are for 500 steps. Other numbers of steps walk as far on the dual side, in longer or shorter
-    strides: with the paper's, runs of a hundred steps end before the weight matters.
+    The paper's constants are for 500 steps. Runs of less than 200 walk as far as those on the dual side, in longer
+    strides, or they would end before the weight matters.
     """
 
     threat: Ball
@@ -120,7 +120,7 @@ class PDPGD:
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The nearest success, or `x` where there was none, `(B, *shape)`."""
         threat, width, optimiser = self.threat, self.threat.width, adam()
-        stride = 500 / self.steps
+        stride = max(200 / self.steps, 1.0)
         search = Nearest(model, x, goal, threat, softplus_margin)
         x = z = x.detach()
         state = optimiser.init(x)
@@ -134,7 +134,7 @@ class PDPGD:
             delta = (z + rate * width * move).clamp(threat.low, threat.high) - x
             most = metric.flatten(1).amax(1, keepdim=True)
             weight = (1 - share).unsqueeze(1) / share.unsqueeze(1) * rate / most
-            near = self.proximal(delta.flatten(1) / width, weight, metric.flatten(1) / most)
+            near = in_metric(self.proximal, delta.flatten(1) / width, weight, metric.flatten(1) / most)
             z = x + near.view_as(x) * width
             z = z.clamp(threat.low, threat.high)
             dual_rate = stride * self.dual_rate * (1 - 0.9 * i / self.steps)
@@ -142,14 +142,6 @@ class PDPGD:
             memory = self.memory**stride
             share = memory * share + (1 - memory) * torch.sigmoid(odds)
         return search.best
-
-
-PROXIMAL: dict[str, Proximal] = {
-    "linf": repeated(lower),
-    "l2": repeated(shorter),
-    "l1": soft,
-    "l0": two_thirds,
-}
 
 
 @register(
