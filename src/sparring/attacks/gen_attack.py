@@ -29,8 +29,9 @@ class GenAttack:
 
     Alzantot et al. (2019), algorithm 1, with its adaptive parameters: the rate and the range of mutations fall by a
     tenth each time the fittest has not changed for `patience` generations. Parents are drawn by the softmax of their
-    fitness over `temperature`, as in its code; the fittest is not asked about again. A change is made of `tiles` a
-    side (the paper enlarges small images of noise, on large pictures alone); as many as there are pixels, unless told.
+    fitness over `temperature`, as in its code; the fittest is not asked about again. A change is made of `tiles` a side
+    of one colour each, where the paper enlarges small noise for large pictures alone, and smoothly: a few thousand
+    queries are too few for every pixel of a digit, too. Give more tiles than there are pixels to have one for each.
 
     Costs at most `queries` forward passes; rows stop as they reach the goal.
     """
@@ -39,7 +40,7 @@ class GenAttack:
     loss: Loss = log_odds
     queries: int = 10_000
     population: int = 6
-    tiles: int | None = None
+    tiles: int = 8
     temperature: float = 0.3
     patience: int = 100
     least_rate: float = 0.05
@@ -50,13 +51,16 @@ class GenAttack:
         shape, x = x.shape, image(x)
         search = Population(lambda z: model(z.reshape(len(z), *shape[1:])), x, goal, self.loss)
         _, x, rng = search.judge(x, x, rng)
-        size = x.shape[1:] if self.tiles is None else (x.shape[1], *grid(x, self.tiles))
-        count = self.population - 1
-        genes = 2 * rng.at("first").uniform(self.population, *size, device=x.device).to(x.dtype) - 1
+        size = (x.shape[1], *grid(x, self.tiles))
+        members = min(self.population, self.queries - 1)
+        if members < 2:
+            return search.best.view(shape)
+        count = members - 1
+        genes = 2 * rng.at("first").uniform(members, *size, device=x.device).to(x.dtype) - 1
         scores, genes, x, rng = search.judge_all(self._changed(genes, x), genes, x, rng)
         stalled = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         shrinks = torch.ones(len(x), dtype=x.dtype, device=x.device)
-        for i in search.steps((self.queries - 1 - self.population) // count):
+        for i in search.steps((self.queries - 1 - members) // count):
             now, each = rng.at(i), torch.arange(len(x), device=x.device).unsqueeze(1)
             chance = (scores / self.temperature).softmax(1)
             drawn = now.at("parents").uniform(2 * count, device=x.device).to(x.dtype)
@@ -98,7 +102,7 @@ class GenAttack:
     passes="queries + 0",
     paper="Alzantot et al., 2019",
 )
-def gen_attack(threat: Ball, *, queries: int = 10_000, tiles: int | None = None) -> GenAttack:
+def gen_attack(threat: Ball, *, queries: int = 10_000, tiles: int = 8) -> GenAttack:
     """A genetic algorithm whose mutations shrink where it stalls, from scores alone (Alzantot et al., 2019)."""
     if threat.norm.name != "linf":
         raise BadInput(f"GenAttack on {threat}", "linf", "choose another attack: sparring list attacks")

@@ -81,27 +81,27 @@ class JSMA:
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The success of fewest changes, or `x` where there was none, `(B, *shape)`."""
-        x = x.detach()
+        best = x.detach().clone()
         if not len(x):
-            return x.clone()
+            return best
         with torch.no_grad():
-            outputs = model(x)
-        aims = goal.labels.unsqueeze(1)
-        if goal.sign > 0:
-            aims = runners_up(outputs, goal.labels)[:, : self.targets]
-        each = torch.arange(len(x), device=x.device).repeat_interleave(aims.shape[1])
-        found, reached = self._runs(model, x[each], goal[each], aims.flatten())
-        changes = self.threat.distance(found, x[each]).masked_fill(~reached, torch.inf).view_as(aims)
-        fewest = changes.argmin(1) + aims.shape[1] * torch.arange(len(x), device=x.device)
-        return torch.where(rows(reached[fewest], x), found[fewest], x)
+            outputs = model(best)
+        going = (~goal.reached(outputs)).nonzero().flatten()
+        aims = runners_up(outputs, goal.labels)[:, : self.targets] if goal.sign > 0 else goal.labels.unsqueeze(1)
+        each, aims = going.repeat_interleave(aims.shape[1]), aims[going]
+        found, success = self._runs(model, best[each], goal[each], aims.flatten())
+        changes = self.threat.distance(found, best[each]).masked_fill(~success, torch.inf).view_as(aims)
+        fewest = changes.argmin(1) + aims.shape[1] * torch.arange(len(going), device=x.device)
+        best[going] = found[fewest]
+        return best
 
     def _runs(self, model: Model, x: Tensor, goal: Goal, aims: Tensor) -> tuple[Tensor, Tensor]:
-        """A run for each row, towards its aim: where it ended, and whether that is a success."""
+        """A run for each row, towards its aim: the success, or `x` where there was none, and whether there was."""
         found, success = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
         place, z, before = torch.arange(len(x), device=x.device), x, x
         movable = torch.ones_like(x, dtype=torch.bool)
         chosen = torch.zeros(len(x), 0, dtype=torch.int64, device=x.device)
-        for i in range(self.steps + 1):
+        for i in range(self.steps + 1 if len(x) else 0):
             point, outputs = forward(model, z)
             reached = goal.reached(outputs.detach())
             if bool(reached.any()):
@@ -123,13 +123,15 @@ class JSMA:
     def _move(self, z: Tensor, movable: Tensor, raises: Tensor, lowers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The next point, what can still be moved there, and what was chosen: indices into flat rows."""
         low, high, far = self.threat.low, self.threat.high, self.theta * self.threat.width
-        upward, downward = (z + far).clamp(max=high) - z, (z - far).clamp(min=low) - z
-        rising = _saliency(raises * upward, lowers * upward) >= _saliency(raises * downward, lowers * downward)
-        way = torch.where(rising, upward, downward)
-        towards, against = ((slope * way).masked_fill(~movable, -torch.inf).flatten(1) for slope in (raises, lowers))
+        above, below = (z + far).clamp(max=high), (z - far).clamp(min=low)
+        up, down = (_saliency(raises * (to - z), lowers * (to - z)) for to in (above, below))
+        to = torch.where(up >= down, above, below)
+        towards, against = (
+            (slope * (to - z)).masked_fill(~movable, -torch.inf).flatten(1) for slope in (raises, lowers)
+        )
         chosen = self.choose(towards, against)
         moves = torch.zeros_like(movable.flatten(1)).scatter(1, chosen, True).view_as(movable) & movable
-        z = torch.where(moves, (z + way).clamp(low, high), z)
+        z = torch.where(moves, to, z)
         return z, movable & ~(moves & ((z <= low) | (z >= high))), chosen
 
 

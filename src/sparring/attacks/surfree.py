@@ -32,15 +32,15 @@ class SurFree:
     """Draw a plane through `x` and `z`, turn to either side on the circle over both (Maho et al., 2021, algorithm 1).
 
     At most `queries` questions a row. Directions are smooth, from the lowest share `frequencies` of each axis'
-    frequencies, and orthogonal to the last `memory` (which are kept: as many times the memory of the inputs). The
-    first angle to try, at most `widest` degrees, adapts in each row with success. Departure: the paper weighs the
-    frequencies by those of `x`; here all that are used weigh the same.
+    frequencies, and orthogonal to the last `memory`, which are kept. The first angle to try, `widest` degrees at
+    first, adapts in each row with success. Departures: all frequencies that are used weigh the same, not as in `x`;
+    one angle is tried to each side before the next plane; 20 directions are kept, as 100 gained nothing measurable.
     """
 
     threat: Ball
     queries: int = 4000
     widest: float = 30.0
-    memory: int = 100
+    memory: int = 20
     adapts: float = 0.98
     frequencies: float = 0.5
 

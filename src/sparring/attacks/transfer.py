@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -158,10 +158,11 @@ def si_ni_fgsm(threat: Ball, *, steps: int = 10, decay: float = 1.0, scales: int
 def vmi_fgsm(threat: Ball, *, steps: int = 10, decay: float = 1.0, neighbours: int = 5, reach: float = 1.5) -> Transfer:
     """MI-FGSM corrected by how the gradients around the last point differed from its own (Wang and He, 2021).
 
-    Neighbours are drawn within `reach` eps of the point, in the threat's norm and inside the box. The paper's code
-    draws 20.
+    Neighbours are drawn within `reach` eps of the point, in the threat's norm, and may lie outside the box, as in the
+    paper, whose code draws 20.
     """
-    copies = (settled(nearby, threat=threat.at(reach * threat.eps)),) * neighbours
+    around = replace(threat, eps=reach * threat.eps, low=-math.inf, high=math.inf)
+    copies = (settled(nearby, threat=around),) * neighbours
     return Transfer(threat=threat, step=_momentum(threat, steps, decay), copies=copies, before=1.0, steps=steps)
 
 

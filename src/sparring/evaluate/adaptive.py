@@ -1,0 +1,354 @@
+"""An adaptive attack without a hint: which loss, through which view of the model, by which attack?
+
+Tramer et al. (2020) found such attacks by hand for thirteen defences, and Yao et al. (2021) by a search over losses
+and transformations. Here candidates come from what is found inside of the model (functions of torch and modules that
+stop gradients, randomness, saturation), and successive halving on a few examples keeps those that break most per pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sparring.attacks import Through, pgd_cosine
+from sparring.attacks.apgd import APGD
+from sparring.attacks.square import square
+from sparring.errors import BadInput
+from sparring.evaluate.run import asked, home, one_thread
+from sparring.goals import Never, Untargeted
+from sparring.losses import cross_entropy, dlr, margin, probability_margin
+from sparring.mending import Stage, bridged, mended, nearby, obstacles, rescaled, survey
+from sparring.models.loading import adopt
+from sparring.models.victim import Victim, inference
+from sparring.streams import Streams
+from sparring.threats import Ball
+from sparring.types import Attack, Goal, Loss, Model
+from sparring.views import Counted, eot, eot_until, settled, smoothed
+
+Lens = Callable[[Model], Model]
+Rule = Callable[[Ball, Loss, int], Attack]
+
+JUDGED = 32
+"""Calls whose mean decides, for a model that is random."""
+
+SAMPLE = 32
+"""Examples that the search is made on."""
+
+
+def climb(threat: Ball, loss: Loss, steps: int) -> Attack:
+    """PGD with a cosine step."""
+    return pgd_cosine(threat, steps=steps, loss=loss)
+
+
+def climb_and_halve(threat: Ball, loss: Loss, steps: int) -> Attack:
+    """Auto-PGD."""
+    return APGD(threat=threat, steps=steps, loss=loss)
+
+
+def blind(threat: Ball, loss: Loss, steps: int) -> Attack:
+    """Square, with two queries for a step's forward and backward pass."""
+    return square(threat, queries=2 * steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Onward:
+    """An attack that does not stop at success: on a random model one success may be luck."""
+
+    attack: Attack
+
+    @property
+    def threat(self) -> Ball:
+        """The set that is searched."""
+        threat = self.attack.threat
+        assert isinstance(threat, Ball)
+        return threat
+
+    def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
+        """The best point of all its steps, `(B, *shape)`."""
+        return self.attack(model, x, Never(goal.labels), rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One adaptive attack: a rule on a loss, through a view of a view ... of the model (the last is the outermost).
+
+    `onward`: to the end, through success.
+    """
+
+    threat: Ball
+    rule: Rule = climb
+    loss: Loss = margin
+    views: tuple[Lens, ...] = ()
+    onward: bool = False
+
+    def run(self, steps: int) -> Attack:
+        """The attack of so many steps."""
+        attack = self.rule(self.threat, self.loss, steps)
+        if self.onward:
+            attack = Onward(attack=attack)
+        for view in reversed(self.views):
+            attack = Through(view=view, attack=attack)
+        return attack
+
+    def __str__(self) -> str:
+        seen = [getattr(getattr(view, "func", view), "__name__", str(view)) for view in self.views]
+        return f"{self.rule.__name__} on {self.loss.__name__}, {' of '.join(reversed(seen)) or 'exact'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What stands in the way of gradients inside of a model."""
+
+    random: bool = False
+    blind: bool = False
+    obstacles: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A candidate on the sample: which examples it broke, what that cost, and how near it came with the others."""
+
+    candidate: Candidate
+    steps: int
+    broke: frozenset[int]
+    passes: int
+    nearness: float
+
+    @property
+    def merit(self) -> tuple[float, float]:
+        """Newly broken per pass; where that is equal, how near the others came."""
+        return len(self.broke) / max(self.passes, 1), self.nearness
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapted:
+    """What the search found, and what it did to all examples."""
+
+    z: Tensor
+    broken: Tensor
+    robust_accuracy: float
+    findings: Findings
+    plan: tuple[Candidate, ...]
+    trials: tuple[Trial, ...]
+    passes: int
+
+
+def examined(model: Model, x: Tensor, threat: Ball, rng: Streams) -> Findings:
+    """Look for what stops gradients, on eight of the examples and around them; costs some fifty passes on each."""
+    with torch.no_grad():
+        answers = torch.stack([model(x) for _ in range(3)])
+    change = float((answers - answers[0]).abs().max() / answers[0].abs().max().clamp(min=1e-12))
+    few, around = x[:8], threat.sample(x, rng)[:8]
+    return Findings(
+        random=change > 1e-4,
+        blind=not _differentiable(model, few),
+        obstacles=obstacles(model, few),
+        stages=survey(model, around),
+    )
+
+
+def _differentiable(model: Model, x: Tensor) -> bool:
+    with torch.enable_grad():
+        point = x.clone().requires_grad_()
+        try:
+            (gradient,) = torch.autograd.grad(model(point).sum(), point, allow_unused=True)
+        except (RuntimeError, NotImplementedError):
+            return False
+    return gradient is not None
+
+
+def candidates(threat: Ball, found: Findings, classes: int) -> tuple[Candidate, ...]:
+    """What is worth a try, the likeliest first: each view with each loss, then other rules on the best known loss."""
+    drawn: tuple[Lens, ...] = (settled(eot_until, draws=4, most=16),) if found.random else ()
+    bridge, around = settled(bridged, stages=found.stages), settled(nearby, width=0.05 * threat.width, draws=4)
+    cures: list[tuple[Lens, ...]] = []
+    if found.obstacles:
+        cures.append((mended,))
+    if found.stages:
+        cures.append((bridge, mended))
+    if not (found.blind or cures):
+        cures.append(())
+    views: dict[tuple[Lens, ...], None] = {}
+    for cure in cures:
+        seen = (*cure, *drawn)
+        views |= dict.fromkeys([seen, (*seen, rescaled), (*seen, settled(smoothed, beta=25.0)), (*seen, around)])
+    if not found.blind:
+        views[drawn] = None
+    losses: tuple[Loss, ...] = (margin, cross_entropy, probability_margin, *((dlr,) if classes >= 3 else ()))
+    first = Candidate(threat=threat, onward=found.random)
+    tried = [replace(first, views=view, loss=loss) for loss in losses for view in views]
+    tried += [replace(first, rule=climb_and_halve, views=view, loss=loss) for loss in losses[:2] for view in views]
+    if threat.norm.name in ("linf", "l2"):
+        tried.append(replace(first, rule=blind, views=(settled(eot, draws=8),) if found.random else ()))
+    return tuple(tried)
+
+
+def search(
+    model: Model, x: Tensor, y: Tensor, threat: Ball, *, passes: int = 1000, seed: int = 0
+) -> tuple[tuple[Candidate, ...], tuple[Trial, ...], Findings]:
+    """The candidates that together break most of a sample, best first, with all trials.
+
+    Successive halving (Jamieson and Talwalkar, 2016): every candidate gets a short run, the better third of them runs
+    twice as long, and so on; then greedily, what breaks most of the rest per pass. `passes` is about what all of it
+    may cost for each example of the sample; it decides how many candidates are tried. What was found depends on these
+    arguments alone.
+    """
+    with torch.no_grad():
+        outputs = model(x)
+    found = examined(model, x, threat, Streams.of(seed, range(len(x))).at("survey"))
+    entered = candidates(threat, found, outputs.shape[1])
+    steps = 10
+    each = (16 if found.random else 1) * 4 * steps  # three rounds cost 20 + 13 + 9 steps for each that enters, or draws
+    field = list(entered[: max(6, passes // each)])
+    bench, trials = _Bench(model, x, Untargeted(y), Streams.of(seed, range(len(x))), found.random), list[Trial]()
+    while field:
+        done = [bench.trial(one, steps) for one in field]
+        trials += done
+        if len(field) == 1:
+            break
+        done.sort(key=lambda trial: trial.merit, reverse=True)
+        field = [trial.candidate for trial in done[: -(-len(field) // 3)]]
+        steps *= 2
+    return _cover(trials), tuple(trials), found
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """The sample on which candidates are tried."""
+
+    model: Model
+    x: Tensor
+    goal: Untargeted
+    rng: Streams
+    random: bool
+
+    def trial(self, one: Candidate, steps: int) -> Trial:
+        """Run a candidate, and judge what it made on the model itself."""
+        counted = Counted(self.model)
+        try:
+            z = one.run(steps)(counted, self.x, self.goal, self.rng.at(f"{one}, {steps}"))
+        except (BadInput, RuntimeError):  # no gradient that way
+            return Trial(candidate=one, steps=steps, broke=frozenset(), passes=1, nearness=-torch.inf)
+        reached, score = _judged(self.model, z, self.goal, self.random)
+        allowed = one.threat.contains(z, self.x)
+        return Trial(
+            candidate=one,
+            steps=steps,
+            broke=frozenset((reached & allowed).nonzero().flatten().tolist()),
+            passes=counted.forward + counted.backward,
+            nearness=float(torch.where(allowed, score, -torch.inf).clamp(max=0).nan_to_num(-1e30).mean()),
+        )
+
+
+def _judged(model: Model, z: Tensor, goal: Untargeted, random: bool) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        outputs = (eot(model, JUDGED) if random else model)(z)
+        return goal.reached(outputs), margin(outputs, goal)
+
+
+def _cover(trials: list[Trial]) -> tuple[Candidate, ...]:
+    """The candidate that broke most in all, then what broke most of the rest, each once; then the best of the last."""
+    plan: list[Candidate] = []
+    rest = frozenset[int]().union(*(trial.broke for trial in trials))
+    while rest:
+        best = max(trials, key=lambda trial: (len(trial.broke & rest), *trial.merit))
+        if not best.broke & rest:
+            break
+        rest -= best.broke
+        if best.candidate not in plan:
+            plan.append(best.candidate)
+    last = max(trials, key=lambda trial: (trial.steps, *trial.merit), default=None)
+    if last is not None and last.candidate not in plan:
+        plan.append(last.candidate)
+    return tuple(plan)
+
+
+def plan(
+    model: object, x: Tensor, y: Tensor, threat: Ball, *, passes: int = 1000, steps: int = 40, seed: int = 0
+) -> tuple[Attack, ...]:
+    """The adaptive attacks for a model, found on at most 32 of these examples: stages for a suite, best first."""
+    victim = adopt(model, example=x[:1])
+    with _quiet(victim, seed) as asked_model:
+        place = _sampled(asked_model, x.to(home(victim)), y.to(home(victim)))
+        ranked, _, _ = search(
+            asked_model, x.to(home(victim))[place], y.to(home(victim))[place], threat, passes=passes, seed=seed
+        )
+    return tuple(one.run(steps) for one in ranked)
+
+
+def adaptive(
+    model: object,
+    x: Tensor,
+    y: Tensor,
+    threat: Ball,
+    *,
+    passes: int = 1000,
+    steps: int = 40,
+    restarts: int = 3,
+    seed: int = 0,
+) -> Adapted:
+    """Find an adaptive attack on a few examples, and attack all of them with it.
+
+    `model` is of any framework, with nothing said about what it does. `passes` is about what the search may cost for
+    each of at most 32 sampled examples; then what it ranked runs on all examples, `steps` steps, `restarts` times,
+    each on what still stands. A model that is random is judged by the mean of 32 calls, afresh at the end. Inputs
+    `(B, *shape)`, labels `(B,)`. Torch's global random numbers, from which a random model draws, are set by `seed` and
+    given back.
+
+    Raises:
+        BadInput: a model that does not return scores for two or more classes.
+
+    """
+    victim = adopt(model, example=x[:1])
+    x, y = x.to(home(victim)), y.to(home(victim))
+    with _quiet(victim, seed) as answer:
+        counted, goal = Counted(answer), Untargeted(y)
+        place = _sampled(counted, x, y)
+        ranked, trials, found = search(counted, x[place], y[place], threat, passes=passes, seed=seed)
+        broken, score = _judged(counted, x, goal, found.random)
+        z, rng = x.detach().clone(), Streams.of(seed, range(len(x))).at("all")
+        for run in range(restarts):
+            for one in ranked:
+                rows = (~broken).nonzero().flatten()
+                if not len(rows):
+                    break
+                point = one.run(steps)(counted, x[rows], goal[rows], rng[rows].at(f"{run}, {one}"))
+                reached, near = _judged(counted, point, goal[rows], found.random)
+                better = threat.contains(point, x[rows]) & (reached | (near > score[rows]))
+                z[rows[better]], score[rows[better]] = point[better], near[better]
+                broken[rows[better & reached]] = True
+        if found.random:  # what was kept because it was lucky is judged by other draws
+            broken = _judged(counted, z, goal, found.random)[0]
+    return Adapted(
+        z=z,
+        broken=broken,
+        robust_accuracy=1 - float(broken.float().mean()),
+        findings=found,
+        plan=ranked,
+        trials=trials,
+        passes=counted.forward + counted.backward,
+    )
+
+
+def _sampled(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """Positions of at most 32 examples that are right, evenly spread."""
+    with torch.no_grad():
+        outputs = model(x)
+    if outputs.dim() != 2 or outputs.shape[1] < 2:
+        raise BadInput(f"outputs of shape {tuple(outputs.shape)}", "a score a class (B, K)", "run: sparring doctor")
+    right = (outputs.argmax(1) == y).nonzero().flatten()
+    take = torch.linspace(0, max(len(right) - 1, 0), min(SAMPLE, len(right))).round().long()
+    return right[take] if len(right) else torch.arange(min(SAMPLE, len(x)))
+
+
+@contextmanager
+def _quiet(victim: Victim, seed: int) -> Iterator[Model]:
+    """The model in inference mode on one thread, with random numbers of its own."""
+    with one_thread(), inference(victim), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield asked(victim)

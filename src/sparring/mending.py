@@ -1,0 +1,412 @@
+"""Views that mend gradients: the outputs are the model's own, the pullback goes on where the model's stops.
+
+Rounding, `detach`, comparisons, casts to integers, saturated sigmoids: each is exact forward, and backward the nearest
+thing that has a slope (BPDA; Athalye et al., 2018, section 4.1). They are found while the model runs, on any torch
+model, modules or not. What functions of torch cannot show, a stage in NumPy or a backward pass written by hand, is
+found module by module by `survey`, and bridged.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.overrides import TorchFunctionMode
+
+from sparring.norms import rows
+from sparring.streams import Streams
+from sparring.types import Model
+
+
+def mended(model: Model) -> Model:
+    """The same outputs; gradients pass what stops them: rounding, cuts, comparisons, casts, saturation.
+
+    The pullback of a staircase or of a cut is the identity, that of a comparison a wide sigmoid's; saturated
+    functions have the slope that they have at moderate inputs. Costs nothing.
+    """
+
+    def view(x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return model(x)
+        with _Mend():
+            return model(x)
+
+    return view
+
+
+def obstacles(model: Model, x: Tensor) -> tuple[str, ...]:
+    """The functions of torch, by name, that stop the gradient of `x` inside a model. Costs a forward pass."""
+    with torch.enable_grad(), _Mend() as mode:
+        model(x.detach().requires_grad_())
+    return tuple(dict.fromkeys(mode.met))
+
+
+def rescaled(model: Model) -> Model:
+    """The outputs of every row between 0 and 10: no scale of the logits saturates the loss."""
+
+    def view(x: Tensor) -> Tensor:
+        outputs = model(x)
+        least, most = (end.detach() for end in outputs.aminmax(dim=1, keepdim=True))
+        return 10 * (outputs - least) / (most - least).clamp(min=1e-30)
+
+    return view
+
+
+def nearby(model: Model, *, width: float, draws: int = 8) -> Model:
+    """The same outputs; the gradient is the mean over `draws` points around `x`, Gaussian, `width` in input units.
+
+    For gradients that are shattered (Athalye et al., 2018, section 4.2, with noise as the transformation). Costs
+    `draws` + 1 passes a pass.
+    """
+    noise = Streams.of(0, range(draws))
+
+    def view(x: Tensor) -> Tensor:
+        outputs = model(x)
+        if not torch.is_grad_enabled():
+            return outputs
+        around = width * noise.normal(*x.shape[1:], device=x.device).to(x.dtype)
+        return _stand(outputs, torch.stack([model(x + u) for u in around]).mean(0))
+
+    return view
+
+
+class _Stand(torch.autograd.Function):
+    """The value of one tensor with the gradient of another, to the last bit."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, soft: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, gradients[0]
+
+
+def _stand(value: Tensor, soft: Tensor) -> Tensor:
+    stood: Tensor = _Stand.apply(value.detach(), soft.to(value.dtype))  # type: ignore[no-untyped-call]
+    return stood
+
+
+def _moderate(x: Tensor, most: float) -> Tensor:
+    """Every row divided by what brings its largest number to `most`, where it is above."""
+    if x.dim() < 2 or not x.numel():
+        return x
+    return x / rows((x.detach().flatten(1).abs().amax(1) / most).clamp(min=1), x)
+
+
+def _softened_softmax(x: Tensor, *given: Any, **kwargs: Any) -> Tensor:
+    dim = kwargs.get("dim", given[0] if given else None)
+    assert dim is not None
+    low, high = x.detach().aminmax(dim=dim, keepdim=True)
+    return (x / ((high - low) / 20).clamp(min=1)).softmax(dim)
+
+
+def _two_sided(x: Tensor, *given: Any, **kwargs: Any) -> Tensor | None:
+    ends = [*given[:2], kwargs.get("min"), kwargs.get("max")]
+    return x if sum(end is not None for end in ends) == 2 else None  # one-sided, it is a ReLU
+
+
+def _identity(x: Tensor, *given: Any, **kwargs: Any) -> Tensor:
+    return x
+
+
+def _quotient(x: Tensor, by: Any, **kwargs: Any) -> Tensor | None:
+    return None if kwargs.get("rounding_mode", "") is None or by is None else x / by
+
+
+STAIRS = [
+    "round",
+    "floor",
+    "ceil",
+    "trunc",
+    "fix",
+    "sign",
+    "sgn",
+    "heaviside",
+    "bucketize",
+    "fake_quantize_per_tensor_affine",
+]
+SOFT: dict[str, Callable[..., Tensor | None]] = {
+    **dict.fromkeys(STAIRS, _identity),
+    **dict.fromkeys(["hardtanh", "hardsigmoid"], _identity),
+    **dict.fromkeys(["clamp", "clip"], _two_sided),
+    **dict.fromkeys(["floor_divide", "__floordiv__"], _quotient),
+    "div": lambda x, by, **kwargs: _quotient(x, by, **kwargs) if kwargs.get("rounding_mode") else None,
+    "relu6": lambda x, *given, **kwargs: x.clamp(min=0),
+    "sigmoid": lambda x, *given, **kwargs: _moderate(x, 4).sigmoid(),
+    "tanh": lambda x, *given, **kwargs: _moderate(x, 2).tanh(),
+    "softmax": _softened_softmax,
+}
+"""By the name of a function, what stands in for it backward; nothing where its own gradient will do."""
+
+CASTS = ["float", "double", "half", "bfloat16", "to", "type", "type_as", "int", "long", "short", "byte", "char"]
+ABOVE = {"gt": 1, "ge": 1, "greater": 1, "greater_equal": 1, "lt": -1, "le": -1, "less": -1, "less_equal": -1}
+SQUASHING = ("sigmoid", "tanh", "softmax", "hardsigmoid")
+SATURATING = (*SQUASHING, "clamp", "clip", "hardtanh", "relu6")
+
+
+class _Mend(TorchFunctionMode):
+    """While active, what stops a gradient is exact forward and soft backward.
+
+    Whole numbers and truth values carry none, so `soft` keeps for each such tensor (by identity, with the tensor, lest
+    its place be used again) a float tensor that stands for it until it becomes a float tensor again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.soft: dict[int, tuple[Tensor, Tensor]] = {}
+        self.met: list[str] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = str(getattr(func, "__name__", ""))
+        if func is torch._C._set_grad_enabled:
+            self.met += ["no_grad"] * (not args[0])
+            return None
+        first = args[0] if args else None
+        if not isinstance(first, Tensor):
+            return self._carried(func, name, args, kwargs)
+        if name in ("numpy", "__array__"):
+            return func(first.detach(), *args[1:], **kwargs)
+        if first.requires_grad and (name == "detach" or func == Tensor.data.__get__):  # type: ignore[attr-defined]
+            self.met.append("detach")
+            return first.clone()
+        in_place = name.endswith("_") and not name.endswith("__")
+        if name.rstrip("_" * in_place) in SOFT and first.requires_grad:
+            soft = SOFT[name.rstrip("_" * in_place)](first.clone() if in_place else first, *args[1:], **kwargs)
+            if soft is not None:
+                value = func(first.detach().clone(), *args[1:], **kwargs)
+                self.met += [name.strip("_")] * self._blocks(name, value, first)
+                return first.copy_(_stand(value, soft)) if in_place else self._known(value, soft)
+        return self._carried(func, name, args, kwargs)
+
+    def _blocks(self, name: str, value: Tensor, x: Tensor) -> bool:
+        """Whether the function really stops gradients here: a sigmoid at moderate inputs does not."""
+        if name.rstrip("_") not in SATURATING:
+            return True
+        flat = (value == 0) | (value.abs() == 1) if name.startswith(SQUASHING) else value != x
+        return bool(flat.float().mean() > 0.5)
+
+    def _known(self, value: Tensor, soft: Tensor) -> Tensor:
+        """The value, with the gradient of what stands for it, now or once it is a float tensor again."""
+        if value.is_floating_point():
+            return _stand(value, soft)
+        self.soft[id(value)] = (value, soft)
+        return value
+
+    def _carried(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A function of tensors that may stand for something."""
+        value = func(*args, **kwargs)
+        if not isinstance(value, Tensor) or not (self.soft or name in ABOVE or name in CASTS):
+            return value
+        soft = self._softly(func, name, args, kwargs, value)
+        if soft is None or soft.shape != value.shape or not soft.requires_grad or not bool(soft.isfinite().all()):
+            return value
+        return self._known(value, soft)
+
+    def _softly(
+        self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor
+    ) -> Tensor | None:
+        stood = [self.soft[id(arg)][1] for arg in _flat(args) if id(arg) in self.soft]
+        floats = [arg for arg in _flat(args) if isinstance(arg, Tensor) and arg.requires_grad]
+        if name in ABOVE and (stood or floats):
+            self.met.append("comparison")
+            left, right = (self._stood(arg) for arg in args[:2])
+            gap = torch.as_tensor(ABOVE[name] * (left - right))
+            wide = gap.detach().abs().flatten(1).mean(1) if gap.dim() > 1 else gap.detach().abs().mean()
+            return torch.sigmoid(gap / (rows(wide, gap) if gap.dim() > 1 else wide).clamp(min=1e-30))
+        if name in CASTS and floats and not value.is_floating_point() and not value.is_complex():
+            self.met.append("cast")
+            return floats[0]
+        if not stood:
+            return None
+        try:
+            if name == "where":
+                mask, left, right = (self._stood(arg) for arg in args)
+                return torch.as_tensor(mask * left + (1 - mask) * right)
+            if name == "masked_fill":
+                mask = self._stood(args[1])
+                return torch.as_tensor(self._stood(args[0]) * (1 - mask) + mask * args[2])
+            if name in ("logical_not", "bitwise_not", "__invert__"):
+                return 1 - stood[0]
+            if name in CASTS:
+                return stood[0]
+            soft = func(*_replaced(args, self._stood), **kwargs)
+            return soft if isinstance(soft, Tensor) and soft.is_floating_point() else None
+        except (RuntimeError, TypeError, IndexError):  # a function of whole numbers alone: a table, say
+            return next((one for one in stood if one.shape == value.shape), None)
+
+    def _stood(self, arg: Any) -> Any:
+        return self.soft[id(arg)][1] if id(arg) in self.soft else arg
+
+
+def _flat(args: Sequence[Any]) -> Iterator[Any]:
+    for arg in args:
+        if isinstance(arg, tuple | list):
+            yield from _flat(arg)
+        else:
+            yield arg
+
+
+def _replaced(args: Sequence[Any], by: Callable[[Any], Any]) -> list[Any]:
+    return [_replaced(arg, by) if isinstance(arg, tuple | list) else by(arg) for arg in args]
+
+
+Surrogate = Literal["identity", "slopes"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A call of a module whose gradient is not its own slope: the how manieth call of a pass, and what stands in."""
+
+    call: int
+    name: str
+    surrogate: Surrogate
+
+
+@contextmanager
+def _listening(hook: Callable[[int, nn.Module, Tensor, Tensor], Tensor | None]) -> Iterator[None]:
+    """`hook(call, module, x, y)` after every call of a module that turns a float tensor into one; may return another.
+
+    Calls are counted as they end: inner ones before outer ones.
+    """
+    calls, deaf = itertools.count(), False
+
+    def after(module: nn.Module, given: tuple[Any, ...], y: Any) -> Any:
+        nonlocal deaf
+        if deaf or len(given) != 1 or not (_is_float(given[0]) and _is_float(y)):
+            return None
+        deaf = True  # what the hook itself calls is not counted
+        try:
+            return hook(next(calls), module, given[0], y)
+        finally:
+            deaf = False
+
+    handle = register_module_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def bridged(model: Model, *, stages: tuple[Stage, ...], width: float = 0.05, draws: int = 32) -> Model:
+    """The same outputs; the calls of modules that `survey` found get a stand-in's gradient.
+
+    "identity" is BPDA's own. "slopes" is a linear surrogate fitted at every point, by central differences of the
+    stage along `draws` random directions of `width` times the range of its input; it runs the stage (not the model)
+    2 `draws` times in a backward pass.
+    """
+    wanted = {stage.call: stage.surrogate for stage in stages}
+
+    def bridge(call: int, module: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
+        if call not in wanted or not x.requires_grad:
+            return None
+        if wanted[call] == "identity":
+            return _stand(y, x)
+        pulled: Tensor = _Slopes.apply(y.detach(), x, module, (width, draws))  # type: ignore[no-untyped-call]
+        return pulled
+
+    def view(x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return model(x)
+        with _listening(bridge):
+            return model(x)
+
+    return view
+
+
+def _directions(x: Tensor, width: float, draws: int) -> Iterator[Tensor]:
+    """Random signs, the same for every row, at `width` times the row's range."""
+    span = x.detach().flatten(1).amax(1) - x.detach().flatten(1).amin(1)
+    for signs in Streams.of(0, range(draws)).sign(*x.shape[1:], device=x.device).to(x.dtype):
+        yield signs * rows(width * span.clamp(min=1e-6), x)
+
+
+class _Slopes(torch.autograd.Function):
+    """A value given; the pullback `sum_u u <(f(x + u) - f(x - u)) / (2 |u|^2), g>`, |u|^2 by coordinate."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, stage: Model, along: tuple[float, int]) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.stage, ctx.along = stage, along
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        pulled = torch.zeros_like(x)
+        for u in _directions(x, *ctx.along):
+            rise = ((ctx.stage(x + u) - ctx.stage(x - u)) * gradients[0]).flatten(1).sum(1)
+            pulled += u * rows(rise / (2 * u.flatten(1).square().mean(1)), u)
+        return None, pulled / ctx.along[1], None, None
+
+
+AGREES = 0.3
+"""Correlation of autograd with finite differences, over random directions, under which a stage is not its own slope.
+
+Measured: 0.4 and more on every module of honest and robust networks, 0.01 and less on those that need a bridge.
+"""
+
+
+def survey(model: Model, x: Tensor, *, directions: int = 24) -> tuple[Stage, ...]:
+    """The innermost modules whose gradient is not their slope, once functions of torch are mended.
+
+    Each call is run again by itself, with the same random numbers each time. A few `x` will do, best off the data: a
+    fault may be absent where pixels are black. The outermost
+    module is left out: what stands in for all of a model is a black-box attack. Costs about 50 passes a row.
+    """
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+    with torch.no_grad(), _listening(lambda call, module, x, y: calls.append((module, x.detach(), y.detach()))):
+        model(x)
+    found: list[Stage] = []
+    for call, (module, given, y) in enumerate(calls[:-1]):
+        inside = {id(part) for part in module.modules()} - {id(module)}
+        if any(id(calls[stage.call][0]) in inside for stage in found):
+            continue
+        real, own, same = _slopes(module, given, y, directions)
+        if float(real.abs().amax()) > 0 and _correlation(own, real) < AGREES:
+            fits = same is not None and _correlation(same, real) > 0.1
+            found.append(Stage(call, type(module).__name__, "identity" if fits else "slopes"))
+    return tuple(found)
+
+
+def _slopes(module: nn.Module, x: Tensor, y: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """`<g, J u>` for a random `g` and random directions u: real, by autograd, and if the stage were the identity."""
+    g = Streams.of(1, [0]).sign(*y.shape[1:], device=y.device).to(y)
+
+    def run(z: Tensor) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            out: Tensor = module(z)
+        return out
+
+    with torch.enable_grad():
+        point = x.clone().requires_grad_()
+        out = mended(run)(point)
+        gradient = torch.autograd.grad((out * g).sum(), point)[0] if out.requires_grad else torch.zeros_like(x)
+    real, own, same = [], [], []
+    with torch.no_grad():
+        for u in _directions(x, 0.05, count):
+            real.append(((run(x + u) - run(x - u)) * g / 2).flatten(1).sum(1))
+            own.append((gradient * u).flatten(1).sum(1))
+            same.append((g * u).flatten(1).sum(1) if x.shape == y.shape else real[-1])
+    return torch.stack(real), torch.stack(own), torch.stack(same) if x.shape == y.shape else None
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    """The median over the rows (dimension 1) of the cosine over the directions."""
+    cosine = torch.nn.functional.cosine_similarity(a.nan_to_num(), b.nan_to_num(), dim=0)
+    return float(cosine.median()) if math.isfinite(float(cosine.median())) else 0.0
