@@ -165,7 +165,7 @@ class _SmoothReLU(torch.autograd.Function):
 class _SmoothPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, temperature: float, window: dict[str, Any]) -> Tensor:
-        pooled = functional.max_pool2d(x, **window)
+        pooled: Tensor = functional.max_pool2d(x, **window)
         ctx.save_for_backward(x, pooled)
         ctx.temperature, ctx.window = temperature, window
         return pooled

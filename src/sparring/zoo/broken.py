@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparring.networks import wong_cnn
+from sparring.threats import linf
 from sparring.zoo.honest import convolutional, fresh, relu, trained
 from sparring.zoo.specimens import specimen
 
@@ -132,6 +133,14 @@ class Absorb(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`x`, less its last digits, with the gradient of `x`."""
         return (x + 2.0**19) - 2.0**19
+
+
+class Residue(nn.Module):
+    """What 8 bits cannot store, fifty times as large."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`, where it is a multiple of 1/255."""
+        return x + 50 * (x - (255 * x).round() / 255)
 
 
 class _Contrary(torch.autograd.Function):
@@ -413,6 +422,12 @@ def crumpled() -> nn.Module:
 def hashed_noise() -> nn.Module:
     """Noise that is a function of the input: the same each time, and another one next to it."""
     return behind(Crumple(height=0.3))
+
+
+@specimen("beneath the file", "broken", "loss-noise", "storage", threat=linf(0.01))
+def beneath_the_file() -> nn.Module:
+    """A network that reacts most to what no image file can hold."""
+    return behind(Residue())
 
 
 @specimen("absorbed digits", "broken", "double-precision", "quantised-inputs")

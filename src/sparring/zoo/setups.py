@@ -72,12 +72,6 @@ def eps_of_pixels() -> nn.Module:
     return relu()
 
 
-@specimen("a coarse file", "broken", "storage", threat=linf(0.6 / 255), verdict="trusted")
-def a_coarse_file() -> nn.Module:
-    """An eps of 0.6 steps of 8 bits: what is found may be lost in a file."""
-    return relu()
-
-
 @specimen("copies", "broken", "duplicates", alter=_ten_times, verdict="trusted")
 def copies() -> nn.Module:
     """Every example ten times."""
