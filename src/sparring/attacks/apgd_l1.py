@@ -180,8 +180,7 @@ def _stages(first: float, count: int) -> tuple[tuple[float, float], ...]:
 def apgd_l1_shrinking(threat: Ball, *, steps: int = 100, loss: Loss = cross_entropy) -> Through:
     """Auto-PGD for L1 from a ball of eight eps down to one of one (Croce and Hein, 2021, section 3.3).
 
-    In twelve stages, where the paper has three, of three, two and one eps: on two robust networks for digits it
-    leaves half as many standing.
+    In twelve stages, where the paper has three: of three, two and one eps.
     """
     attack = Shrinking(threat=threat, climb=sparser, stages=_stages(8.0, 12), loss=loss, steps=steps)
     return Through(view=_inside(threat), attack=attack)

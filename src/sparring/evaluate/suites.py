@@ -17,11 +17,15 @@ from sparring.attacks import (
     RunnerUp,
     Through,
     apgd_ce,
+    apgd_l1_shrinking,
     apgd_t,
     bisection,
     fgsm,
     gaussian_noise,
     pgd_cosine,
+    pgd_l0_shrinking,
+    smallest,
+    sparse_rs,
     square,
     uniform_noise,
 )
@@ -98,9 +102,19 @@ def menu(threat: Ball, classes: int, *, patient: bool = False) -> tuple[Stage, .
         "exact cross-entropy": pgd_cosine(threat, loss=cross_entropy),
         "exact margin": pgd_cosine(threat, loss=margin),
         "hops": mixed_hops(threat, steps=20, times=5),
+        **_sparse(threat),
         **({"many hops": mixed_hops(threat, steps=10, times=40)} if patient else {}),
     }
     return tuple(Stage(name, attack, "white box") for name, attack in slices.items())
+
+
+def _sparse(threat: Ball) -> dict[str, Attack]:
+    """What L1 and L0 ask for: balls that shrink, and the nearest success. Plain ascent is weak there."""
+    known: dict[str, Callable[..., Attack]] = {"l1": apgd_l1_shrinking, "l0": pgd_l0_shrinking}
+    shrinking = known.get(threat.norm.name)
+    if shrinking is None:
+        return {}
+    return {"shrinking": shrinking(threat, steps=60), "nearest": smallest(threat, steps=60)}
 
 
 def mixed_hops(threat: Ball, *, steps: int, times: int) -> Hops:
@@ -124,9 +138,9 @@ def controls(threat: Ball, draws: int) -> tuple[Stage, ...]:
 
 
 def black_box(threat: Ball, queries: int) -> tuple[Stage, ...]:
-    """An attack that needs no gradients, where there is one for the norm."""
-    known = threat.norm.name in ("linf", "l2")
-    return (Stage("square", square(threat, queries=queries), "black box"),) if known else ()
+    """An attack that needs no gradients."""
+    blind = sparse_rs if threat.norm.name == "l0" else square
+    return (Stage(blind.__name__.replace("_", "-"), blind(threat, queries=queries), "black box"),)
 
 
 def quick(threat: Ball, access: Access, classes: int) -> Suite:
@@ -134,7 +148,7 @@ def quick(threat: Ball, access: Access, classes: int) -> Suite:
     if access != "gradients":
         return Suite(opening=(*controls(threat, 2), *black_box(threat, 1000)))
     return Suite(
-        opening=(*controls(threat, 2), Stage("fgsm", fgsm(threat), "single step"), _first(threat)),
+        opening=(*controls(threat, 2), Stage("fgsm", fgsm(threat), "single step"), *_first(threat)),
         menu=menu(threat, classes),
         closing=black_box(threat, 200),
         passes=100,
@@ -148,7 +162,7 @@ def standard(threat: Ball, access: Access, classes: int) -> Suite:
     if access != "gradients":
         return Suite(opening=(*controls(threat, 2), *black_box(threat, 5000)))
     return Suite(
-        opening=(*controls(threat, 2), Stage("fgsm", fgsm(threat), "single step"), _first(threat)),
+        opening=(*controls(threat, 2), Stage("fgsm", fgsm(threat), "single step"), *_first(threat)),
         menu=menu(threat, classes),
         closing=black_box(threat, 400),
         passes=80,
@@ -163,7 +177,7 @@ def thorough(threat: Ball, access: Access, classes: int) -> Suite:
         return Suite(opening=(*controls(threat, 10), *black_box(threat, 20_000)))
     targeted = (Stage("apgd-t", apgd_t(threat, steps=100, targets=9), "white box"),) if classes >= 4 else ()
     return Suite(
-        opening=(*controls(threat, 10), Stage("fgsm", fgsm(threat), "single step"), _first(threat)),
+        opening=(*controls(threat, 10), Stage("fgsm", fgsm(threat), "single step"), *_first(threat)),
         menu=menu(threat, classes, patient=True),
         closing=(Stage("apgd-ce", apgd_ce(threat, steps=100), "white box"), *targeted, *black_box(threat, 5000)),
         passes=1000,
@@ -172,9 +186,10 @@ def thorough(threat: Ball, access: Access, classes: int) -> Suite:
     )
 
 
-def _first(threat: Ball) -> Stage:
-    """The first run, on everything, by which examples are ranked."""
-    return Stage("first margin", _run(threat, margin, beta=10), "white box")
+def _first(threat: Ball) -> tuple[Stage, ...]:
+    """The first runs, on everything, by which examples are ranked."""
+    sparse = (Stage(f"first {name}", attack, "white box") for name, attack in _sparse(threat).items())
+    return (Stage("first margin", _run(threat, margin, beta=10), "white box"), *sparse)
 
 
 SUITES: dict[str, Callable[[Ball, Access, int], Suite]] = {"quick": quick, "standard": standard, "thorough": thorough}
