@@ -184,7 +184,7 @@ def main() -> None:
             asked = {"sparring": ours} | (here if threat.norm.name != "l1" else {})
             rows = {
                 name: summary(
-                    [ask(model, x, y, threat, given.queries, seed) for seed in range(given.seeds)],
+                    [ask(Case(model, x, y, threat), given.queries, seed) for seed in range(given.seeds)],
                     len(x),
                     given.queries,
                 )
