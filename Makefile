@@ -33,8 +33,13 @@ lint: .venv/installed-lint
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+# Against peers, on published networks: SPARRING_DATA is the folder that holds them. The whole takes hours.
 bench: .venv/installed-peers .venv/installed-bench
 	.venv/bin/python benchmarks/throughput.py
+	.venv/bin/python benchmarks/evaluator.py
+	.venv/bin/python benchmarks/smallest.py
+	.venv/bin/python benchmarks/square.py
+	.venv/bin/python benchmarks/decisions.py
 
 docs: .venv/installed
 	.venv/bin/python tools/reference.py
