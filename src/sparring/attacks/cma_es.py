@@ -22,9 +22,12 @@ Reading = Callable[[Tensor, Tensor, Ball], Tensor]
 """The inputs that points of the search stand for: from full-sized changes, `x` and the threat, all `(N, C, H, W)`."""
 
 
-def clipped(change: Tensor, x: Tensor, threat: Ball) -> Tensor:
-    """The change in units of eps, cut off at the ball: for Linf."""
-    return threat.project(x + threat.eps * change, x)
+def squashed(change: Tensor, x: Tensor, threat: Ball) -> Tensor:
+    """The tanh of the change, in units of eps: for Linf.
+
+    Cut off at the ball instead, a coordinate that went too far would see nothing that calls it back.
+    """
+    return threat.project(x + threat.eps * torch.tanh(change), x)
 
 
 def stretched(change: Tensor, x: Tensor, threat: Ball) -> Tensor:
@@ -75,8 +78,7 @@ class CMAES:
     """Sample around a mean, move it to the better half, and learn the scale of each coordinate and of all.
 
     Hansen (2016) with the diagonal covariance of Ros and Hansen (2008), so that rows need no factorisation. The search
-    is over `tiles` a side of one colour each, in units of eps; `read` turns its points into inputs. The mean stays
-    within `farthest`: where `read` cuts off, it would walk away, and see nothing that calls it back. Images
+    is over `tiles` a side of one colour each, in units of eps; `read` turns its points into inputs. Images
     `(B, C, H, W)`; any other input is cut into `tiles^2` pieces. Costs at most `queries` forward passes; rows stop as
     they reach the goal.
     """
@@ -87,7 +89,6 @@ class CMAES:
     queries: int = 5000
     tiles: int = 8
     sigma: float = 0.5
-    farthest: float = math.inf
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The best point seen, `(B, *shape)`."""
@@ -111,7 +112,7 @@ class CMAES:
             each = torch.arange(len(x), device=x.device).unsqueeze(1)
             draws, steps = draws[each, better], steps[each, better]
             move, white = (weights * steps).sum(1), (weights * draws).sum(1)
-            mean = (mean + rows(sigma, mean) * move).clamp(-self.farthest, self.farthest)
+            mean = mean + rows(sigma, mean) * move
             path = (1 - use.path) * path + math.sqrt(use.path * (2 - use.path) * use.mass) * white
             length = NORMS["l2"].size(path)
             normal = length / math.sqrt(1 - (1 - use.path) ** (2 * (i + 1))) < (1.4 + 2 / (d + 1)) * use.length
@@ -133,7 +134,7 @@ class CMAES:
         return self.read(change.flatten(0, 1), given.flatten(0, 1), self.threat).view_as(change)
 
 
-_READINGS: dict[str, tuple[Reading, float]] = {"linf": (clipped, 1.0), "l2": (stretched, math.inf)}
+_READINGS: dict[str, Reading] = {"linf": squashed, "l2": stretched}
 
 
 @register(
@@ -149,5 +150,4 @@ def cma_es(threat: Ball, *, queries: int = 5000, tiles: int = 8) -> CMAES:
     """Changes made of tiles, by evolution that learns how far each should vary; from scores alone (Hansen, 2016)."""
     if threat.norm.name not in _READINGS:
         raise BadInput(f"CMA-ES on {threat}", "linf or l2", "choose another attack: sparring list attacks")
-    read, farthest = _READINGS[threat.norm.name]
-    return CMAES(threat=threat, read=read, farthest=farthest, queries=queries, tiles=tiles)
+    return CMAES(threat=threat, read=_READINGS[threat.norm.name], queries=queries, tiles=tiles)

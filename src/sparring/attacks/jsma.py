@@ -66,8 +66,9 @@ class JSMA:
     Aims at the goal's label where there is a target, else at each of the `targets` likeliest wrong classes, and keeps
     whichever took fewest changes. `theta` is a share of the width of the box, one to go to its edge at once; what
     has been moved to the edge is not moved again. Departures: every coordinate may go up or down (the paper has two
-    attacks, one for each way), and what it does is its gradient times the way that it has to go; where no change is
-    admissible the least harmful is made; in the end, each change of the last step is undone if it was not needed.
+    attacks, one for each way), and what it does is its gradient times the way that it has to go; the derivatives of the
+    others are weighted by how likely they are (of logits a plain sum would listen to hopeless classes); where no change
+    is admissible the least harmful is made; in the end, each change of the last step is undone if it was not needed.
 
     Returns the success of fewest changes; `threat.eps` is not looked at. Costs one forward pass, then for each target
     at most `steps` forward and twice as many backward, and one forward for each change of the last step.
@@ -112,11 +113,13 @@ class JSMA:
             if i == self.steps or not len(going):
                 break
             with torch.enable_grad():
-                target, total = outputs[going, aims[going]].sum(), outputs[going].sum()
-                (up,) = torch.autograd.grad(target, point, retain_graph=True)
-                (all_of_them,) = torch.autograd.grad(total, point)
+                aim = aims[going].unsqueeze(1)
+                target = outputs[going].gather(1, aim).sum()
+                others = outputs[going].scatter(1, aim, -torch.inf).logsumexp(1).sum()
+                (raises,) = torch.autograd.grad(target, point, retain_graph=True)
+                (lowers,) = torch.autograd.grad(-others, point)
             place, z, movable, goal, aims = take((place, z, movable, goal, aims), going)
-            raises, lowers = (gradient[going].nan_to_num(0, 0, 0) for gradient in (up, up - all_of_them))
+            raises, lowers = (gradient[going].nan_to_num(0, 0, 0) for gradient in (raises, lowers))
             before, (z, movable, chosen) = z, self._move(z, movable, raises, lowers)
         return found, success
 
