@@ -30,6 +30,7 @@ from sparring.attacks import (
     uniform_noise,
 )
 from sparring.attacks.hops import exact
+from sparring.attacks.within import Within
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, margin, probability_margin, targeted_margin
 from sparring.steps import ascent, chain, cosine
@@ -114,7 +115,7 @@ def _sparse(threat: Ball) -> dict[str, Attack]:
     shrinking = known.get(threat.norm.name)
     if shrinking is None:
         return {}
-    return {"shrinking": shrinking(threat, steps=60), "nearest": smallest(threat, steps=60)}
+    return {"shrinking": shrinking(threat, steps=60), "nearest": Within(attack=smallest(threat, steps=60))}
 
 
 def mixed_hops(threat: Ball, *, steps: int, times: int) -> Hops:
