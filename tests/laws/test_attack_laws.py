@@ -32,7 +32,7 @@ def found_or_refusal(attack, model, x, goal):
 
 
 @every_attack
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(data=st.data())
 def test_the_result_is_inside_the_threat_and_never_worse_than_the_input(name, norm, data):
     shape, box = data.draw(st.sampled_from(shapes(name))), data.draw(st.sampled_from(BOXES))
@@ -73,12 +73,12 @@ def test_the_result_is_the_same_twice(name, norm):
 @every_attack
 @pytest.mark.parametrize("goal", [Untargeted, Never])
 def test_rows_do_not_see_each_other(name, norm, goal):
-    model, x, attack = Waves(SHAPE), inputs(SHAPE, 32, 0), brief(ATTACKS[name], threat_of(norm))
+    model, x, attack = Waves(SHAPE), inputs(SHAPE, 12, 0), brief(ATTACKS[name], threat_of(norm))
     labels = model(x).argmax(1)
     if ATTACKS[name].amortised:  # it learns from rows together, and attacks each alone
-        attack = attack.fit(model, x, goal(labels), Streams.of(1, range(32)))
-    z = attack(model, x, goal(labels), Streams.of(0, range(32)))
-    for company in ([4, 9, 1, 30, 17], [7], list(range(31, -1, -1))):
+        attack = attack.fit(model, x, goal(labels), Streams.of(1, range(12)))
+    z = attack(model, x, goal(labels), Streams.of(0, range(12)))
+    for company in ([4, 9, 1, 11], [7], list(range(11, -1, -1))):
         rows = torch.tensor(company)
         assert torch.equal(attack(model, x[rows], goal(labels[rows]), Streams.of(0, rows)), z[rows])
 
