@@ -13,7 +13,12 @@ from sparring.threats import l2, linf
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from square import PEERS, Case, ours
 
-pytestmark = pytest.mark.frameworks
+pytestmark = [
+    pytest.mark.frameworks,
+    pytest.mark.filterwarnings(
+        "ignore:.* encountered in .*:RuntimeWarning"
+    ),  # ART divides by the mass of empty squares
+]
 QUERIES = 400
 
 
