@@ -36,7 +36,8 @@ class SimBA:
 
     The directions of an image `(B, C, H, W)` are products of one row of `basis(H)` and one of `basis(W)` in one
     channel, in random order, those of the lowest `share` of rows and columns first; any other input counts as an image
-    of one row. `step` is in widths of the box. Costs `queries` forward passes, or as many as a row needs.
+    of one row. `step` is in widths of the box. Costs `queries` forward passes, or as many as a row needs, and
+    `H^2 + W^2` numbers of memory.
 
     Three departures. The score is the margin: the paper's probability of the label stops moving where a model is very
     sure. Points stay inside the threat, where the paper bounds the number of steps, and thereby the length. And once

@@ -166,7 +166,7 @@ class Mass:
         delta = z - x
         old = delta * target
         new = target * (drawn * signs + old / self.length(old))
-        mass = threat.eps**self.power + self.length(delta * (target | source)).pow(self.power)
+        mass = threat.eps**self.power / x.shape[1] + self.length(delta * (target | source)).pow(self.power)
         new = new / self.length(new) * mass.pow(1 / self.power)
         return _stretch(torch.where(target, new, delta.masked_fill(source, 0)), x, threat, least=2)
 
