@@ -13,6 +13,7 @@ ours need for the distance of the peer at its last q. Adds to `results/decisions
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import math
@@ -22,6 +23,8 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -36,7 +39,7 @@ from sparring.attacks import boundary, geoda, hop_skip_jump, rays, sign_opt, sur
 from sparring.goals import Untargeted
 from sparring.networks import wong_cnn
 from sparring.streams import Streams
-from sparring.threats import Ball, l2, linf
+from sparring.threats import l2, linf
 
 RESULT = Path(__file__).parent / "results" / "decisions.json"
 MARKS = (250, 500, 1000, 2000, 4000)
@@ -62,6 +65,16 @@ RIVALS = {
 Distances = dict[int, Tensor]
 
 
+@dataclass(frozen=True)
+class Bout:
+    """What everybody attacks."""
+
+    norm: str
+    model: nn.Module
+    x: Tensor
+    labels: Tensor
+
+
 class Spent(Exception):
     """Every row has asked as often as the last mark."""
 
@@ -72,12 +85,12 @@ class Witness(nn.Module):
     It is asked about all rows in their order, once or several times over.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, labels: Tensor, threat: Ball) -> None:
+    def __init__(self, bout: Bout) -> None:
         super().__init__()
-        self.model, self.x, self.labels, self.threat = model, x, labels, threat
-        self.asked, self.nearest = torch.zeros(len(x)), torch.full((len(x),), torch.inf)
-        self.last = torch.full_like(x, torch.nan)
-        self.at = {mark: self.nearest for mark in MARKS}
+        self.model, self.x, self.labels, self.threat = bout.model, bout.x, bout.labels, THREATS[bout.norm]
+        self.asked, self.nearest = torch.zeros(len(bout.x)), torch.full((len(bout.x),), torch.inf)
+        self.last = bout.x.clone()
+        self.at = dict.fromkeys(MARKS, self.nearest)
         self.eval()
 
     def forward(self, z: Tensor) -> Tensor:
@@ -97,85 +110,85 @@ class Witness(nn.Module):
         return outputs
 
 
-def watch(attack: Callable[[Witness], object], witness: Witness) -> Distances:
-    try:
-        attack(witness)
-    except Spent:
-        pass
+def watch(attack: Callable[[], object], witness: Witness) -> Distances:
+    with contextlib.suppress(Spent):
+        attack()
     return witness.at
 
 
-def published_rays(model: nn.Module, x: Tensor, label: int) -> None:
-    """RayS of Chen and Gu (2020), one row, as in their code: sizes are L2, and found by halving, to 0.001."""
-    count, signs, size = x.numel(), torch.ones_like(x), math.inf
+def published_rays(model: Witness, x: Tensor, labels: Tensor) -> None:
+    """RayS as in the code of Chen and Gu (2020): sizes are L2, and found by halving all the way, to 0.001.
 
-    def reached(size: float, signs: Tensor) -> bool:
-        return int(model((x + size * signs / math.sqrt(count)).clamp(0, 1)).argmax(1)) != label
+    A row that does not ask hands in its last point again.
+    """
+    (rows, count), image = x.flatten(1).shape, x.shape
+    signs, size = torch.ones(rows, count), torch.full((rows,), torch.inf)
+
+    def reached(size: Tensor, signs: Tensor, asking: Tensor) -> Tensor:
+        z = (x + (size[:, None] * signs / math.sqrt(count)).view(image)).clamp(0, 1)
+        return asking & (model(torch.where(asking[:, None, None, None], z, model.last)).argmax(1) != labels)
 
     level, block = 0, 0
     while True:
         width = -(-count // 2**level)
         first, last = block * width, min(count, (block + 1) * width)
-        trial = signs.flatten().clone()
-        trial[first:last] *= -1
-        trial = trial.view_as(x)
-        if reached(size, trial):
-            low, high = 0.0, min(size, math.sqrt(count))
-            while high - low > 1e-3:
-                middle = (low + high) / 2
-                low, high = (low, middle) if reached(middle, trial) else (middle, high)
-            if high < size:
-                size, signs = high, trial
+        trial = signs.clone()
+        trial[:, first:last] *= -1
+        better = reached(size, trial, torch.ones(rows, dtype=torch.bool))
+        low, high = torch.zeros(rows), torch.where(better, size.clamp(max=math.sqrt(count)), 0.0)
+        while bool((asking := high - low > 1e-3).any()):
+            middle = (low + high) / 2
+            hit = reached(middle, trial, asking)
+            low, high = torch.where(asking & ~hit, middle, low), torch.where(hit, middle, high)
+        better &= high < size
+        size, signs = torch.where(better, high, size), torch.where(better[:, None], trial, signs)
         block += 1
         if block == 2**level or last == count:
             level, block = level + 1, 0
 
 
-def ours(name: str, norm: str, model: nn.Module, x: Tensor, labels: Tensor, seed: int) -> Distances:
-    threat, found = THREATS[norm], {}
+def ours(name: str, bout: Bout, seed: int) -> Distances:
+    threat, found = THREATS[bout.norm], {}
     for mark in MARKS:
-        attack = OURS[norm][name](threat, queries=mark)
-        z = attack(model, x, Untargeted(labels), Streams.of(seed, range(len(x))))
-        found[mark] = torch.where(model(z).argmax(1) != labels, threat.distance(z, x), torch.inf)
+        attack, rng = OURS[bout.norm][name](threat, queries=mark), Streams.of(seed, range(len(bout.x)))
+        z = attack(bout.model, bout.x, Untargeted(bout.labels), rng)
+        reached = bout.model(z).argmax(1) != bout.labels
+        found[mark] = torch.where(reached, threat.distance(z, bout.x), torch.inf)
     return found
 
 
-def foolbox_peer(name: str, norm: str, model: nn.Module, x: Tensor, labels: Tensor, seed: int) -> Distances:
+def foolbox_peer(name: str, bout: Bout, seed: int) -> Distances:
     import foolbox
 
-    make = {
-        "foolbox hop-skip-jump": lambda: foolbox.attacks.HopSkipJumpAttack(constraint=norm, steps=1000),
+    attack = {
+        "foolbox hop-skip-jump": lambda: foolbox.attacks.HopSkipJumpAttack(constraint=bout.norm, steps=1000),
         "foolbox boundary": foolbox.attacks.BoundaryAttack,
-    }[name]
+    }[name]()
     torch.manual_seed(seed)
-    witness = Witness(model, x, labels, THREATS[norm])
-    return watch(lambda seen: make().run(foolbox.PyTorchModel(seen, bounds=(0, 1)), x, labels), witness)
+    witness = Witness(bout)
+    return watch(lambda: attack.run(foolbox.PyTorchModel(witness, bounds=(0, 1)), bout.x, bout.labels), witness)
 
 
-def row_by_row(
-    attack: Callable[[Witness], object], norm: str, model: nn.Module, x: Tensor, labels: Tensor
-) -> Distances:
-    """For peers that take a row at a time."""
-    parts = [watch(attack, Witness(model, x[i : i + 1], labels[i : i + 1], THREATS[norm])) for i in range(len(x))]
-    return {mark: torch.cat([part[mark] for part in parts]) for mark in MARKS}
-
-
-def art_peer(name: str, norm: str, model: nn.Module, x: Tensor, labels: Tensor, seed: int) -> Distances:
+def art_peer(name: str, bout: Bout, seed: int) -> Distances:
+    """It takes a row at a time."""
     from art.attacks.evasion import HopSkipJump
     from art.estimators.classification import PyTorchClassifier
 
-    def attack(seen: Witness) -> None:
-        loss, shape = nn.CrossEntropyLoss(), seen.x.shape[1:]
-        classifier = PyTorchClassifier(seen, loss, shape, 10, clip_values=(0, 1), device_type="cpu")
-        order = {"l2": 2, "linf": "inf"}[norm]
-        HopSkipJump(classifier, norm=order, max_iter=1000, verbose=False).generate(seen.x.numpy(), seen.labels.numpy())
-
     np.random.seed(seed)  # noqa: NPY002  (ART draws from here)
-    return row_by_row(attack, norm, model, x, labels)
+    parts = []
+    for x, label in zip(bout.x, bout.labels, strict=True):
+        witness = Witness(replace(bout, x=x[None], labels=label[None]))
+        loss, box = nn.CrossEntropyLoss(), (0, 1)
+        classifier = PyTorchClassifier(witness, loss, x.shape, 10, clip_values=box, device_type="cpu")
+        order = {"l2": 2, "linf": "inf"}[bout.norm]
+        attack = HopSkipJump(classifier, norm=order, max_iter=1000, verbose=False)
+        parts.append(watch(partial(attack.generate, x[None].numpy(), label[None].numpy()), witness))
+    return {mark: torch.cat([part[mark] for part in parts]) for mark in MARKS}
 
 
-def rays_peer(name: str, norm: str, model: nn.Module, x: Tensor, labels: Tensor, seed: int) -> Distances:
-    return row_by_row(lambda seen: published_rays(seen, seen.x, int(seen.labels)), norm, model, x, labels)
+def rays_peer(name: str, bout: Bout, seed: int) -> Distances:
+    witness = Witness(bout)
+    return watch(lambda: published_rays(witness, bout.x, bout.labels), witness)
 
 
 PEERS = {"foolbox": foolbox_peer, "art": art_peer, "rays": rays_peer}
@@ -186,7 +199,7 @@ def network(name: str) -> nn.Module:
         Path(os.environ["SPARRING_DATA"]) / "models" / NETWORKS[name], weights_only=True, map_location="cpu"
     )
     model = wong_cnn()
-    model.load_state_dict(weights.get("state_dict", [weights])[0])
+    model.load_state_dict(weights)
     return model.eval().requires_grad_(False)
 
 
@@ -199,8 +212,8 @@ def digits(model: nn.Module, count: int) -> tuple[Tensor, Tensor]:
     return x[right][:count], labels[right][:count]
 
 
-def questions_for(distance: float, medians: dict[str, float]) -> float:
-    """How many questions it takes to come as near, between the marks as a power of their number."""
+def questions_for(distance: float, medians: dict[str, float]) -> float | None:
+    """How many questions it takes to come as near, between the marks as a power of their number; None: too many."""
     points = [(int(mark), median) for mark, median in medians.items()]
     if points[0][1] <= distance:
         return points[0][0]
@@ -208,7 +221,7 @@ def questions_for(distance: float, medians: dict[str, float]) -> float:
         if near <= distance:
             share = math.log(far / distance) / math.log(far / near) if math.isfinite(far) else 1.0
             return few * (many / few) ** share
-    return math.inf
+    return None
 
 
 def compare(measured: dict[str, dict[str, dict[str, float]]]) -> list[dict[str, object]]:
@@ -219,16 +232,11 @@ def compare(measured: dict[str, dict[str, dict[str, float]]]) -> list[dict[str, 
             for peer in peers:
                 mine, its = measured.get(norm, {}).get(name), measured.get(norm, {}).get(peer)
                 if mine and its:
-                    last = str(MARKS[-1])
-                    rows.append(
-                        {
-                            "norm": norm,
-                            "ours": name,
-                            "peer": peer,
-                            "questions_for_the_same": round(questions_for(its[last], mine) / MARKS[-1], 3),
-                            "distance_over_the_peers": {str(q): round(mine[str(q)] / its[str(q)], 3) for q in MARKS},
-                        }
-                    )
+                    questions = questions_for(its[str(MARKS[-1])], mine)
+                    row = {"norm": norm, "ours": name, "peer": peer}
+                    row["questions_for_the_same"] = None if questions is None else round(questions / MARKS[-1], 3)
+                    row["distance_over_the_peers"] = {str(q): round(mine[str(q)] / its[str(q)], 3) for q in MARKS}
+                    rows.append(row)
     return rows
 
 
@@ -246,28 +254,31 @@ def main() -> None:
     for chosen in given.network or NETWORKS:
         model = network(chosen)
         x, labels = digits(model, given.images)
-        measured = record["networks"].setdefault(chosen, {"medians": {}})["medians"]
+        kept = record["networks"].setdefault(chosen, {"images": len(x), "seeds": {}, "medians": {}})
         for norm in THREATS:
             rivals = [peer for peers in RIVALS[norm].values() for peer in peers]
             for name in [*OURS[norm], *rivals]:
                 if given.only not in f"{norm} {name}":
                     continue
                 run = ours if name in OURS[norm] else PEERS[name.split()[0]]
-                start = time.process_time()
-                found = [
-                    run(name, norm, model, x, labels, seed) for seed in range(1 if "rays" in name else given.seeds)
-                ]
-                measured.setdefault(norm, {})[name] = {
+                seeds = 1 if "rays" in name else given.seeds  # RayS hardly draws
+                start, bout = time.process_time(), Bout(norm, model, x, labels)
+                found = [run(name, bout, seed) for seed in range(seeds)]
+                kept["seeds"][f"{norm} {name}"] = seeds
+                kept["medians"].setdefault(norm, {})[name] = {
                     str(mark): round(statistics.mean(each[mark].median().item() for each in found), 4) for mark in MARKS
                 }
                 print(f"{chosen}: {norm} {name}, {time.process_time() - start:.0f} s", flush=True)
-        record["networks"][chosen]["against_peers"] = compare(measured)
-        show(chosen, record["networks"][chosen])
-    record |= {
-        "settings": {"images": given.images, "seeds": given.seeds, "marks": MARKS, "rays": "one seed: it hardly draws"},
-        "machine": {"processor": platform.machine(), "python": platform.python_version()},
-        "versions": {p: version(p) for p in ("torch", "sparring", "foolbox", "adversarial-robustness-toolbox")},
-    }
+                save(record)
+        kept["against_peers"] = compare(kept["medians"])
+        show(chosen, kept)
+    save(record)
+
+
+def save(record: dict[str, object]) -> None:
+    record["machine"] = {"processor": platform.machine(), "python": platform.python_version()}
+    packages = ("torch", "sparring", "foolbox", "adversarial-robustness-toolbox")
+    record["versions"] = {package: version(package) for package in packages}
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -282,9 +293,8 @@ def show(name: str, found: dict[str, object]) -> None:
     Console().print(table)
     for row in found["against_peers"]:
         share = row["questions_for_the_same"]
-        Console().print(
-            f"{row['norm']} {row['ours']}: {share:.0%} of the questions of {row['peer']} for the same distance"
-        )
+        needs = "more than all" if share is None else f"{share:.0%}"
+        print(f"{row['norm']} {row['ours']}: {needs} of the questions of {row['peer']} for the same distance")
 
 
 if __name__ == "__main__":

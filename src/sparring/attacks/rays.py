@@ -32,20 +32,21 @@ class RayS:
 
     Algorithms 1 and 3: blocks are halved until they are single coordinates. Finds the smallest Linf change, in at most
     `queries` questions a row. Departures: where none of the first corners is a success, others are drawn at random; a
-    turn must shorten the way by the share `precision`; and the search for where the boundary then is strides down from
-    there instead of halving the whole way, since most turns shorten it a little.
+    turn must shorten the way by the share `precision`, times the share of the coordinates that it turns; and the search
+    for where the boundary then is strides down from there instead of halving the whole way.
     """
 
     threat: Ball
     queries: int = 4000
-    precision: float = 0.001
+    precision: float = 0.05
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The nearest success, or `x` where there was none, `(B, *shape)`."""
         decisions = Decisions(model, x, goal, self.threat, self.queries)
         decisions.close(decisions.ask(decisions.x, decisions.open))
         signs, size = torch.ones_like(x.detach().flatten(1)), torch.full_like(decisions.nearest, torch.inf)
-        turns = blocks(signs.shape[1])
+        count = max(signs.shape[1], 1)
+        turns = blocks(count)
         for i in decisions.rounds():
             first, last = next(turns)
             trial = signs.clone()
@@ -53,9 +54,10 @@ class RayS:
             if i >= DRAWS and bool(size.isinf().any()):
                 corner = rng.at(i).sign(signs.shape[1], device=x.device).to(x.dtype)
                 trial = torch.where(rows(size.isinf(), trial), corner, trial)
-            shorter = torch.where(size.isinf(), self.threat.width, (1 - self.precision) * size)
+            share = max(self.precision * ((last - first) or count) / count, 1e-5)  # less would drown in rounding
+            shorter = torch.where(size.isinf(), self.threat.width, (1 - share) * size)
             better = decisions.ask(self._ray(decisions.x, trial)(shorter), decisions.open)
-            found = self._shorten(decisions, trial, shorter, better)
+            found = self._shorten(decisions, trial, shorter, share, better)
             size, signs = torch.where(better, found, size), torch.where(rows(better, signs), trial, signs)
             if i == TRIES:
                 decisions.close(size.isinf())
@@ -65,9 +67,9 @@ class RayS:
         """The points at a distance `(B,)` from `x` towards a corner."""
         return lambda size: x + (rows(size, signs) * signs).view_as(x)
 
-    def _shorten(self, decisions: Decisions, signs: Tensor, size: Tensor, wanted: Tensor) -> Tensor:
+    def _shorten(self, decisions: Decisions, signs: Tensor, size: Tensor, share: float, wanted: Tensor) -> Tensor:
         ray, none = self._ray(decisions.x, signs), torch.zeros_like(size)
-        return bisect(decisions, ray, low=none, high=size, wanted=wanted, tolerance=self.precision * size, stride=2)
+        return bisect(decisions, ray, low=none, high=size, wanted=wanted, tolerance=share * size, stride=2)
 
 
 @register(
