@@ -35,15 +35,30 @@ def mended(model: Model) -> Model:
     def view(x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return model(x)
-        with _Mend():
+        with _buffers_left_alone(), _Mend():
             return model(x)
 
     return view
 
 
+@contextmanager
+def _buffers_left_alone() -> Iterator[None]:
+    """Buffers that a module fills with what it detached, which mended is attached, are cut off again."""
+    called: dict[int, nn.Module] = {}
+    handle = register_module_forward_hook(lambda module, given, y: called.update({id(module): module}))
+    try:
+        yield
+    finally:
+        handle.remove()
+        for module in called.values():
+            for buffer in module.buffers(recurse=False):
+                if buffer.requires_grad and not buffer.is_leaf:
+                    buffer.detach_()
+
+
 def obstacles(model: Model, x: Tensor) -> tuple[str, ...]:
     """The functions of torch, by name, that stop the gradient of `x` inside a model. Costs a forward pass."""
-    with torch.enable_grad(), _Mend() as mode:
+    with torch.enable_grad(), _buffers_left_alone(), _Mend() as mode:
         model(x.detach().requires_grad_())
     return tuple(dict.fromkeys(mode.met))
 
@@ -140,8 +155,8 @@ SOFT: dict[str, Callable[..., Tensor | None]] = {
     **dict.fromkeys(["floor_divide", "__floordiv__"], _quotient),
     "div": lambda x, by, **kwargs: _quotient(x, by, **kwargs) if kwargs.get("rounding_mode") else None,
     "relu6": lambda x, *given, **kwargs: x.clamp(min=0),
-    "sigmoid": lambda x, *given, **kwargs: _moderate(x, 4).sigmoid(),
-    "tanh": lambda x, *given, **kwargs: _moderate(x, 2).tanh(),
+    "sigmoid": lambda x, *given, **kwargs: _moderate(x, 8).sigmoid(),
+    "tanh": lambda x, *given, **kwargs: _moderate(x, 4).tanh(),
     "softmax": _softened_softmax,
 }
 """By the name of a function, what stands in for it backward; nothing where its own gradient will do."""
@@ -302,7 +317,7 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def bridged(model: Model, *, stages: tuple[Stage, ...], width: float = 0.05, draws: int = 32) -> Model:
+def bridged(model: Model, *, stages: tuple[Stage, ...], width: float = 0.1, draws: int = 64) -> Model:
     """The same outputs; the calls of modules that `survey` found get a stand-in's gradient.
 
     "identity" is BPDA's own. "slopes" is a linear surrogate fitted at every point, by central differences of the

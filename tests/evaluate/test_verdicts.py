@@ -9,8 +9,9 @@ from torch import nn
 from sparring.evaluate import audit
 from sparring.evaluate.result import Result
 from sparring.threats import Ball, l0, l1, l2, linf
+from sparring.zoo import find
 
-from .networks import HONEST, THREAT, Detached, Noisy, Rounding, _cnn, held_out, honest, trained
+from .networks import HONEST, THREAT, held_out, honest
 
 
 def failed(result: Result) -> set[str]:
@@ -67,8 +68,7 @@ def test_softmax_outputs_are_suspect_and_attacked_all_the_same() -> None:
 
 
 def test_a_model_left_in_train_mode_is_invalid_and_stays_in_train_mode() -> None:
-    torch.manual_seed(0)
-    model = trained(_cnn()).train()
+    model = find("convolutional").make().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     result = audit(model, held_out(), THREAT, suite="quick")
     assert result.verdict == "invalid"
@@ -78,13 +78,13 @@ def test_a_model_left_in_train_mode_is_invalid_and_stays_in_train_mode() -> None
 
 
 def test_rounding_inside_the_model_is_suspect() -> None:
-    result = audit(Rounding(honest("relu")).eval(), held_out(), THREAT, suite="quick")
+    result = audit(find("input rounding").make(), held_out(), THREAT, suite="quick")
     assert result.verdict == "suspect"
     assert "gradients" in failed(result)
 
 
 def test_a_detached_model_is_suspect_and_attacked_by_its_scores() -> None:
-    result = audit(Detached(honest("relu")).eval(), held_out(), THREAT, suite="quick")
+    result = audit(find("detach").make(), held_out(), THREAT, suite="quick")
     assert result.verdict == "suspect"
     assert {"gradients", "access"} <= failed(result)
     assert result.robust_accuracy.estimate < result.clean_accuracy.estimate
@@ -92,7 +92,7 @@ def test_a_detached_model_is_suspect_and_attacked_by_its_scores() -> None:
 
 def test_noise_inside_the_model_is_suspect() -> None:
     torch.manual_seed(0)
-    result = audit(Noisy(honest("relu")).eval(), held_out(), THREAT, suite="quick")
+    result = audit(find("noise").make(), held_out(), THREAT, suite="quick")
     assert result.verdict == "suspect"
     assert "randomness" in failed(result)
 

@@ -317,7 +317,7 @@ def saturated_softmax() -> nn.Module:
     return nn.Sequential(relu(), Affine(1000), nn.Softmax(1)).eval()
 
 
-@specimen("hard sigmoid", "broken", "gradients")
+@specimen("hard sigmoid", "broken", "gradients", "black-box")
 def hard_sigmoid() -> nn.Module:
     """Scores that a steep hard sigmoid has cut off at 0 and 1."""
     return nn.Sequential(relu(), Lead()).eval()
@@ -400,7 +400,7 @@ def purification() -> nn.Module:
     return Purify(relu()).eval()
 
 
-@specimen("contrary gradient", "broken", "finite-differences")
+@specimen("contrary gradient", "broken", "finite-differences", "silent-success")
 def contrary_gradient() -> nn.Module:
     """A backward pass that belongs to another function."""
     return behind(Contrary())
@@ -424,7 +424,7 @@ def hashed_noise() -> nn.Module:
     return behind(Crumple(height=0.3))
 
 
-@specimen("beneath the file", "broken", "loss-noise", "storage", threat=linf(0.01))
+@specimen("beneath the file", "broken", "loss-noise", "monotone", "noise-control", "storage", threat=linf(0.01))
 def beneath_the_file() -> nn.Module:
     """A network that reacts most to what no image file can hold."""
     return behind(Residue())
