@@ -22,6 +22,9 @@ from .networks import held_out, honest
 EPS = 0.2
 
 
+pytestmark = pytest.mark.slow
+
+
 def accuracy(model: nn.Module, z: Tensor, y: Tensor, draws: int = 1) -> float:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
@@ -32,8 +35,6 @@ def accuracy(model: nn.Module, z: Tensor, y: Tensor, draws: int = 1) -> float:
 @pytest.mark.parametrize(
     "name", ["input rounding", "detach", "temperature", "block rounding", "hard sigmoid", "contrary gradient"]
 )
-
-pytestmark = pytest.mark.slow
 def test_a_defence_that_pgd_reports_as_robust_falls_to_the_search(name: str) -> None:
     model, (x, y), threat = find(name).make(), held_out(60), linf(EPS)
     if name != "detach":  # there PGD cannot even start

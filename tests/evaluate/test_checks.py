@@ -17,6 +17,8 @@ from sparring.threats import Ball, l2, linf
 
 from .networks import THREAT, held_out, honest
 
+pytestmark = pytest.mark.slow
+
 
 def record(examples: int = 200, chance: float = 0.1, **roles: dict[int, bool]) -> Record:
     """A run in which the stage of each role broke some examples; spaces in roles are written as underscores."""
@@ -54,8 +56,6 @@ def answer(name: str, run: Record) -> Check | None:
 def test_a_check_of_the_run_passes_what_is_sound_and_fails_what_is_not(
     name: str, role: str, good: dict[int, bool], bad: dict[int, bool]
 ) -> None:
-
-pytestmark = pytest.mark.slow
     asked = next(look.question for look in CHECKS if look.question.name == name)
     passed, failed = answer(name, record(**{role: good})), answer(name, record(**{role: bad}))
     assert passed is not None

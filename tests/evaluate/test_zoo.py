@@ -21,11 +21,12 @@ from sparring.streams import Streams
 from sparring.threats import l2
 from sparring.zoo import Specimen, find, planes, specimens
 
-pytestmark = pytest.mark.slow
-
 DOCTOR = {look.question.name for look in LOOKS}
 HERE = [one for one in specimens() if one.name not in ("Wong", "TRADES", "certified")]
 every_specimen = pytest.mark.parametrize("one", HERE, ids=lambda one: one.name)
+
+
+pytestmark = pytest.mark.slow
 
 
 def fired(one: Specimen) -> set[str]:
