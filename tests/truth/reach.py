@@ -42,7 +42,7 @@ BUDGET: dict[str, dict[str, Any]] = {
     "boundary": {"queries": 1500},
     "geoda": {"queries": 6000, "frequencies": 1.0},  # the gradients of these models know no low frequencies
     "hop-skip-jump": {"queries": 2500},
-    "rays": {"queries": 1500},
+    "rays": {"queries": 800},
     "sign-opt": {"queries": 3000},
     "surfree": {"queries": 1200, "frequencies": 1.0},
     "fmn": {"steps": 50},
