@@ -51,15 +51,18 @@ class Targeted:
 
 @dataclass(frozen=True)
 class Never(Untargeted):
-    """Climb away from the label to the very end: no output is enough. What training's inner maximum asks for."""
+    """Climb away from the label to the very end: no output is enough. What training's inner maximum asks for.
+
+    With `sign` -1, climb towards it. Labels may also be shares of all classes, `(B, K)`, for the cross-entropy.
+    """
 
     def reached(self, outputs: Tensor) -> Tensor:
         """No row."""
-        return torch.zeros_like(self.labels, dtype=torch.bool)
+        return torch.zeros(len(self.labels), dtype=torch.bool, device=self.labels.device)
 
     def __getitem__(self, rows: Tensor) -> Never:
         """The goal of some of the rows."""
-        return Never(self.labels[rows])
+        return Never(self.labels[rows], self.sign)
 
 
 @dataclass(frozen=True)

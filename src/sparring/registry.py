@@ -3,13 +3,14 @@
     @register("attacks", "pgd")
     def pgd(threat: Ball, *, steps: int = 40) -> PGD: ...
 
-An attack's factory takes a threat, then keyword-only settings that all have defaults. A threat's takes its size, then
-`low` and `high`.
+An attack's factory takes a threat, then keyword-only settings that all have defaults; so does that of an objective of
+training. A threat's takes its size, then `low` and `high`.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -17,7 +18,7 @@ from typing import Any, Literal, TypeVar
 from sparring.errors import BadInput
 from sparring.types import Access
 
-Kind = Literal["attacks", "threats", "defences", "suites"]
+Kind = Literal["attacks", "threats", "defences", "suites", "objectives", "augmentations"]
 Aim = Literal["fixed budget", "smallest perturbation", "control"]
 """The worst point inside the threat; the nearest success, whatever its size; or nothing, for comparison."""
 
@@ -57,6 +58,7 @@ class Entry:
 
 
 _MEMBERS: dict[Kind, dict[str, Entry]] = {}
+_HOMES: dict[Kind, str] = {"objectives": "sparring.training", "augmentations": "sparring.training"}
 
 
 def register(kind: Kind, name: str, **facts: Any) -> Callable[[Factory], Factory]:
@@ -74,8 +76,7 @@ def register(kind: Kind, name: str, **facts: Any) -> Callable[[Factory], Factory
 
 def members(kind: Kind) -> Mapping[str, Entry]:
     """All members of a kind, by name, in the order in which they were registered."""
-    import sparring.attacks  # noqa: F401  (registration happens on import)
-
+    importlib.import_module(_HOMES.get(kind, "sparring.attacks"))  # registration happens on import
     return _MEMBERS.get(kind, {})
 
 

@@ -1,0 +1,177 @@
+"""What surrounds the weights: a neighbourhood in which the loss must be low everywhere, and averages along the way.
+
+A neighbourhood is used for the gradient of an update, and the weights come back to the bit:
+
+    with neighbourhood.around(network, loss):
+        loss().backward()
+    optimiser.step()
+
+An average sees the network after every update (or every epoch): `average.update(network)`; the averaged network is
+`average.network`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sparring.errors import BadInput
+from sparring.models.victim import inference
+
+
+class Neighbourhood(Protocol):
+    """Weights near those of the network, at which an update takes its gradient."""
+
+    def around(self, network: nn.Module, loss: Callable[[], Tensor]) -> AbstractContextManager[None]:
+        """Move the weights to where `loss` is worst nearby, and back on leaving: one more forward and backward pass."""
+        ...
+
+
+@dataclass(frozen=True)
+class AWP:
+    """Minimise the worst loss over nearby weights: robustness that carries over to new data (Wu et al., 2020).
+
+    Every weight matrix moves by `gamma` of its own length, `v = gamma |w| g / |g|` (section 4.2, one step); biases
+    and the like stay. Among several processes each takes the gradient of its own share of the batch.
+    """
+
+    gamma: float = 0.005
+
+    @contextmanager
+    def around(self, network: nn.Module, loss: Callable[[], Tensor]) -> Iterator[None]:
+        """The weights at `w + v`."""
+        weights = [w for w in network.parameters() if w.requires_grad and w.dim() > 1]
+        slopes = _slopes(network, weights, loss)
+        with _moved(
+            weights, [self.gamma * w.norm() * _unit(g, g.norm()) for w, g in zip(weights, slopes, strict=True)]
+        ):
+            yield
+
+
+@dataclass(frozen=True)
+class SAM:
+    """Minimise the worst loss within `rho` of the weights, which finds flat minima (Foret et al., 2021, equation 2)."""
+
+    rho: float = 0.05
+
+    @contextmanager
+    def around(self, network: nn.Module, loss: Callable[[], Tensor]) -> Iterator[None]:
+        """The weights at `w + rho g / |g|`, all weights as one vector."""
+        weights = [w for w in network.parameters() if w.requires_grad]
+        slopes = _slopes(network, weights, loss)
+        length = torch.stack([g.norm() for g in slopes]).norm()
+        with _moved(weights, [self.rho * _unit(g, length) for g in slopes]):
+            yield
+
+
+def _slopes(network: nn.Module, weights: Sequence[Tensor], loss: Callable[[], Tensor]) -> tuple[Tensor, ...]:
+    """The gradients of the loss; what the pass does to running statistics is undone."""
+    before = [buffer.clone() for buffer in network.buffers()]
+    slopes = torch.autograd.grad(loss(), list(weights), allow_unused=True, materialize_grads=True)
+    with torch.no_grad():
+        for buffer, value in zip(network.buffers(), before, strict=True):
+            buffer.copy_(value)
+    return slopes
+
+
+def _unit(g: Tensor, length: Tensor) -> Tensor:
+    return g / length.clamp(min=torch.finfo(g.dtype).tiny)
+
+
+@contextmanager
+def _moved(weights: Sequence[Tensor], moves: Sequence[Tensor]) -> Iterator[None]:
+    """The weights moved meanwhile. They are put back from a copy: taking away what was added would round."""
+    before = [w.detach().clone() for w in weights]
+    with torch.no_grad():
+        torch._foreach_add_(list(weights), list(moves))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for w, value in zip(weights, before, strict=True):
+                w.copy_(value)
+
+
+class Average:
+    """The running average of a network's weights: `a <- k a + (1 - k) w`, where `kept(n)` says k after n networks.
+
+    `network` is a copy of the one handed over, in inference mode. Weights are averaged; buffers are those of the
+    network seen last (see `refreshed` for the running statistics of BatchNorm).
+    """
+
+    def __init__(self, network: nn.Module, kept: Callable[[int], float]) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.kept, self.seen = kept, 0
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Take in the weights as they are now; the first are taken over whole."""
+        averages: list[Tensor] = list(self.network.parameters())
+        weights = [w.detach() for w in network.parameters()]
+        torch._foreach_lerp_(averages, weights, 1 - self.kept(self.seen))
+        for own, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
+            own.copy_(theirs)
+        self.seen += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an exact resume needs."""
+        return {"network": self.network.state_dict(), "seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state saved before."""
+        self.network.load_state_dict(state["network"])
+        self.seen = int(state["seen"])
+
+
+def ema(network: nn.Module, decay: float = 0.999) -> Average:
+    """The exponential average, `k = min(decay, n / (n + 9))`: nearly free, and worth much of the robustness.
+
+    Izmailov et al. (2018) and Gowal et al. (2020, section 3.4). The smaller decay at first lets a short training forget
+    the weights that it started from. A decay of 0 gives the last weights.
+
+    Raises:
+        BadInput: a decay outside [0, 1).
+    """
+    if not 0 <= decay < 1:
+        raise BadInput(f"a decay of {decay}", "a share from 0 up to but without 1", "take 0.999")
+    return Average(network, lambda n: min(decay, n / (n + 9)))
+
+
+def swa(network: nn.Module) -> Average:
+    """The plain mean of all weights seen, `k = n / (n + 1)`; update it once an epoch late in training.
+
+    Izmailov et al. (2018). A network with BatchNorm must be `refreshed` before use: its running statistics are those of
+    other weights.
+    """
+    return Average(network, lambda n: n / (n + 1))
+
+
+@torch.no_grad()
+def refreshed(network: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
+    """Take the running statistics of BatchNorm anew, as the mean over batches of inputs (Izmailov et al., 2018, 3.2).
+
+    Changes the network and returns it, with every submodule in the mode it had. All but BatchNorm runs in inference
+    mode. Costs a forward pass of each batch, and nothing where there is no BatchNorm.
+    """
+    norms = [part for part in network.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    if not norms:
+        return network
+    momenta = [part.momentum for part in norms]
+    with inference(network):
+        for part in norms:
+            part.reset_running_stats()
+            part.training, part.momentum = True, None  # None: the plain mean over all batches
+        try:
+            for x in batches:
+                network(x)
+        finally:
+            for part, momentum in zip(norms, momenta, strict=True):
+                part.momentum = momentum
+    return network
