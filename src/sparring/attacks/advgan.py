@@ -82,11 +82,11 @@ class Generator:
         """One candidate for each image, inside the ball and the box."""
         weights = tuple(weight.to(x) for weight in self.weights)
         with torch.no_grad():
-            change = steady(lambda v: generated(weights, v))(_centred(x, self.threat)) if len(x) else x
+            change = steady(lambda v: generated(weights, v))(centred(x, self.threat)) if len(x) else x
         return self.threat.project(x + self.threat.eps * change, x)
 
 
-def _centred(x: Tensor, threat: Ball) -> Tensor:
+def centred(x: Tensor, threat: Ball) -> Tensor:
     """The images in [-1, 1], or in units of one where the box has no bounds."""
     bounded = math.isfinite(threat.high - threat.low)
     middle = (threat.high + threat.low) / 2 if bounded else 0.0
@@ -118,11 +118,11 @@ class AdvGAN:
         judge = tuple(w.to(x) for w in critic(x.shape[1], own.at("critic")))
         learning, judging = _adam(weights, self.rate), _adam(judge, self.rate)
         for _, some in batches(rng, self.batch, self.steps):
-            v = _centred(x[some], self.threat)
+            v = centred(x[some], self.threat)
             with torch.enable_grad():
                 change = self.threat.eps * generated(weights, v)
                 z = self.threat.project(x[some] + change, x[some])
-                fake = _centred(z, self.threat)
+                fake = centred(z, self.threat)
                 judging((_doubt(-criticised(judge, fake.detach())) + _doubt(criticised(judge, v))).mean())
                 gradient = slopes(model, z.detach(), goal[some], self.loss, self.most)
                 gain = (gradient * change).flatten(1).sum(1) - self.real * _doubt(criticised(judge, fake))

@@ -50,7 +50,7 @@ class AWP:
         weights = [w for w in network.parameters() if w.requires_grad and w.dim() > 1]
         slopes = _slopes(network, weights, loss)
         with _moved(
-            weights, [self.gamma * w.norm() * _unit(g, g.norm()) for w, g in zip(weights, slopes, strict=True)]
+            weights, [self.gamma * w.detach().norm() * _unit(g, g.norm()) for w, g in zip(weights, slopes, strict=True)]
         ):
             yield
 

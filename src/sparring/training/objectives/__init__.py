@@ -1,0 +1,97 @@
+"""Objectives: what training minimises over the weights, `(network, x, labels, strength, rng) -> loss`, a scalar.
+
+`labels` are classes `(B,)`, or shares of all classes `(B, K)`. `strength` grows from 0 to 1 while training warms up:
+the share of the threat that is already in force. `rng` holds a stream for each row. An objective that remembers
+something from one update to the next is an `nn.Module`: its state belongs in a checkpoint.
+
+Most are a `MinMax`: `worst` finds the inputs, `loss` is taken there. The search sees the network in inference mode, and
+leaves no trace in it.
+"""
+
+from sparring.training.objectives.adversarial import (
+    Adversarial,
+    Average,
+    LogitPairing,
+    TowardsOthers,
+    WorstOf,
+    adversarial,
+    alp,
+    fgsm_rs,
+    mixup,
+    multi_average,
+    multi_max,
+    n_fgsm,
+    targeted,
+)
+from sparring.training.objectives.ensemble import EnsembleAdversarial, ensemble_adversarial
+from sparring.training.objectives.fast import Aligned, Free, free, grad_align
+from sparring.training.objectives.generator import AgainstGenerator, against_generator
+from sparring.training.objectives.inner import (
+    INNER,
+    Ascent,
+    inner_pgd,
+    maximiser,
+    noisy,
+    random_start,
+    single_step,
+)
+from sparring.training.objectives.minmax import Apart, Maximiser, MinMax, Objective, pinned
+from sparring.training.objectives.plain import (
+    Distillation,
+    LabelSmoothing,
+    distillation,
+    label_smoothing,
+    natural,
+    standard,
+)
+from sparring.training.objectives.smoothness import MART, SCORE, TRADES, VAT, mart, score, trades, vat
+
+__all__ = [
+    "INNER",
+    "MART",
+    "SCORE",
+    "TRADES",
+    "VAT",
+    "Adversarial",
+    "AgainstGenerator",
+    "Aligned",
+    "Apart",
+    "Ascent",
+    "Average",
+    "Distillation",
+    "EnsembleAdversarial",
+    "Free",
+    "LabelSmoothing",
+    "LogitPairing",
+    "Maximiser",
+    "MinMax",
+    "Objective",
+    "TowardsOthers",
+    "WorstOf",
+    "adversarial",
+    "against_generator",
+    "alp",
+    "distillation",
+    "ensemble_adversarial",
+    "fgsm_rs",
+    "free",
+    "grad_align",
+    "inner_pgd",
+    "label_smoothing",
+    "mart",
+    "maximiser",
+    "mixup",
+    "multi_average",
+    "multi_max",
+    "n_fgsm",
+    "natural",
+    "noisy",
+    "pinned",
+    "random_start",
+    "score",
+    "single_step",
+    "standard",
+    "targeted",
+    "trades",
+    "vat",
+]

@@ -1,0 +1,100 @@
+"""The inner maximum as training can afford it: gradient ascent that judges nothing, and its recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparring.errors import BadInput
+from sparring.losses import cross_entropy
+from sparring.registry import find, members
+from sparring.search import forward
+from sparring.steps import ascent, chain, scale
+from sparring.streams import Streams
+from sparring.threats import Ball
+from sparring.training.objectives.minmax import Maximiser
+from sparring.types import Goal, Loss, Model, Step
+from sparring.views import settled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ascent:
+    """Climb the loss from a random point of `start`, and hand over where that ends (Madry et al., 2018).
+
+    Costs `steps` forward and backward passes and not one more: `PGD` judges what it found, and keeps the best, which
+    an evaluation needs and training does not. Gradients are exact ones; training on smoothed gradients teaches a
+    network to fool them.
+    """
+
+    threat: Ball
+    start: Ball
+    step: Step
+    steps: int
+    loss: Loss = cross_entropy
+
+    def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
+        """The last point, `(B, *shape)`."""
+        z, state = self.start.sample(x, rng), self.step.init(x)
+        for i in range(self.steps):
+            point, outputs = forward(model, z)
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(self.loss(outputs, goal).sum(), point)
+            move, state = self.step.update(gradient.nan_to_num_(), state, i)
+            z = self.threat.project(z + move, x)
+        return z
+
+
+def inner_pgd(threat: Ball, *, steps: int = 7, length: float = 2.5) -> Ascent:
+    """Few steps of `length eps / steps` from a random start (Madry et al., 2018): cheap enough for every batch."""
+    return Ascent(threat=threat, start=threat, step=_steps(threat, length / steps), steps=steps)
+
+
+def random_start(threat: Ball, *, alpha: float = 1.25) -> Ascent:
+    """One step of `alpha eps` from a random start, brought back into the ball (Wong et al., 2020, FGSM-RS)."""
+    return Ascent(threat=threat, start=threat, step=_steps(threat, alpha), steps=1)
+
+
+def single_step(threat: Ball) -> Ascent:
+    """One step of eps from the input itself (Goodfellow et al., 2015)."""
+    return Ascent(threat=threat, start=threat.at(0.0), step=_steps(threat, 1.0), steps=1)
+
+
+def noisy(threat: Ball, *, noise: float = 2.0, alpha: float = 1.0) -> Ascent:
+    """One step of `alpha eps` from a point of `noise` times the ball, not brought back (de Jorge et al., 2022).
+
+    Hands over points outside the threat, up to `noise + alpha` times its size: on purpose, for training alone. Inside
+    the box they stay, as in the authors' code.
+    """
+    wide = threat.at((noise + alpha) * threat.eps)
+    return Ascent(threat=wide, start=threat.at(noise * threat.eps), step=_steps(threat, alpha), steps=1)
+
+
+def _steps(threat: Ball, size: float) -> Step:
+    return chain(ascent(threat.norm), scale(size * threat.unit))
+
+
+INNER: Mapping[str, Callable[..., Ascent]] = {
+    "ascent": inner_pgd,
+    "fgsm-rs": random_start,
+    "single-step": single_step,
+    "n-fgsm": noisy,
+}
+"""The maximisers made for training, by name."""
+
+
+def maximiser(name: str, **settings: Any) -> Maximiser:
+    """The inner maximum by its name, one of `INNER` or any attack of the registry.
+
+    Raises:
+        BadInput: an unknown name.
+    """
+    if name in INNER:
+        return settled(INNER[name], **settings)
+    if name not in members("attacks"):
+        near = f"one of {', '.join(INNER)}, or an attack of `sparring list attacks`"
+        raise BadInput(f"unknown inner attack {name!r}", near, "check the spelling")
+    return settled(find("attacks", name).make, **settings)

@@ -1,0 +1,140 @@
+"""What an objective is, and the form that most of them have: an inner maximum, and a loss at what it found."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sparring.goals import Measured
+from sparring.models.victim import inference
+from sparring.search import forward
+from sparring.streams import Streams
+from sparring.threats import Ball
+from sparring.types import Attack, Goal
+
+Maximiser = Callable[[Ball], Attack]
+"""An attack for a threat of any size, so that eps can grow from zero."""
+
+
+class Objective(Protocol):
+    """The loss of a batch, a scalar with a gradient in the weights.
+
+    `labels` are classes `(B,)`, or shares of all classes `(B, K)`.
+    """
+
+    def __call__(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
+        """The loss at these weights."""
+        ...
+
+
+class MinMax(ABC):
+    """An objective of two parts: the worst inputs at these weights, and a loss at fixed inputs."""
+
+    @abstractmethod
+    def worst(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
+        """The inner maximum: an input for every row, `(B, *shape)`."""
+
+    @abstractmethod
+    def loss(self, network: nn.Module, x: Tensor, z: Tensor, labels: Tensor) -> Tensor:
+        """What the weights minimise, once the worst inputs `z` are known."""
+
+    def __call__(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
+        """The loss at these weights."""
+        return self.loss(network, x, self.worst(network, x, labels, strength, rng), labels)
+
+
+def pinned(  # noqa: PLR0917  (those of an objective)
+    objective: Objective, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams
+) -> Callable[[], Tensor]:
+    """The loss of a batch as a function of the weights alone, the worst inputs searched for once.
+
+    What a neighbourhood of weights asks for (Wu et al., 2020, equation 7): it takes the loss at more than one place,
+    and the search costs most of it.
+    """
+    if isinstance(objective, MinMax):
+        return partial(objective.loss, network, x, objective.worst(network, x, labels, strength, rng), labels)
+    return partial(objective, network, x, labels, strength, rng)
+
+
+def searched(attack: Attack, network: nn.Module, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
+    """What an attack finds on the network as users meet it: in inference mode, its running statistics left alone."""
+    with inference(network):
+        return attack(network, x, goal, rng).detach()
+
+
+def slope(network: nn.Module, z: Tensor, loss: Callable[[Tensor], Tensor], *, graph: bool = False) -> Tensor:
+    """The gradient in the inputs of a sum of losses of the outputs; with `graph`, to be differentiated once more."""
+    with inference(network):
+        point, outputs = forward(network, z)
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(loss(outputs).sum(), point, create_graph=graph)
+    return gradient
+
+
+def width(network: nn.Module, x: Tensor) -> int:
+    """The number of classes. Costs a forward pass of one row."""
+    with inference(network), torch.no_grad():
+        return int(network(x[:1]).shape[1])
+
+
+def classes(labels: Tensor) -> Tensor:
+    """The class of each row, `(B,)`: the largest, where labels are shares."""
+    return labels if labels.dim() == 1 else labels.argmax(1)
+
+
+def divergence(outputs: Tensor, others: Tensor) -> Tensor:
+    """`KL(p || q)` of the distributions that two sets of logits stand for, `(B,)`."""
+    log_p, log_q = outputs.log_softmax(1), others.log_softmax(1)
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def squares(outputs: Tensor, others: Tensor) -> Tensor:
+    """`|p - q|^2` of the distributions that two sets of logits stand for, `(B,)`."""
+    return (outputs.softmax(1) - others.softmax(1)).square().sum(1)
+
+
+@dataclass(frozen=True)
+class Apart(Measured):
+    """Leave what the network said before, whatever the label: climb a distance from the reference logits `(B, K)`.
+
+    It is never reached. At the reference itself it has no slope: climb from a random start.
+    """
+
+    reference: Tensor
+    distance: Callable[[Tensor, Tensor], Tensor] = divergence
+    sign: int = 1
+
+    def measure(self, outputs: Tensor) -> Tensor:
+        """The distance."""
+        return self.distance(self.reference, outputs)
+
+    def reached(self, outputs: Tensor) -> Tensor:
+        """No row."""
+        return torch.zeros(len(outputs), dtype=torch.bool, device=outputs.device)
+
+    def margin(self, outputs: Tensor) -> Tensor:
+        """The distance."""
+        return self.measure(outputs)
+
+    def loss(self, outputs: Tensor) -> Tensor:
+        """The distance."""
+        return self.measure(outputs)
+
+
+def said(network: nn.Module, x: Tensor) -> Tensor:
+    """The logits of `x` in inference mode, without a graph: the reference of `Apart`."""
+    with inference(network), torch.no_grad():
+        outputs: Tensor = network(x)
+    return outputs
+
+
+def both(network: nn.Module, x: Tensor, z: Tensor, labels: Tensor) -> Tensor:
+    """`L(f(x), y) / 2 + L(f(z), y) / 2` (Goodfellow et al., 2015, section 6, alpha 0.5)."""
+    return (functional.cross_entropy(network(x), labels) + functional.cross_entropy(network(z), labels)) / 2
