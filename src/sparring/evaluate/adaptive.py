@@ -3,13 +3,17 @@
 Tramer et al. (2020) found such attacks by hand for thirteen defences, and Yao et al. (2021) by a search over losses
 and transformations. Here candidates come from what is found inside of the model (functions of torch and modules that
 stop gradients, randomness, saturation), and successive halving on a few examples keeps those that break most per pass.
+
+An audit does this by itself where its checks doubt the gradients, through its own ledger; `adaptive` does it alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +22,8 @@ from sparring.attacks import Through, pgd_cosine
 from sparring.attacks.apgd import APGD
 from sparring.attacks.square import square
 from sparring.errors import BadInput
-from sparring.evaluate.run import asked, home, one_thread
+from sparring.evaluate.ledger import Outcome
+from sparring.evaluate.run import asked, home, one_thread, own_draws
 from sparring.goals import Never, Untargeted
 from sparring.losses import cross_entropy, dlr, margin, probability_margin
 from sparring.mending import Stage, bridged, mended, nearby, obstacles, rescaled, survey
@@ -36,7 +41,22 @@ JUDGED = 32
 """Calls whose mean decides, for a model that is random."""
 
 SAMPLE = 32
-"""Examples that the search is made on."""
+"""Examples that the search is made on, at most."""
+
+SURVEYED = 8
+"""Examples, of these, on which the parts of the model are looked at."""
+
+PROBES = 50
+"""Passes that a look at the parts costs on each of them, about."""
+
+FIRST, LAST = 10, 40
+"""Steps of the first trial of a candidate, and of its runs on all examples."""
+
+RUNS = 3
+"""How often each attack that was found is run on what stands."""
+
+SHARE = 1.0
+"""What an audit may spend here, at most, as a share of the passes that it had spent until then."""
 
 
 def climb(threat: Ball, loss: Loss, steps: int) -> Attack:
@@ -73,6 +93,29 @@ class Onward:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """An attack that may find no gradient where it looks for one: it hands back `x` then."""
+
+    attack: Attack
+
+    @property
+    def threat(self) -> Ball:
+        """The set that is searched."""
+        threat = self.attack.threat
+        assert isinstance(threat, Ball)
+        return threat
+
+    def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
+        """What the attack found, or `x`, `(B, *shape)`."""
+        try:
+            return self.attack(model, x, goal, rng)
+        except (BadInput, RuntimeError) as error:
+            if "memory" in str(error).lower():
+                raise  # a smaller batch may do
+            return x
+
+
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
     """One adaptive attack: a rule on a loss, through a view of a view ... of the model (the last is the outermost).
 
@@ -85,18 +128,38 @@ class Candidate:
     views: tuple[Lens, ...] = ()
     onward: bool = False
 
-    def run(self, steps: int) -> Attack:
-        """The attack of so many steps."""
-        attack = self.rule(self.threat, self.loss, steps)
+    def run(self, steps: int, threat: Ball | None = None) -> Attack:
+        """The attack of so many steps, on its own threat or on another."""
+        attack = self.rule(threat or self.threat, self.loss, steps)
         if self.onward:
             attack = Onward(attack=attack)
         for view in reversed(self.views):
             attack = Through(view=view, attack=attack)
-        return attack
+        return Attempt(attack=attack)
+
+    def price(self, steps: int) -> int:
+        """The most passes, forward and backward, that so many steps and judging them may cost on an example."""
+        calls = 1
+        for view in self.views:
+            drawn = view.keywords if isinstance(view, partial) else {}
+            calls *= drawn.get("most", drawn.get("draws", 0) + 1)
+        return 2 * calls * (steps + 2) + 2
 
     def __str__(self) -> str:
         seen = [getattr(getattr(view, "func", view), "__name__", str(view)) for view in self.views]
         return f"{self.rule.__name__} on {self.loss.__name__}, {' of '.join(reversed(seen)) or 'exact'}"
+
+
+@dataclass(frozen=True)
+class Resized:
+    """The attack of a candidate, on a threat of another size."""
+
+    candidate: Candidate
+    steps: int
+
+    def __call__(self, threat: Ball) -> Attack:
+        """The attack on this threat."""
+        return self.candidate.run(self.steps, threat)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +188,18 @@ class Trial:
         return len(self.broke) / max(self.passes, 1), self.nearness
 
 
+def tried(candidate: Candidate, steps: int, outcomes: Mapping[int, Outcome], passes: int) -> Trial:
+    """A trial, out of what a stage of an audit did."""
+    near = [-math.inf if one.margin is None else min(one.margin, 0.0) for one in outcomes.values()]
+    return Trial(
+        candidate=candidate,
+        steps=steps,
+        broke=frozenset(example for example, one in outcomes.items() if one.counts),
+        passes=passes,
+        nearness=sum(max(one, -1e30) for one in near) / len(near),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Adapted:
     """What the search found, and what it did to all examples."""
@@ -140,10 +215,10 @@ class Adapted:
 
 def examined(model: Model, x: Tensor, threat: Ball, rng: Streams) -> Findings:
     """Look for what stops gradients, on eight of the examples and around them; costs some fifty passes on each."""
+    few, around = x[:SURVEYED], threat.sample(x, rng)[:SURVEYED]
     with torch.no_grad():
-        answers = torch.stack([model(x) for _ in range(3)])
+        answers = torch.stack([model(few) for _ in range(3)])
     change = float((answers - answers[0]).abs().max() / answers[0].abs().max().clamp(min=1e-12))
-    few, around = x[:8], threat.sample(x, rng)[:8]
     return Findings(
         random=change > 1e-4,
         blind=not _differentiable(model, few),
@@ -188,33 +263,55 @@ def candidates(threat: Ball, found: Findings, classes: int) -> tuple[Candidate, 
     return tuple(tried)
 
 
+def halved(
+    field: Sequence[Candidate],
+    attempt: Callable[[Candidate, int], Trial],
+    passes: float,
+    *,
+    examples: int,
+    draws: int = 1,
+) -> tuple[Trial, ...]:
+    """Trials of candidates: short runs of all, runs twice as long of the better third, and so on to the best one.
+
+    Successive halving (Jamieson and Talwalkar, 2016), on a sample of so many `examples`, for `passes` at most: a round
+    may spend half of what is left, and runs what fits in at the worst, where a call of the model takes `draws`. Ends
+    with a candidate that breaks the whole sample.
+    """
+    trials: list[Trial] = []
+    steps = FIRST
+    while field:
+        done, purse = list[Trial](), passes if len(field) == 1 else passes / 2
+        for one in field:
+            if one.price(steps) * examples * draws <= purse:
+                trial = attempt(one, steps)
+                if len(trial.broke) == examples:
+                    return (*trials, *done, trial)
+                done.append(trial)
+                purse, passes = purse - trial.passes, passes - trial.passes
+        trials += done
+        if len(field) == 1:
+            break
+        done.sort(key=lambda trial: trial.merit, reverse=True)
+        field = [trial.candidate for trial in done[: -(-len(done) // 3)]]
+        steps *= 2
+    return tuple(trials)
+
+
 def search(
     model: Model, x: Tensor, y: Tensor, threat: Ball, *, passes: int = 1000, seed: int = 0
 ) -> tuple[tuple[Candidate, ...], tuple[Trial, ...], Findings]:
     """The candidates that together break most of a sample, best first, with all trials.
 
-    Successive halving (Jamieson and Talwalkar, 2016): every candidate gets a short run, the better third of them runs
-    twice as long, and so on; then greedily, what breaks most of the rest per pass. `passes` is about what all of it
-    may cost for each example of the sample; it decides how many candidates are tried. What was found depends on these
-    arguments alone.
+    `passes` is what the trials may cost for each example of the sample, at most; it decides how many candidates are
+    tried. What was found depends on these arguments alone.
     """
     with torch.no_grad():
         outputs = model(x)
-    found = examined(model, x, threat, Streams.of(seed, range(len(x))).at("survey"))
-    entered = candidates(threat, found, outputs.shape[1])
-    steps = 10
-    each = (16 if found.random else 1) * 4 * steps  # three rounds cost 20 + 13 + 9 steps for each that enters, or draws
-    field = list(entered[: max(6, passes // each)])
-    bench, trials = _Bench(model, x, Untargeted(y), Streams.of(seed, range(len(x))), found.random), list[Trial]()
-    while field:
-        done = [bench.trial(one, steps) for one in field]
-        trials += done
-        if len(field) == 1:
-            break
-        done.sort(key=lambda trial: trial.merit, reverse=True)
-        field = [trial.candidate for trial in done[: -(-len(field) // 3)]]
-        steps *= 2
-    return _cover(trials), tuple(trials), found
+    rng = Streams.of(seed, range(len(x)))
+    found = examined(model, x, threat, rng.at("survey"))
+    bench = _Bench(model, x, Untargeted(y), rng, found.random)
+    trials = halved(candidates(threat, found, outputs.shape[1]), bench.trial, passes * len(x), examples=len(x))
+    return cover(trials), trials, found
 
 
 @dataclass(frozen=True)
@@ -230,10 +327,7 @@ class _Bench:
     def trial(self, one: Candidate, steps: int) -> Trial:
         """Run a candidate, and judge what it made on the model itself."""
         counted = Counted(self.model)
-        try:
-            z = one.run(steps)(counted, self.x, self.goal, self.rng.at(f"{one}, {steps}"))
-        except (BadInput, RuntimeError):  # no gradient that way
-            return Trial(candidate=one, steps=steps, broke=frozenset(), passes=1, nearness=-torch.inf)
+        z = one.run(steps)(counted, self.x, self.goal, self.rng.at(f"{one}, {steps}"))
         reached, score = _judged(self.model, z, self.goal, self.random)
         allowed = one.threat.contains(z, self.x)
         return Trial(
@@ -251,7 +345,7 @@ def _judged(model: Model, z: Tensor, goal: Untargeted, random: bool) -> tuple[Te
         return goal.reached(outputs), margin(outputs, goal)
 
 
-def _cover(trials: list[Trial]) -> tuple[Candidate, ...]:
+def cover(trials: Sequence[Trial]) -> tuple[Candidate, ...]:
     """The candidate that broke most in all, then what broke most of the rest, each once; then the best of the last."""
     plan: list[Candidate] = []
     rest = frozenset[int]().union(*(trial.broke for trial in trials))
@@ -268,19 +362,6 @@ def _cover(trials: list[Trial]) -> tuple[Candidate, ...]:
     return tuple(plan)
 
 
-def plan(
-    model: object, x: Tensor, y: Tensor, threat: Ball, *, passes: int = 1000, steps: int = 40, seed: int = 0
-) -> tuple[Attack, ...]:
-    """The adaptive attacks for a model, found on at most 32 of these examples: stages for a suite, best first."""
-    victim = adopt(model, example=x[:1])
-    with _quiet(victim, seed) as asked_model:
-        place = _sampled(asked_model, x.to(home(victim)), y.to(home(victim)))
-        ranked, _, _ = search(
-            asked_model, x.to(home(victim))[place], y.to(home(victim))[place], threat, passes=passes, seed=seed
-        )
-    return tuple(one.run(steps) for one in ranked)
-
-
 def adaptive(
     model: object,
     x: Tensor,
@@ -288,14 +369,14 @@ def adaptive(
     threat: Ball,
     *,
     passes: int = 1000,
-    steps: int = 40,
-    restarts: int = 3,
+    steps: int = LAST,
+    restarts: int = RUNS,
     seed: int = 0,
 ) -> Adapted:
     """Find an adaptive attack on a few examples, and attack all of them with it.
 
-    `model` is of any framework, with nothing said about what it does. `passes` is about what the search may cost for
-    each of at most 32 sampled examples; then what it ranked runs on all examples, `steps` steps, `restarts` times,
+    `model` is of any framework, with nothing said about what it does. `passes` is what the search may cost for each
+    of at most 32 sampled examples; then what it ranked runs on all examples, `steps` steps, `restarts` times,
     each on what still stands. A model that is random is judged by the mean of 32 calls, afresh at the end. Inputs
     `(B, *shape)`, labels `(B,)`. Torch's global random numbers, from which a random model draws, are set by `seed` and
     given back.
@@ -349,6 +430,5 @@ def _sampled(model: Model, x: Tensor, y: Tensor) -> Tensor:
 @contextmanager
 def _quiet(victim: Victim, seed: int) -> Iterator[Model]:
     """The model in inference mode on one thread, with random numbers of its own."""
-    with one_thread(), inference(victim), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    with one_thread(), inference(victim), own_draws(seed):
         yield asked(victim)

@@ -100,6 +100,26 @@ BLACK_BOX_GAIN = 0.002
 
 MASKED = "gradients are masked: use BPDA, EOT or a smoothed backward pass, and black-box attacks"
 
+DOUBTFUL = frozenset(
+    {
+        "gradients",
+        "saturation",
+        "finite-differences",
+        "shattered-gradients",
+        "quantised-inputs",
+        "double-precision",
+        "loss-noise",
+        "randomness",
+        "inference-time-optimisation",
+        "noise-control",
+        "iteration",
+        "black-box",
+        "monotone",
+        "unbounded",
+    }
+)
+"""Checks whose failure says that gradients mislead: the audit then looks for an attack that fits the model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -211,7 +231,7 @@ def the_suite_needs_no_adaptive_attack(record: Record, question: Question) -> Ch
     """Does an attack that was fitted to the model break what the suite did not?"""
     if "adaptive" not in record.roles:
         return None
-    return _found_more(record, question, "adaptive", "attacks fitted to the model", 0.01)
+    return _found_more(record, question, "adaptive", "attacks that were fitted to the model", 0.01)
 
 
 @asks(
@@ -258,7 +278,7 @@ def accuracy_falls_without_bounds(record: Record, question: Question) -> Check |
 
 @asks(
     "storage",
-    "under 75 % do",
+    "surely under 75 % do",
     threshold="75 %",
     serious="warning",
     remedy="part of the damage is gone once an image is stored: say which of the two you mean",
@@ -272,9 +292,12 @@ def success_survives_storage(record: Record, question: Question) -> Check | None
                 survives[example] = survives.get(example, False) or one.survives_storage
     if not survives:
         return None
-    share = sum(survives.values()) / len(survives)
-    evidence = f"of {len(survives)} examples that fell, {share:.0%} still do when what broke them is rounded to 8 bits"
-    return question.answered(evidence, bad=share < 0.75)
+    share = clopper_pearson(sum(survives.values()), len(survives))
+    evidence = (
+        f"of {len(survives)} examples that fell, {share.estimate:.0%} still do when what broke them is rounded to 8 "
+        f"bits (at most {share.high:.0%}, with confidence)"
+    )
+    return question.answered(evidence, bad=share.high < 0.75)
 
 
 @asks("sample-size", "fewer than 50 examples", threshold="50", serious="warning", remedy="audit more examples")

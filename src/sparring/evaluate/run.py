@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import threading
@@ -67,7 +68,7 @@ class Ring:
         device = home(self.victim)
         x, y = x.to(device), y.to(device)
         goal, view, judge = Untargeted(y), self.attacked(), self.exact()
-        with one_thread(), inference(self.victim):
+        with one_thread(), inference(self.victim), own_draws(self.seed, stage, examples[0]):
             z = x if attack is None else attack(view, x, goal, Streams.of(self.seed, examples).at(stage))
             with torch.no_grad():
                 outputs = judge(z)
@@ -150,6 +151,15 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def own_draws(*key: object) -> Iterator[None]:
+    """Torch's global random numbers, from which a random model draws, are set by a key, and given back."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        yield
 
 
 def memory_batch(victim: Victim, x: Tensor, *, most: int = 256) -> int:

@@ -19,8 +19,8 @@ from sparring.attacks.grid import Grid
 from sparring.attacks.restarts import Restarts
 from sparring.data import Arrays, first
 from sparring.errors import BadInput
+from sparring.evaluate import adaptive, identity
 from sparring.evaluate import checks as run_checks
-from sparring.evaluate import identity
 from sparring.evaluate.doctor import Diagnosis, examine, spread
 from sparring.evaluate.ledger import Cost, Ledger, Outcome
 from sparring.evaluate.result import (
@@ -36,12 +36,13 @@ from sparring.evaluate.result import (
     Verdict,
     environment,
 )
-from sparring.evaluate.run import Ring, Runner, Watch, asked, home, memory_batch, one_thread, workforce
+from sparring.evaluate.run import Ring, Runner, Watch, asked, home, memory_batch, one_thread, own_draws, workforce
 from sparring.evaluate.schedule import Outlook, Round, choose, outlook, settled
 from sparring.evaluate.statistics import clopper_pearson
 from sparring.evaluate.suites import Suite, build, last_resort, margin_runs
 from sparring.models.loading import adopt
 from sparring.models.victim import Victim, inference
+from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Access, Attack, Data
 
@@ -57,6 +58,12 @@ SAMPLE = 128
 
 DRAWS = 8
 """Calls that are averaged for a model that is random."""
+
+DRAWN_TOGETHER = 32
+"""Examples in a batch of a model that is random: with those beside it, an example shares the draws."""
+
+Make = Callable[[Ball], Attack]
+"""An attack of the same kind on a threat of any size."""
 
 
 def audit(
@@ -86,8 +93,12 @@ def audit(
     suite's own.
 
     The result depends on model, data, threat, suite, passes and seed alone: not on `batch_size` (chosen by free memory
-    unless given), not on `workers` (processes, each on one thread), not on interruptions. The model comes back as
-    it was given.
+    unless given; 32 for a model that is random), not on `workers` (processes, each on one thread), not on
+    interruptions. The model comes back as it was given.
+
+    Where checks doubt the gradients, attacks are fitted to the model, without a hint, for as many passes again at most
+    as were spent until then. What they break counts, the check `adaptive` says how much it was, and the verdict stays
+    suspect.
 
     Raises:
         BadInput: what cannot be audited: no examples, an unknown suite, a run in `out` with other settings.
@@ -98,7 +109,8 @@ def audit(
     victim = adopt(model, name=name, example=subject.take([0])[0])
     folder = Path(out) if out is not None else None
     with one_thread():
-        diagnosis = examine(victim, subject, threat, seed=seed)
+        with own_draws(seed, "doctor"):
+            diagnosis = examine(victim, subject, threat, seed=seed)
         case = _Case(
             victim=treated(victim, diagnosis),
             data=subject,
@@ -154,7 +166,7 @@ class _Case:
             plan = replace(plan, opening=(*plan.opening, *longer))
         return plan if self.passes is None else replace(plan, passes=self.passes)
 
-    def climber(self, *, steps: int, times: int) -> Callable[[Ball], Attack]:
+    def climber(self, *, steps: int, times: int) -> Make:
         """A short attack for the checks and the curve, of the strongest kind that the model allows."""
         if self.access == "gradients":
             return partial(margin_runs, steps=steps, times=times)
@@ -197,7 +209,7 @@ class _Story:
 
     outcomes: Mapping[str, Mapping[int, Outcome]] = field(default_factory=dict)
     costs: Mapping[str, Cost] = field(default_factory=dict)
-    fought: Mapping[str, tuple[Attack, tuple[str, ...]]] = field(default_factory=dict)
+    fought: Mapping[str, tuple[object, tuple[str, ...]]] = field(default_factory=dict)
     broken: Mapping[int, _Blow] = field(default_factory=dict)
     progress: tuple[Progress, ...] = ()
     outlook: Outlook | None = None
@@ -237,6 +249,7 @@ def _run(
     path = folder / "ledger.sqlite" if folder is not None else None
     with workforce(ring, count) as pool, _opened(path, case.settings(), resume=resume) as ledger:
         size = batch_size or memory_batch(case.victim, case.data.take(range(min(8, len(case.data))))[0])
+        size = size if draws == 1 else DRAWN_TOGETHER
         runner = Runner(ring=ring, ledger=ledger, batch_size=size, pool=pool, watch=watch)
         story = _fight(case, plan, runner)
         result = _result(case, story)
@@ -262,7 +275,7 @@ class _Bout:
         self.case, self.runner = case, runner
         self.outcomes: dict[str, dict[int, Outcome]] = {}
         self.roles: dict[str, tuple[str, ...]] = {}
-        self.fought: dict[str, tuple[Attack, tuple[str, ...]]] = {}
+        self.fought: dict[str, tuple[object, tuple[str, ...]]] = {}
         self.broken: dict[int, _Blow] = {}
         self.nearness: dict[int, float] = {}
         self.progress: list[Progress] = []
@@ -275,8 +288,8 @@ class _Bout:
 
     def fight(self, stage: str, role: str, attack: Attack, examples: Sequence[int], name: str = "") -> int:
         """A sweep whose successes count, by an attack of this `name`; how many examples it broke."""
-        known = self.fought.get(name or stage, (attack, ()))[1]
-        self.fought[name or stage] = (attack, (*known, stage))
+        kind, known = self.fought.get(name or stage, (attack, ()))
+        self.fought[name or stage] = (kind, (*known, stage))
         before = len(self.broken)
         for example, outcome in self.sweep(stage, role, attack, examples).items():
             if outcome.counts and outcome.distance is not None:
@@ -306,6 +319,19 @@ class _Bout:
         standing = len(self.right) - len(self.broken)
         passes = before + self.cost(stage)
         self.progress.append(Progress(attack=attack, round=number, passes=passes, standing=standing))
+
+    def checks(self) -> tuple[Check, ...]:
+        """What the run says so far."""
+        case, clean = self.case, self.outcomes["clean"]
+        record = run_checks.Record(
+            threat=case.threat,
+            access=case.access,
+            examples=len(case.data),
+            roles=self.roles,
+            outcomes=self.outcomes,
+            chance=_chance(clean),
+        )
+        return run_checks.read(record)
 
     def story(self, **more: Any) -> _Story:
         """What happened so far."""
@@ -338,16 +364,9 @@ def _fight(case: _Case, plan: Suite, runner: Runner) -> _Story:
         bout.fight(stage.name, stage.role, stage.attack, bout.ranked()[: plan.hardest])
         bout.note(stage.name, stage.name)
     _ask(plan, bout)
-
-    record = run_checks.Record(
-        threat=case.threat,
-        access=case.access,
-        examples=len(case.data),
-        roles=bout.roles,
-        outcomes=bout.outcomes,
-        chance=_chance(clean),
-    )
-    return bout.story(outlook=outlook(rounds) if rounds else None, checks=run_checks.read(record))
+    climber = _adapt(bout) if _doubted(bout) else case.climber(steps=20, times=1)
+    _trace(plan, bout, climber)
+    return bout.story(outlook=outlook(rounds) if rounds else None, checks=bout.checks())
 
 
 def _rounds(plan: Suite, bout: _Bout) -> list[Round]:
@@ -375,7 +394,7 @@ def _rounds(plan: Suite, bout: _Bout) -> list[Round]:
 
 
 def _ask(plan: Suite, bout: _Bout) -> None:
-    """Attacks that only serve the checks and the curve; what they break counts all the same."""
+    """Attacks that only serve the checks; what they break counts all the same."""
     case, right = bout.case, bout.right
     standing = sorted(bout.ranked())
     few = [standing[place] for place in spread(len(standing), SAMPLE)]
@@ -391,6 +410,75 @@ def _ask(plan: Suite, bout: _Bout) -> None:
         whole = _whole_box(case.threat, case.data.take([0])[0][0].numel())
         attack = case.climber(steps=40, times=5)(whole)
         bout.sweep("unbounded", "unbounded", attack, [right[place] for place in spread(len(right), 64)])
+
+
+def _doubted(bout: _Bout) -> bool:
+    """Whether a check says that gradients mislead, of a model that can be looked into."""
+    case = bout.case
+    failed = {check.name for check in (*case.diagnosis.checks, *bout.checks()) if check.outcome == "fail"}
+    return case.victim.access == "gradients" and bool(failed & run_checks.DOUBTFUL)
+
+
+def _adapt(bout: _Bout) -> Make:
+    """Fit attacks to the model: a search on a few of what stands, then what it found on all of it, the nearest first.
+
+    Costs no more than `adaptive.SHARE` of what was spent until then, half of it at most on the search. Returns the
+    best attack that was found, or where nothing stands the likeliest, for the curve.
+    """
+    case, ring = bout.case, bout.runner.ring
+    passes = adaptive.SHARE * sum(bout.cost(stage) for stage in bout.outcomes)
+    standing = sorted(bout.ranked())
+    some = standing or bout.right
+    few = [some[place] for place in spread(len(some), adaptive.SAMPLE)]
+    if not few:
+        return case.climber(steps=20, times=1)
+    found = _survey(bout, few)
+    passes -= bout.cost("survey")
+    field = adaptive.candidates(case.threat, replace(found, random=False), case.diagnosis.classes)  # draws are averaged
+    field = tuple(replace(one, onward=found.random) for one in field)
+    if not standing:
+        return adaptive.Resized(field[0], steps=20)
+
+    def attempt(one: adaptive.Candidate, steps: int) -> adaptive.Trial:
+        stage = f"adaptive: {one}, {steps} steps"
+        bout.fought.setdefault("adaptive search", (tuple(map(str, field)), ()))
+        bout.fight(stage, "adaptive", one.run(steps), few, "adaptive search")
+        bout.note("adaptive search", stage)
+        return adaptive.tried(one, steps, bout.outcomes[stage], bout.cost(stage))
+
+    trials = adaptive.halved(field, attempt, passes / 2, examples=len(few), draws=ring.draws)
+    passes -= sum(trial.passes for trial in trials)
+    plan = adaptive.cover(trials)
+    for run in range(adaptive.RUNS):
+        for one in plan:
+            fit = bout.ranked()[: int(passes / (ring.draws * one.price(adaptive.LAST)))]
+            if fit:
+                name, stage = f"adaptive: {one}", f"adaptive: {one} #{run + 1}"
+                bout.fight(stage, "adaptive", one.run(adaptive.LAST), fit, name)
+                bout.note(name, stage, run + 1)
+                passes -= bout.cost(stage)
+    return adaptive.Resized((*plan, *field)[0], steps=20)
+
+
+def _survey(bout: _Bout, few: Sequence[int]) -> adaptive.Findings:
+    """What stops gradients inside of the model. A resumed run looks again, and enters the cost once."""
+    case, ring, ledger = bout.case, bout.runner.ring, bout.runner.ledger
+    started, model = time.perf_counter(), ring.attacked()
+    x, rng = case.data.take(few)[0].to(home(case.victim)), Streams.of(case.seed, few).at("survey")
+    with inference(case.victim), own_draws(case.seed, "survey"):
+        found = adaptive.examined(model, x, case.threat, rng)
+    if "survey" not in ledger.stages():
+        parts = adaptive.PROBES * len(x[: adaptive.SURVEYED])
+        forward, backward = ring.draws * (model.forward + parts), ring.draws * model.backward
+        cost = Cost(forward=forward, backward=backward, seconds=time.perf_counter() - started)
+        ledger.record("survey", (), cost)
+    bout.outcomes["survey"] = {}
+    return found
+
+
+def _trace(plan: Suite, bout: _Bout, climber: Make) -> None:
+    """The curve; what is broken on the way, within eps, counts."""
+    case, right = bout.case, bout.right
     eps, sizes = case.threat.eps, case.sizes()
     if plan.nearest is not None:
         bout.fight("curve", "curve", plan.nearest(case.threat.at(sizes[-1])), right)
@@ -403,7 +491,7 @@ def _ask(plan: Suite, bout: _Bout) -> None:
         ("curve below", [one for one in right if one not in stood], below),
     ):
         if wanted and some:
-            grid = Grid(make=case.climber(steps=20, times=1), ball=case.threat, sizes=some)
+            grid = Grid(make=climber, ball=case.threat, sizes=some)
             bout.fight(name, "curve", grid, wanted, "curve")
 
 
@@ -547,7 +635,7 @@ def _pictures(case: _Case, story: _Story, ledger: Ledger) -> Gallery:
         if z is None or len(pictures) == PICTURES:
             break
         x, y = case.data.take([example])
-        with torch.no_grad(), inference(case.victim):
+        with torch.no_grad(), inference(case.victim), own_draws(case.seed, "pictures", example):
             before, after = model(torch.cat([x, z.unsqueeze(0)]).to(home(case.victim))).cpu().numpy()
         pictures.append(
             Picture(

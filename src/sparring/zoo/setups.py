@@ -28,8 +28,8 @@ def _shifted(x: Tensor, y: Tensor) -> Pair:
     return x, (y + 1) % 10
 
 
-def _ten_times(x: Tensor, y: Tensor) -> Pair:
-    rows = torch.arange(len(x)) % (len(x) // 10)
+def _twice(x: Tensor, y: Tensor) -> Pair:
+    rows = torch.arange(len(x)) % (len(x) // 2)
     return x[rows], y[rows]
 
 
@@ -72,9 +72,9 @@ def eps_of_pixels() -> nn.Module:
     return relu()
 
 
-@specimen("copies", "broken", "duplicates", alter=_ten_times, verdict="trusted")
+@specimen("copies", "broken", "duplicates", alter=_twice, verdict="trusted")
 def copies() -> nn.Module:
-    """Every example ten times."""
+    """Every example twice."""
     return relu()
 
 
