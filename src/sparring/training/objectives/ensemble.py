@@ -12,7 +12,7 @@ from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.training.objectives.inner import single_step
-from sparring.training.objectives.minmax import Maximiser, MinMax, both, searched
+from sparring.training.objectives.minmax import Maximiser, MinMax, both, loaded, searched
 
 
 class EnsembleAdversarial(MinMax, nn.Module):
@@ -23,12 +23,12 @@ class EnsembleAdversarial(MinMax, nn.Module):
     network itself, the papers that followed broke it where the step was single.
     """
 
-    def __init__(self, threat: Ball, models: Sequence[nn.Module], attack: Maximiser = single_step) -> None:
+    def __init__(self, threat: Ball, models: Sequence[nn.Module | str], attack: Maximiser = single_step) -> None:
         super().__init__()
         if not models:
             raise BadInput("no networks trained before", "one or more", "give models = [...]")
         self.threat, self.attack = threat, attack
-        self.models = nn.ModuleList(model.eval().requires_grad_(False) for model in models)
+        self.models = nn.ModuleList(map(loaded, models))
 
     def worst(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
         """What the attack finds on the network whose turn it is."""
@@ -44,7 +44,7 @@ class EnsembleAdversarial(MinMax, nn.Module):
 
 @register("objectives", "ensemble", family="adversarial", passes="k + 2", paper="Tramèr et al., 2018")
 def ensemble_adversarial(
-    threat: Ball, attack: Maximiser = single_step, *, models: Sequence[nn.Module] = ()
+    threat: Ball, attack: Maximiser = single_step, *, models: Sequence[nn.Module | str] = ()
 ) -> EnsembleAdversarial:
     """Be right on examples made on other networks as well, trained before (Tramèr et al., 2018).
 

@@ -18,7 +18,7 @@ from sparring.training.objectives.minmax import MinMax, both
 
 
 class AgainstGenerator(MinMax, nn.Module):
-    """Be right on the data, and on what a generator that learns along makes of it: `min_f max_G L(x)/2 + L(x + G(x))/2`.
+    """Be right on data, and on what a generator that learns along makes of it: `min_f max_G L(x)/2 + L(x + G(x))/2`.
 
     The generator is AdvGAN's (Xiao et al., 2018), bounded by `eps tanh`, which takes `turns` steps of Adam up the loss
     before every update (the alternation of Lee et al., 2017). No discriminator: the ball keeps the change small. What

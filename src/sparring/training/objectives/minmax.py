@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sparring.errors import BadInput
 from sparring.goals import Measured
+from sparring.models import load
 from sparring.models.victim import inference
 from sparring.search import forward
 from sparring.streams import Streams
@@ -133,6 +136,18 @@ def said(network: nn.Module, x: Tensor) -> Tensor:
     with inference(network), torch.no_grad():
         outputs: Tensor = network(x)
     return outputs
+
+
+def loaded(model: nn.Module | str) -> nn.Module:
+    """A frozen copy of a network trained before, or of what `sparring.models.load` makes of a name; in inference mode.
+
+    Raises:
+        BadInput: no torch network.
+    """
+    module = load(model).module if isinstance(model, str) else model
+    if module is None:
+        raise BadInput(f"'{model}'", "a torch network", "name one, as in package.module:factory or a .pt2 file")
+    return copy.deepcopy(module).eval().requires_grad_(False)
 
 
 def both(network: nn.Module, x: Tensor, z: Tensor, labels: Tensor) -> Tensor:

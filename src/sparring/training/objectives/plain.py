@@ -12,7 +12,7 @@ from sparring.models.victim import inference
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
-from sparring.training.objectives.minmax import Objective
+from sparring.training.objectives.minmax import Objective, loaded
 
 
 def standard(network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
@@ -55,9 +55,9 @@ class Distillation(nn.Module):
     labels take its place: that is how the teacher itself is trained.
     """
 
-    def __init__(self, teacher: nn.Module | None = None, temperature: float = 20.0) -> None:
+    def __init__(self, teacher: nn.Module | str | None = None, temperature: float = 20.0) -> None:
         super().__init__()
-        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
+        self.teacher = None if teacher is None else loaded(teacher)
         self.temperature = temperature
 
     def forward(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
@@ -74,6 +74,6 @@ class Distillation(nn.Module):
 
 
 @register("objectives", "distillation", family="baseline", passes="1", paper="Papernot et al., 2016")
-def distillation(threat: Ball, *, teacher: nn.Module | None = None, temperature: float = 20.0) -> Distillation:
+def distillation(threat: Ball, *, teacher: nn.Module | str | None = None, temperature: float = 20.0) -> Distillation:
     """Learn a teacher's softened probabilities (Papernot et al., 2016): known to be broken, for comparison."""
     return Distillation(teacher, temperature)
