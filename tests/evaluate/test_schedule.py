@@ -84,3 +84,13 @@ def test_a_run_is_settled_when_the_rest_of_its_budget_would_change_nothing():
     assert not settled(quiet, 80_000, 1.0)
     assert settled(quiet, 80_000, 7.0)  # three in half of them, at most: six in as many again
     assert not settled([Round(slice="s", band=0, broke=5, passes=1000)] * 40, 80_000, 7.0)
+
+
+def test_the_first_look_at_a_band_bounds_nothing():
+    """Deep bands hardly fall: what looking at them once did not break says nothing of the band that pays."""
+    looks = [
+        Round(slice="s", band=band, broke=broke, passes=4000 * 3**band) for band, broke in enumerate([13, 11, 9, 2, 0])
+    ]
+    assert outlook(looks).examples == torch.inf
+    assert not settled(looks, 800_000, 10.0)
+    assert outlook([*looks, Round(slice="s", band=0, broke=8, passes=4000)]).examples > 100

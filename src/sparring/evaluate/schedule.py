@@ -112,15 +112,20 @@ def choose(slices: Sequence[str], ranked: Sequence[int], rounds: Sequence[Round]
 
 
 def outlook(rounds: Sequence[Round], confidence: float = 0.95) -> Outlook:
-    """What as many passes again would break, by what the later half of them broke: yields only fall."""
+    """What as many passes again would break, by what the later half of the chosen rounds broke: yields only fall.
+
+    The first look at a band was owed, not chosen: it says nothing of where the next passes would go.
+    """
     total = sum(one.passes for one in rounds)
+    chosen = [one for k, one in enumerate(rounds) if any(one.band == before.band for before in rounds[:k])]
+    half = sum(one.passes for one in chosen) / 2
     late, broke = 0, 0
-    for one in reversed(rounds):
-        if late >= total / 2:
+    for one in reversed(chosen):
+        if late >= half:
             break
         late, broke = late + one.passes, broke + one.broke
     return Outlook(
-        passes=total, broke_late=broke, examples=upper(broke, late, confidence) * total if total else math.inf
+        passes=total, broke_late=broke, examples=upper(broke, late, confidence) * total if late else math.inf
     )
 
 

@@ -164,7 +164,7 @@ def standard(threat: Ball, access: Access, classes: int) -> Suite:
         return Suite(opening=(*controls(threat, 2), *black_box(threat, 5000)))
     return Suite(
         opening=(*controls(threat, 2), Stage("fgsm", fgsm(threat), "single step"), *_first(threat)),
-        menu=menu(threat, classes),
+        menu=menu(threat, classes, patient=True),
         closing=black_box(threat, 400),
         passes=80,
         tolerance=0.001,
