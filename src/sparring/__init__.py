@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from sparring.evaluate import audit, examine
     from sparring.models.loading import adopt, load
     from sparring.threats import l0, l1, l2, linf
+    from sparring.training.run import train
 
 _WHERE = {
     "adopt": "sparring.models.loading",
@@ -18,9 +19,10 @@ _WHERE = {
     "l2": "sparring.threats",
     "linf": "sparring.threats",
     "load": "sparring.models.loading",
+    "train": "sparring.training.run",
 }
 
-__all__ = ["__version__", "adopt", "audit", "examine", "l0", "l1", "l2", "linf", "load"]
+__all__ = ["__version__", "adopt", "audit", "examine", "l0", "l1", "l2", "linf", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

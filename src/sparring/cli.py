@@ -278,6 +278,64 @@ def explain(**given: Any) -> None:
 
 
 @cli.command()
+@click.argument("model", required=False)
+@click.option("--recipe", metavar="NAME", help="Settings to begin with: a name (sparring list recipes) or a TOML file.")
+@click.option("--data", metavar="DATA", help="A name (digits, mnist), .npz, folder, .csv, factory.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N examples.")
+@click.option("--threat", metavar="NORM:EPS", help="What to be robust to: linf:8/255, l2:0.5, l1:10, l0:20.")
+@click.option("--bounds", nargs=2, type=float, help="Range of the inputs. [default: 0 1]")
+@click.option("--method", metavar="NAME", help="The objective: adversarial, trades, mart, ... [default: adversarial]")
+@click.option("--epochs", type=click.IntRange(min=1), help="Times through the data.")
+@click.option("--set", "assigned", multiple=True, metavar="KEY=VALUE", help="Any setting, as optimiser.lr=0.01.")
+@click.option("--weights", metavar="FILE", help="A state dict to start from.")
+@click.option("--trust", is_flag=True, help="Run code that is hidden in the file (pickles). Only if you made it.")
+@click.option("--device", metavar="DEVICE", help="Where to train: cpu, cuda, mps. [default: cpu]")
+@click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, one a device.")
+@click.option("--seed", type=int, help="Of everything random. [default: 0]")
+@click.option("--budget", metavar="SUITE", help="Of the audit at the end: standard, quick, thorough or none.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run in --out.")
+@click.option("--tensorboard", is_flag=True, help="Write a log for TensorBoard into --out.")
+@click.option("--out", type=Path, default=Path("sparring-train"), show_default=True, help="The folder of the run.")
+@click.option("--language", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Of the report.")
+def train(**given: Any) -> int:
+    """Train MODEL to resist, and have it audited before and after.
+
+    Any torch network or Keras model on torch. Leaves weights.pt, train.toml, history.csv, result.json and a report.
+    """
+    from sparring.training.hardware import Hardware
+    from sparring.training.run import train as run
+    from sparring.training.settings import layers
+
+    out = _folder(given["out"])
+    with _resumable(out), _course() as told, _watch() as watch:
+        done = run(
+            recipe=given["recipe"],
+            out=out,
+            resume=given["resume"],
+            trust=given["trust"],
+            hardware=Hardware(device=given["device"], devices=given["devices"]),
+            log=given["tensorboard"],
+            language=given["language"],
+            watch=told,
+            audited=watch,
+            command=_again(given),
+            **layers(given, given["assigned"]),
+        )
+    if not done.course.first:
+        return 0
+    if done.after is not None:
+        from sparring.report.terminal import compare, show
+
+        if len(done.compared) > 1:
+            compare(done.compared, _console())
+        else:
+            show(done.after, _console())
+        click.echo(f"\nreport: {done.report}")
+    click.echo(f"weights: {out / 'weights.pt'}")
+    return GATE if done.after is not None and done.after.verdict == "invalid" else 0
+
+
+@cli.command()
 @click.argument("first", type=Path)
 @click.argument("second", type=Path)
 def compare(first: Path, second: Path) -> int:
@@ -463,6 +521,80 @@ def _command(name: str, given: dict[str, Any]) -> str:
     words += ["--bounds", *map(str, given["bounds"])] if given["bounds"] != (0.0, 1.0) else []
     words += ["--trust"] if given["trust"] else []
     return shlex.join(words)
+
+
+def _again(given: dict[str, Any]) -> str:
+    """The command of a training, without the options that change nothing in its result."""
+    words = ["sparring", "train", *([given["model"]] if given["model"] else [])]
+    for key in ("recipe", "data", "limit", "threat", "method", "epochs", "weights", "seed", "budget"):
+        words += [f"--{key}", str(given[key])] if given[key] is not None else []
+    words += ["--bounds", *map(str, given["bounds"])] if given["bounds"] else []
+    words += [word for one in given["assigned"] for word in ("--set", one)]
+    return shlex.join(words)
+
+
+@contextmanager
+def _course() -> Iterator[Callable[[Any], None]]:
+    """Training as a bar with the accuracies beside it, where errors go to a terminal; elsewhere a line an epoch."""
+    from rich.console import Console
+
+    from sparring.training.alarms import Alarm, Epoch
+    from sparring.training.trainer import Looked, Progress, Resumed
+
+    def accuracies(epoch: Epoch) -> str:
+        if epoch.clean is None or epoch.robust is None:
+            return ""
+        return f"clean {epoch.clean:.1%}, robust {epoch.robust:.1%}"
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+
+        def say(event: Any) -> None:
+            match event:
+                case Looked(epoch=epoch):
+                    said = ", ".join(part for part in (f"loss {epoch.loss:.4f}", accuracies(epoch)) if part)
+                    click.echo(f"epoch {epoch.epoch}: {said} ({epoch.seconds:.0f} s)", err=True)
+                case Resumed(step=step):
+                    click.echo(f"goes on after update {step}", err=True)
+                case Alarm():
+                    click.echo(f"ALARM {event}", err=True)
+
+        yield say
+        return
+
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+    from rich.text import Text
+
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("[bold]{task.fields[accuracies]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task("", total=None, epoch="", loss="", accuracies="")
+
+        def show(event: Any) -> None:
+            match event:
+                case Progress() as now:
+                    bar.update(
+                        task,
+                        completed=now.step,
+                        total=now.steps,
+                        epoch=f"{now.epoch}/{now.epochs}",
+                        loss=f"{now.loss:.3f}",
+                    )
+                    if now.step == now.steps:
+                        bar.stop()
+                case Looked(epoch=epoch) if accuracies(epoch):
+                    bar.update(task, accuracies=accuracies(epoch))
+                case Alarm():
+                    bar.console.print(Text(f"ALARM {event}", "bold red"))
+
+        yield show
 
 
 def _console() -> Console:

@@ -27,7 +27,7 @@ from sparring.goals import Untargeted
 from sparring.networks import mlp
 from sparring.streams import Streams
 from sparring.threats import linf
-from sparring.training import Objective, Progress, adversarial, fit, inner_pgd, shifts, standard
+from sparring.training import Event, Objective, Progress, adversarial, fit, inner_pgd, shifts, standard
 from sparring.types import Attack, Data
 
 if TYPE_CHECKING:
@@ -160,11 +160,12 @@ class _Story:
         started = time.perf_counter()
         with _bar(self.console) as show:
 
-            def told(now: Progress) -> None:
-                show(self.say("epoch", epoch=now.epoch, epochs=now.epochs), now.step, now.steps)
+            def told(now: Event) -> None:
+                if isinstance(now, Progress):
+                    show(self.say("epoch", epoch=now.epoch, epochs=now.epochs), now.step, now.steps)
 
             network = fit(
-                mlp(SEED), self.train, objective, epochs=epochs, lr=1e-2, augment=shifts(1), seed=SEED, progress=told
+                mlp(SEED), self.train, objective, epochs=epochs, lr=1e-2, augment=shifts(1), seed=SEED, watch=told
             )
         (self.folder / name).mkdir()
         torch.save(network.state_dict(), self.folder / name / "weights.pt")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,13 +20,19 @@ from sparring.goals import Never, Untargeted
 from sparring.networks import mlp, small_cnn, wong_cnn
 from sparring.streams import Streams
 from sparring.threats import linf
-from sparring.training import Progress, adversarial, fit, inner_pgd, shifts, standard, tensorboard
-from sparring.training.fitting import averaging
+from sparring.training import Event, Progress, adversarial, fit, inner_pgd, shifts, standard
+from sparring.training.rates import one_cycle
+from sparring.training.schedules import linear
 from sparring.types import Data
 
 
 def few(count: int = 256) -> Data:
     return first(digits("train"), count)
+
+
+def only(kind: type[Any], into: list[Any]) -> Callable[[Event], None]:
+    """Keep the events of one kind."""
+    return lambda event: into.append(event) if isinstance(event, kind) else None
 
 
 def weights(network: nn.Module) -> Tensor:
@@ -62,26 +69,6 @@ def test_the_network_handed_over_is_left_as_it_was() -> None:
     assert int(trained.state_dict()["1.num_batches_tracked"]) == 2
 
 
-def test_the_average_of_constant_decay_is_the_closed_form() -> None:
-    """For weights w_n = n: a_T = T - (1 - d^T) d / (1 - d), started from a_0 = 0."""
-    decay, steps = 0.9, 40
-    average, update = [torch.zeros(3, dtype=torch.float64)], averaging(decay)
-    for n in range(1, steps + 1):
-        update(average, [torch.full((3,), float(n), dtype=torch.float64)], 10**9)
-    expected = steps - decay * (1 - decay**steps) / (1 - decay)
-    assert torch.allclose(average[0], torch.full((3,), expected, dtype=torch.float64), rtol=1e-12)
-
-
-def test_the_average_forgets_the_first_weights_as_fast_as_it_says() -> None:
-    """With d_n = n / (n + 9) for as long as that is smaller, the first weights keep the product of d_n."""
-    average, update, kept = [torch.ones(1, dtype=torch.float64)], averaging(0.999), 1.0
-    for n in range(1, 101):
-        update(average, [torch.zeros(1, dtype=torch.float64)], torch.tensor(n))
-        kept *= n / (n + 9)
-    assert average[0].item() == pytest.approx(kept)
-    assert kept < 1e-8
-
-
 def test_fit_returns_the_average_of_the_weights_along_the_way() -> None:
     seen: list[Tensor] = []
 
@@ -91,17 +78,18 @@ def test_fit_returns_the_average_of_the_weights_along_the_way() -> None:
 
     last = fit(mlp(), few(), spy, epochs=3, average=0.0)
     along = [*seen[1:], weights(last)]
-    average, update = [along[0].clone()], averaging(0.99)
+    average = along[0].clone()
     for n, now in enumerate(along[1:], 1):
-        update(average, [now], n)
+        average = average.lerp(now, 1 - min(0.99, n / (n + 9)))
     averaged = weights(fit(mlp(), few(), standard, epochs=3, average=0.99))
-    assert torch.allclose(averaged, average[0], atol=1e-6)
+    assert torch.allclose(averaged, average, atol=1e-6)
     assert not torch.allclose(averaged, weights(last), atol=1e-4)
 
 
 def test_the_strength_grows_in_and_the_rate_makes_one_cycle() -> None:
     told: list[Progress] = []
-    fit(mlp(), few(), standard, epochs=10, lr=0.01, ramp=0.5, warmup=0.4, progress=told.append)
+    rate, ramp = one_cycle(warmup=0.4), partial(linear, share=0.5)
+    fit(mlp(), few(), standard, epochs=10, lr=0.01, ramp=ramp, rate=rate, watch=only(Progress, told))
     assert [now.step for now in told] == list(range(1, 21))
     assert (told[-1].steps, told[-1].epoch, told[-1].epochs) == (20, 10, 10)
     assert [round(now.strength, 6) for now in told] == [i / 10 for i in range(10)] + [1.0] * 10
@@ -144,13 +132,13 @@ def test_adversarial_training_makes_a_network_that_stands_what_breaks_the_natura
 
 def test_data_too_large_for_memory_are_read_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit(mlp(), few(), standard, epochs=1)
-    monkeypatch.setattr("sparring.training.fitting.IN_MEMORY", 0)
+    monkeypatch.setattr("sparring.training.trainer.IN_MEMORY", 0)
     assert torch.equal(weights(whole), weights(fit(mlp(), few(), standard, epochs=1)))
 
 
 def test_fewer_examples_than_a_batch_make_one_batch() -> None:
     told: list[Progress] = []
-    fit(mlp(), few(5), standard, epochs=1, progress=told.append)
+    fit(mlp(), few(5), standard, epochs=1, watch=only(Progress, told))
     assert len(told) == 1
 
 
@@ -160,7 +148,8 @@ def test_fewer_examples_than_a_batch_make_one_batch() -> None:
         ({"epochs": 0}, "epochs 0"),
         ({"batch_size": 0}, "batch_size 0"),
         ({"lr": 0.0}, "lr 0.0"),
-        ({"ramp": 1.5}, "ramp 1.5"),
+        ({"average": 1.5}, "average 1.5"),
+        ({"clip": -1.0}, "clip -1.0"),
         ({"lr": 1e30}, "a loss of"),
     ],
 )
@@ -174,34 +163,9 @@ def test_a_network_that_does_not_fit_the_data_is_refused_in_one_line() -> None:
     x, labels = few(16).take(range(16))
     with pytest.raises(BadInput, match="label 12 in eleven"):
         fit(mlp(), Arrays("eleven", x, labels + 12 - labels.max()), standard, epochs=1)
-    with pytest.raises(BadInput, match=r"inputs \(14, 14\) for Sequential"):
+    with pytest.raises(BadInput, match=r"inputs \(14, 14\) of small for Sequential"):
         fit(mlp(), Arrays("small", x[:, 0, ::2, ::2], labels), standard, epochs=1)
     with pytest.raises(BadInput, match="no weights to train"):
         fit(mlp().requires_grad_(False), few(16), standard, epochs=1)
     with pytest.raises(BadInput, match="logits"):
         fit(nn.Sequential(nn.Flatten(), nn.Linear(784, 1)), few(16), standard, epochs=1)
-
-
-def test_shifts_move_each_image_by_its_own_stream_and_lose_nothing_but_the_border() -> None:
-    x, _ = few(64).take(range(64))
-    rng = Streams.of(0, range(64))
-    moved = shifts(1)(x, rng)
-    candidates = torch.stack([torch.roll(x, (i, j), (2, 3)) for i in (-1, 0, 1) for j in (-1, 0, 1)])
-    inner = (candidates - moved)[..., 1:-1, 1:-1].flatten(2).abs().amax(2)
-    assert (inner.amin(0) == 0).all()
-    assert len(inner.argmin(0).unique()) > 4
-    alone = shifts(1)(x[7:8], rng[torch.tensor([7])])
-    assert torch.equal(alone, moved[7:8])
-
-
-def test_tensorboard_gets_a_line_for_every_update(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    with tensorboard(tmp_path) as log:
-        fit(mlp(), few(), standard, epochs=1, progress=log)
-    assert any(tmp_path.iterdir())
-
-
-def test_tensorboard_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
-    with pytest.raises(BadInput, match=r"sparring\[tensorboard\]"), tensorboard(tmp_path):
-        pass

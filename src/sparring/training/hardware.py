@@ -1,0 +1,132 @@
+"""Where training runs: device, precision, and how many processes share a batch, by Lightning Fabric."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sparring.errors import BadInput
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Precision = Literal["32", "bf16-mixed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What to train on. Under `torchrun` the processes are those that it started; else Fabric starts `devices`.
+
+    `device` is where the network is, unless given: cpu, cuda, mps. With "bf16-mixed" the network computes in bfloat16
+    where torch holds that to be safe; weights, losses and what attacks see stay in float32.
+    """
+
+    device: str | None = None
+    devices: int = 1
+    strategy: Literal["auto", "ddp"] = "auto"
+    precision: Precision = "32"
+
+    def fabric(self, network: nn.Module) -> Fabric:
+        """The processes and their devices, launched.
+
+        Raises:
+            BadInput: a device that is not here.
+
+        """
+        from lightning_fabric import Fabric
+        from lightning_fabric.strategies.ddp import DDPStrategy
+
+        home = torch.device(self.device) if self.device else next(network.parameters()).device
+        here = int(os.environ["LOCAL_WORLD_SIZE"]) if "LOCAL_WORLD_SIZE" in os.environ else self.devices
+        nodes = int(os.environ["WORLD_SIZE"]) // here if "LOCAL_WORLD_SIZE" in os.environ else 1
+        several = here * nodes > 1 or self.strategy == "ddp"
+        alone = [home.index] if home.index is not None and home.type != "cpu" and not several else here
+        try:
+            fabric = Fabric(
+                accelerator=home.type,
+                devices=alone,
+                num_nodes=nodes,
+                # Buffers are those of the first process: a broadcast before each pass of an attack would be dear.
+                strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
+            )
+            fabric.launch()
+        except (RuntimeError, ValueError) as error:
+            said = " ".join(str(error).split())[:160]
+            raise BadInput(f"{here} times '{home}' ({said})", "devices that torch has here", "use cpu") from error
+        return fabric
+
+    def casting(self, network: nn.Module) -> nn.Module:
+        """The network, computing in the precision that was asked for."""
+        return network if self.precision == "32" else BFloat16(network)
+
+
+class BFloat16(nn.Module):
+    """A network that computes in bfloat16 where that is safe, and answers in float32. Needs no scaling of losses."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.training = network.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of `x`, float32."""
+        with torch.autocast(x.device.type, torch.bfloat16):
+            logits: Tensor = self.network(x)
+        return logits.float()
+
+
+LOST = ("connection closed", "connection reset", "broken pipe", "timed out", "heartbeat", "nccl", "gloo")
+
+
+@contextmanager
+def companions(count: int, stopped: Callable[[], bool]) -> Iterator[None]:
+    """Say in one line that another process has gone.
+
+    Raises:
+        BadInput: communication with it failed.
+        KeyboardInterrupt: it failed while all of them were being stopped.
+
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = " ".join(str(error).split())
+        if count == 1 or not any(sign in said.lower() for sign in LOST):
+            raise
+        if stopped():
+            raise KeyboardInterrupt from error
+        raise BadInput(
+            f"another of the {count} processes is gone ({said[:120]})",
+            "all of them until the end",
+            "run the same command with --resume: it goes on from the last checkpoint",
+        ) from error
+
+
+@contextmanager
+def polite_signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM as a question, so that an update is never cut in half; a second Ctrl-C ends at once."""
+    heard: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        if heard and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        heard.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(heard)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,68 @@
+"""The learning rate over a training: `(optimizer, steps) -> scheduler`, one step of it an update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+from sparring.errors import BadInput
+
+Rate = Callable[[Optimizer, int], LRScheduler]
+
+
+def one_cycle(*, warmup: float = 0.4) -> Rate:
+    """Up during the share `warmup` of the updates, then down to zero, along cosines (Smith and Topin, 2018)."""
+    _share("warmup", warmup)
+
+    def rate(optimizer: Optimizer, steps: int) -> LRScheduler:
+        highest = [float(group["lr"]) for group in optimizer.param_groups]
+        return OneCycleLR(optimizer, max_lr=highest, total_steps=max(steps, 2), pct_start=warmup)
+
+    return rate
+
+
+def flat(*, warmup: float = 0.0) -> Rate:
+    """The same all along."""
+    return _shaped(lambda share: 1.0, warmup)
+
+
+def cosine(*, warmup: float = 0.0) -> Rate:
+    """Down to zero along half a cosine, without restarts (Loshchilov and Hutter, 2017)."""
+    return _shaped(lambda share: (1 + math.cos(math.pi * share)) / 2, warmup)
+
+
+def piecewise(*, at: Sequence[float] = (0.5, 0.75), factor: float = 0.1, warmup: float = 0.0) -> Rate:
+    """Times `factor` at each of these shares of the training (He et al., 2016; Rice et al., 2020)."""
+    for share in at:
+        _share("at", share)
+    return _shaped(lambda share: factor ** sum(share >= drop for drop in at), warmup)
+
+
+RATES: dict[str, Callable[..., Rate]] = {
+    "one-cycle": one_cycle,
+    "cosine": cosine,
+    "piecewise": piecewise,
+    "flat": flat,
+}
+
+
+def _shaped(shape: Callable[[float], float], warmup: float) -> Rate:
+    """A rate of this shape over the share done, after it has climbed linearly for the share `warmup`."""
+    _share("warmup", warmup)
+
+    def rate(optimizer: Optimizer, steps: int) -> LRScheduler:
+        def factor(step: int) -> float:
+            share = step / steps
+            return shape(share) * (min(1.0, (step + 1) / (warmup * steps)) if warmup else 1.0)
+
+        return LambdaLR(optimizer, factor)
+
+    return rate
+
+
+def _share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise BadInput(f"{name} {value}", "a share from 0 up to but without 1", f"give another {name}")

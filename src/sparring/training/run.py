@@ -1,0 +1,380 @@
+"""A whole run of training: from settings to a network, the files it leaves, and the evaluator's word on it."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sparring.data import Arrays, Subset, first
+from sparring.data import load as load_data
+from sparring.errors import BadInput
+from sparring.evaluate import Result, audit, identity
+from sparring.evaluate.run import Watch as AuditWatch
+from sparring.models.loading import adopt, load
+from sparring.models.victim import Victim
+from sparring.threats import Ball
+from sparring.training.alarms import Alarm, Epoch, gradient_masking
+from sparring.training.checkpoints import Checkpoints
+from sparring.training.hardware import Hardware
+from sparring.training.settings import Settings
+from sparring.training.settings import recipe as read_recipe
+from sparring.training.tensorboard import tensorboard
+from sparring.training.trainer import Course, Event, Looked, Resumed, Trainer, Validation, Watch, outputs
+from sparring.types import Data
+
+if TYPE_CHECKING:
+    from sparring.report.words import Language
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a run of training came to. `before` and `after` are audits on the same data; none where none was asked for.
+
+    `course` has the history, the alarms and the seconds; `alarms` adds what the audit found.
+    """
+
+    network: nn.Module
+    settings: Settings
+    course: Course
+    alarms: tuple[Alarm, ...]
+    before: Result | None = None
+    after: Result | None = None
+    report: Path | None = None
+
+    @property
+    def compared(self) -> tuple[Result, ...]:
+        """The audits that can be compared: before training, a fresh network gives no number at all."""
+        audits = tuple(result for result in (self.before, self.after) if result is not None)
+        return tuple(result for result in audits if result is self.after or result.verdict != "invalid")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materials:
+    """What settings name, in hand: the network and the data to train on, to hold out, and to audit on."""
+
+    victim: Victim
+    network: nn.Module
+    train: Data
+    held_out: Data | None
+    test: Data
+    extra: Data | None
+
+
+def train(
+    model: object = None,
+    data: Data | tuple[Tensor, Tensor] | Mapping[str, Any] | str | None = None,
+    threat: Ball | str | None = None,
+    *,
+    test: Data | tuple[Tensor, Tensor] | None = None,
+    method: str | None = None,
+    recipe: str | None = None,
+    out: Path | str | None = None,
+    resume: bool = False,
+    trust: bool = False,
+    hardware: Hardware = Hardware(),  # noqa: B008  (frozen)
+    log: bool = False,
+    language: Language = "en",
+    watch: Watch | None = None,
+    audited: AuditWatch | None = None,
+    command: str | None = None,
+    **settings: Any,
+) -> Trained:
+    """Make a network robust: train it against its own worst cases, watch it, and have the result audited.
+
+        trained = sparring.train(mlp(), load("digits:train"), linf(0.1), method="trades", epochs=20, out="run")
+
+    `model` is a torch network or a Keras model on torch, or what `sparring.load` takes; it is left as it was. `data`
+    and `test` are as in `audit`, `data` also a table of settings; the test data of named data sets are found. `method`
+    is the name of an objective; `settings` are those of a recipe (`sparring.training.settings.Settings`), over those
+    of `recipe`, a name or a file.
+
+    With `out` the run leaves `weights.pt`, `train.toml`, `history.csv`, `result.json`, `report.html`, and with `log` a
+    folder for TensorBoard; a checkpoint lies there while it runs, from which `resume` goes on. It ends with an audit
+    of the network before and after, by attacks that training has not seen, on examples that it has not seen.
+
+    Raises:
+        BadInput: settings, a model, or data that cannot be trained with.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; what is needed to go on is in `out`.
+
+    """
+    chosen = _settings(settings, model=model, data=data, threat=threat, method=method, name=recipe)
+    found = _materials(chosen, model, data, test, trust=trust)
+    ball = chosen.ball()
+    classes = _classes(found.network, found.train)
+    objective, remedy = chosen.objectives(ball, classes)
+    folder = Path(out) if out is not None else None
+    average, settled = chosen.averaging()
+    trainer = Trainer(
+        epochs=chosen.epochs,
+        batch_size=chosen.batch_size,
+        lr=chosen.optimiser.lr,
+        optimiser=chosen.optimizer(),
+        rate=chosen.rate(),
+        ramp=chosen.strength(),
+        average=average,
+        settled=settled,
+        neighbourhood=chosen.neighbour(),
+        clip=chosen.clip,
+        augment=chosen.augmentation(),
+        extra=found.extra,
+        share=chosen.data.share,
+        remedy=remedy,
+        validation=None
+        if found.held_out is None
+        else Validation(
+            data=found.held_out,
+            threat=ball,
+            attack=chosen.challenger(),
+            every=chosen.validation.every,
+            keep_best=chosen.validation.keep == "best",
+            patience=chosen.validation.patience,
+        ),
+        checkpoints=None
+        if folder is None
+        else Checkpoints(
+            path=folder / "checkpoint.pt",
+            seconds=chosen.checkpoint.seconds,
+            steps=chosen.checkpoint.steps,
+            settings=f"{identity.of_model(found.victim)}; {identity.of_data(found.train)}; {chosen.digest}",
+            resume=resume,
+        ),
+        hardware=replace(hardware, precision=chosen.precision),
+        seed=chosen.seed,
+    )
+    with ExitStack() as watchers:
+        told: list[Watch] = [] if watch is None else [watch]
+        if folder is not None:
+            told.append(written(folder / "history.csv"))
+        if log:
+            told.append(watchers.enter_context(tensorboard((folder or Path()) / "tensorboard", eps=ball.eps)))
+
+        def tell(event: Event) -> None:
+            for one in told:
+                one(event)
+
+        course = replace(trainer, watch=tell)(found.network, found.train, objective)
+    done = Trained(network=course.network, settings=chosen, course=course, alarms=course.alarms)
+    if not course.first:
+        return done
+    if folder is not None:
+        _write(folder / "train.toml", chosen.toml().encode())
+        buffer = io.BytesIO()
+        torch.save(_bare(course.network).state_dict(), buffer)
+        _write(folder / "weights.pt", buffer.getvalue())
+    if chosen.audit.suite == "none":
+        return done
+    judged = _judged(done, found, ball, folder=folder, resume=resume, audited=audited, command=command)
+    return _reported(judged, folder, language, watch)
+
+
+def _settings(
+    given: Mapping[str, Any],
+    *,
+    model: object,
+    data: object,
+    threat: Ball | str | None,
+    method: str | None,
+    name: str | None,
+) -> Settings:
+    """Everything that was said, in the order of its weight: the recipe, the arguments, the single settings."""
+    said: dict[str, Any] = {}
+    if isinstance(model, str):
+        said["model"] = model
+    if isinstance(data, str | Mapping):
+        said["data"] = {"name": data} if isinstance(data, str) else data
+    if isinstance(threat, str):
+        said["threat"] = threat
+    if isinstance(threat, Ball):
+        said.update(threat=f"{threat.norm.name}:{threat.eps!r}", bounds=(threat.low, threat.high))
+    if method is not None:
+        said["objective"] = {"name": method}
+    chosen = Settings.of({} if name is None else read_recipe(name), said, given)
+    if not chosen.threat:
+        raise BadInput("no threat", "NORM:EPS to be robust to", "say for example --threat linf:0.1")
+    return chosen
+
+
+def _materials(chosen: Settings, model: object, data: object, test: object, *, trust: bool) -> Materials:
+    """The network and the data that the settings name, or that were handed over."""
+    if model is None and not chosen.model:
+        raise BadInput("no model", "a network to train", "name one, as package.module:factory or in a recipe")
+    victim = (
+        load(chosen.model, weights=chosen.weights, trust=trust)
+        if model is None or isinstance(model, str)
+        else adopt(model)
+    )
+    named = data is None or isinstance(data, str | Mapping)
+    if named and not chosen.data.name:
+        raise BadInput("no data", "examples to train on", "name them with --data, or in a recipe")
+    whole = load_data(chosen.data.name, split=chosen.data.split) if named else _data(data)
+    given = None if test is None else _data(test)
+    if given is None and named:
+        given = load_data(chosen.data.name, split=chosen.audit.split)
+        if identity.of_data(given).partition(", ")[2] == identity.of_data(whole).partition(", ")[2]:
+            given = None  # a source without splits: to audit on what was trained on would flatter
+    whole = whole if chosen.data.limit is None else first(whole, chosen.data.limit)
+    held = min(chosen.data.validation, len(whole) // 5)
+    if given is None and not held and chosen.audit.suite != "none":
+        raise BadInput("no test data", "examples that training does not see", "give test data, or hold some out")
+    kept, out = split(whole, held)
+    subject = given if given is not None else out
+    assert subject is not None or chosen.audit.suite == "none"
+    subject = subject or whole
+    limit = chosen.audit.limit
+    return Materials(
+        victim=victim,
+        network=trainable(victim),
+        train=kept,
+        held_out=out,
+        test=subject if limit is None else first(subject, limit),
+        extra=None if chosen.data.extra is None else load_data(chosen.data.extra, split=chosen.data.split),
+    )
+
+
+def split(data: Data, held: int) -> tuple[Data, Data | None]:
+    """The data without `held` examples, evenly spaced over them, and these examples."""
+    if not held:
+        return data, None
+    rows = [i * len(data) // held for i in range(held)]
+    chosen = set(rows)
+    return Subset(data, [i for i in range(len(data)) if i not in chosen]), Subset(data, rows)
+
+
+def trainable(victim: Victim) -> nn.Module:
+    """The network behind a model, where torch can train it.
+
+    Raises:
+        BadInput: a model of another kind.
+
+    """
+    if victim.module is None or victim.framework not in ("torch", "transformers"):
+        raise BadInput(
+            f"{victim.name}, a model of {victim.framework}",
+            "a torch network, or a Keras model on torch",
+            "hand over the network itself: package.module:factory",
+        )
+    return victim.module
+
+
+def _data(data: object) -> Data:
+    """Data in hand."""
+    return Arrays("data", *data) if isinstance(data, tuple) else data  # type: ignore[return-value]
+
+
+def _classes(network: nn.Module, data: Data) -> int:
+    """How many classes there are: as many as the network has outputs."""
+    x, _ = data.take([0])
+    return outputs(network, x.to(next(network.parameters()).device), data)
+
+
+def _bare(network: nn.Module) -> nn.Module:
+    """The network itself, where training had wrapped it."""
+    inner = getattr(network, "model", None)
+    from sparring.models.torch import Logits
+
+    return inner if isinstance(network, Logits) and isinstance(inner, nn.Module) else network
+
+
+def written(path: Path) -> Watch:
+    """Keep the history in a CSV file, whole after every epoch, with the alarms that it raised."""
+    rows: list[Epoch] = []
+    alarms: list[Alarm] = []
+    head = [field.name for field in fields(Epoch)]
+
+    def tell(event: Event) -> None:
+        match event:
+            case Resumed():
+                rows[:], alarms[:] = event.history, event.alarms
+            case Looked():
+                rows.append(event.epoch)
+            case Alarm():
+                alarms.append(event)
+            case _:
+                return
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow([*head, "alarms"])
+        for row in rows:
+            raised = " ".join(alarm.name for alarm in alarms if alarm.epoch == row.epoch)
+            table.writerow([*asdict(row).values(), raised])
+        _write(path, text.getvalue().encode())
+
+    return tell
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file in one move."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_bytes(content)
+    scratch.replace(path)
+
+
+def _judged(
+    done: Trained,
+    found: Materials,
+    threat: Ball,
+    *,
+    folder: Path | None,
+    resume: bool,
+    audited: AuditWatch | None,
+    command: str | None,
+) -> Trained:
+    """The audits before and after, and the alarm that only they can raise."""
+    settings = done.settings
+    title = settings.model or type(found.network).__name__
+
+    def judge(network: nn.Module, name: str, place: Path | None) -> Result:
+        return audit(
+            network,
+            found.test,
+            threat,
+            suite=settings.audit.suite,
+            seed=settings.seed,
+            out=place,
+            resume=resume and place is not None and (place / "ledger.sqlite").exists(),
+            name=name,
+            command=command,
+            watch=audited,
+        )
+
+    device = next(done.network.parameters()).device
+    start = copy.deepcopy(found.network).eval().to(device)
+    before = judge(start, f"{title}, before", None if folder is None else folder / "before")
+    after = judge(done.network, f"{title}, after", folder)
+    masked = gradient_masking(after, len(done.course.history))
+    alarms = (*done.alarms, *([masked] if masked is not None else []))
+    said = {
+        "objective": settings.objective["name"],
+        "epochs": len(done.course.history),
+        "seconds": done.course.seconds,
+        "alarms": [asdict(alarm) for alarm in alarms],
+    }
+    return replace(done, before=before, after=after.model_copy(update={"training": said}), alarms=alarms)
+
+
+def _reported(done: Trained, folder: Path | None, language: Language, watch: Watch | None) -> Trained:
+    """The result with what training says of itself, and the report of before and after."""
+    for alarm in done.alarms[len(done.course.alarms) :]:
+        if watch is not None:
+            watch(alarm)
+    if folder is None or done.before is None or done.after is None:
+        return done
+    from sparring import report
+    from sparring.training.pages import section
+
+    done.after.save(folder / "result.json")
+    galleries = {done.before.name: report.read(folder / "before")[1], done.after.name: report.read(folder)[1]}
+    part = section(done.settings, done.course.history, done.alarms, done.course.seconds, language)
+    page = report.write(folder, done.compared, galleries, sections=[part], language=language)
+    return replace(done, report=page)

@@ -1,0 +1,362 @@
+"""The settings of a run of training, as TOML and as values: what a recipe says, and what is saved with the run."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import partial
+from importlib import resources
+from inspect import signature
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from sparring.attacks import pgd
+from sparring.errors import BadInput
+from sparring.registry import find
+from sparring.streams import Streams
+from sparring.threats import Ball, parse
+from sparring.training.augmentations import Mixup, each
+from sparring.training.objectives import Objective, maximiser
+from sparring.training.rates import RATES, Rate
+from sparring.training.schedules import RAMPS
+from sparring.training.weights import AWP, SAM, Average, Neighbourhood, ema, swa
+from sparring.types import Attack
+
+Named = dict[str, Any]
+"""A table with a `name`, and the settings of what is called so."""
+
+
+class Part(BaseModel):
+    """A table of the settings: frozen, and without room for anything unknown."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DataPart(Part):
+    """[data]: what is trained on."""
+
+    name: str = ""
+    split: str = "train"
+    limit: int | None = Field(default=None, ge=1)
+    validation: int = Field(default=500, ge=0)
+    """Examples held out of training, for alarms and for the best weights."""
+    extra: str | None = None
+    """More data to draw a `share` of every batch from."""
+    share: float = Field(default=0.5, gt=0, lt=1)
+
+
+class OptimiserPart(Part):
+    """[optimiser]: what turns gradients into steps."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(default=5e-3, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of sgd."""
+    weight_decay: float = Field(default=0.0, ge=0)
+
+
+class ValidationPart(Part):
+    """[validation]: how often, and by what, the examples held out are attacked."""
+
+    every: int = Field(default=1, ge=1)
+    attack: Named = Field(default_factory=lambda: {"name": "pgd", "steps": 10})
+    keep: Literal["best", "last"] = "best"
+    patience: int | None = Field(default=None, ge=1)
+
+
+class AuditPart(Part):
+    """[audit]: the evaluator's word at the end, on other data."""
+
+    suite: Literal["quick", "standard", "thorough", "none"] = "standard"
+    split: str = "test"
+    limit: int | None = Field(default=1000, ge=1)
+
+
+class CheckpointPart(Part):
+    """[checkpoint]: how often what is needed to go on is written."""
+
+    seconds: float = Field(default=60.0, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+
+
+class Settings(Part):
+    """All settings of a run; what is not given has the defaults of `sparring.training.Trainer`."""
+
+    model: str = ""
+    weights: str | None = None
+    threat: str = ""
+    bounds: tuple[float, float] = (0.0, 1.0)
+    data: DataPart = DataPart()
+    objective: Named = Field(default_factory=lambda: {"name": "adversarial"})
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    seed: int = 0
+    optimiser: OptimiserPart = OptimiserPart()
+    schedule: Named = Field(default_factory=lambda: {"name": "one-cycle"})
+    ramp: Named = Field(default_factory=lambda: {"name": "linear", "share": 0.3})
+    clip: float | None = Field(default=None, gt=0)
+    precision: Literal["32", "bf16-mixed"] = "32"
+    augment: tuple[str | Named, ...] = ()
+    average: dict[Literal["ema", "swa"], float] = Field(default={"ema": 0.999})
+    """`ema = decay`, `swa = share of the updates after which it begins`; neither: the last weights."""
+    neighbourhood: dict[Literal["awp", "sam"], float] = Field(default_factory=dict)
+    """`awp = gamma` or `sam = rho`."""
+    remedy: Named | None = Field(default_factory=lambda: {"name": "adversarial"})
+    """The objective to go on with after catastrophic overfitting; `name = "none"` stops there."""
+    validation: ValidationPart = ValidationPart()
+    audit: AuditPart = AuditPart()
+    checkpoint: CheckpointPart = CheckpointPart()
+    reached: dict[str, Any] = Field(default_factory=dict)
+    """What a recipe says of itself: figures, cost, command. Nothing depends on it."""
+
+    @classmethod
+    def of(cls, *layers: Mapping[str, Any]) -> Self:
+        """Settings from layers, the later ones over the earlier: tables are merged, but those with a name replaced.
+
+        Raises:
+            BadInput: an unknown setting, or a value that it cannot have.
+
+        """
+        merged: dict[str, Any] = {}
+        for layer in layers:
+            merged = _over(merged, layer)
+        try:
+            return cls.model_validate(merged)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            if first["type"] == "extra_forbidden":
+                near = get_close_matches(str(first["loc"][-1]), _names(cls), 1)
+                do = f"did you mean {near[0]!r}?" if near else "see docs/en/train.md"
+                raise BadInput(f"the setting '{place}'", "one that there is", do) from None
+            said = first["msg"].removeprefix("Input should be ")
+            raise BadInput(f"{place} = {first['input']!r}", said, "give another value") from None
+
+    @property
+    def digest(self) -> str:
+        """What a training must have in common with a checkpoint to go on from it."""
+        parts = self.model_dump(mode="json", exclude={"audit", "checkpoint", "reached", "weights"})
+        return json.dumps(parts, sort_keys=True)
+
+    def toml(self) -> str:
+        """As a recipe, complete: `sparring train --recipe FILE` does the same again."""
+        return "\n".join(_toml(self.model_dump(mode="json", exclude_none=True), ())) + "\n"
+
+    # What the settings stand for
+
+    def ball(self) -> Ball:
+        """The threat."""
+        low, high = self.bounds
+        threat = parse(self.threat, low=low, high=high)
+        if not isinstance(threat, Ball):
+            raise BadInput(f"threat {self.threat}", "a norm: linf, l2, l1 or l0", "write for example linf:8/255")
+        return threat
+
+    def objectives(self, threat: Ball, classes: int) -> tuple[Objective, Objective | None]:
+        """The objective, and the one to go on with after catastrophic overfitting."""
+        remedy = None if self.remedy is None or self.remedy.get("name") == "none" else _objective(self.remedy, threat)
+        objective = _objective(self.objective, threat)
+        for one in self.augment:
+            if isinstance(one, dict) and one.get("name") == "mixup":
+                objective = _made("augment", partial(Mixup, objective, classes), one)
+        return objective, remedy
+
+    def augmentation(self) -> Callable[[Tensor, Streams], Tensor] | None:
+        """All augmentations but mixup, one after the other."""
+        tables = [{"name": one} if isinstance(one, str) else one for one in self.augment]
+        named = [table for table in tables if table.get("name") != "mixup"]
+        found = [_made("augment", find("augmentations", _name("augment", table)).make, table) for table in named]
+        return each(*found) if found else None
+
+    def optimizer(self) -> Callable[..., Optimizer]:
+        """What makes the optimiser."""
+        decay, momentum = self.optimiser.weight_decay, self.optimiser.momentum
+        if self.optimiser.name == "sgd":
+            return partial(SGD, momentum=momentum, weight_decay=decay, nesterov=momentum > 0)
+        return partial(Adam if self.optimiser.name == "adam" else AdamW, weight_decay=decay)
+
+    def rate(self) -> Rate:
+        """How the learning rate changes."""
+        made: Rate = _made("schedule", _among("schedule", self.schedule, RATES), self.schedule)
+        return made
+
+    def strength(self) -> Callable[[float], float]:
+        """How the threat grows in."""
+        grown = _among("ramp", self.ramp, RAMPS)
+        return _made("ramp", partial(partial, grown), self.ramp, grown)  # type: ignore[no-any-return]
+
+    def averaging(self) -> tuple[float | Callable[[nn.Module], Average], float]:
+        """What averages the weights, and from which share of the updates on."""
+        if "swa" in self.average:
+            return swa, self.average["swa"]
+        decay = self.average.get("ema", 0.0)
+        return (partial(ema, decay=decay) if decay else 0.0), 0.0
+
+    def neighbour(self) -> Neighbourhood | None:
+        """The neighbourhood of the weights."""
+        kinds: dict[str, Callable[[float], Neighbourhood]] = {"awp": AWP, "sam": SAM}
+        return next((kinds[name](size) for name, size in self.neighbourhood.items() if size), None)
+
+    def challenger(self) -> Callable[[Ball], Attack]:
+        """The attack on the examples held out."""
+        name = _name("validation.attack", self.validation.attack)
+        rest = {key: value for key, value in self.validation.attack.items() if key != "name"}
+        made = pgd if name == "pgd" else find("attacks", name).make
+        _fits("validation.attack", made, rest)
+        return partial(made, **rest)
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """The settings of a recipe, by its name or as a TOML file.
+
+    Raises:
+        BadInput: neither, or no TOML.
+
+    """
+    shelf = resources.files("sparring").joinpath("recipes")
+    files = [file.name for file in shelf.iterdir()] if shelf.is_dir() else []
+    known = sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
+    source: Any = shelf.joinpath(f"{name}.toml") if name in known else Path(name)
+    if not source.is_file():
+        raise BadInput(f"no recipe '{name}'", f"a TOML file, or one of {', '.join(known)}", "check the name")
+    try:
+        return tomllib.loads(source.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"'{name}' is no TOML ({error})", "a recipe as in docs/en/train.md", "mend it") from None
+
+
+def assigned(text: str) -> dict[str, Any]:
+    """What `--set key=value` says: a dotted key, and a value as in TOML (text needs no quotes).
+
+    Raises:
+        BadInput: no `=`, or no key.
+
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise BadInput(f"--set {text}", "key=value", "write for example --set optimiser.lr=0.01")
+    try:
+        found: Any = tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        found = value.strip()
+    for part in reversed(key.strip().split(".")):
+        found = {part: found}
+    return dict(found)
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """One layer of settings over another; a table that names something else is another table."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if not isinstance(value, Mapping) or not isinstance(old, Mapping) or key in ("average", "neighbourhood"):
+            merged[key] = value
+            continue
+        renamed = key not in ("data", "optimiser") and value.get("name", old.get("name")) != old.get("name")
+        merged[key] = dict(value) if renamed else _over(old, value)
+    return merged
+
+
+def _names(part: type[BaseModel]) -> list[str]:
+    """All names of settings, those of the tables too."""
+    found = list(part.model_fields)
+    for info in part.model_fields.values():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            found += _names(info.annotation)
+    return found
+
+
+def _name(place: str, table: Named) -> str:
+    if not isinstance(table.get("name"), str):
+        raise BadInput(f"{place} = {table}", "a name", f'write for example {place} = {{ name = "..." }}')
+    return str(table["name"])
+
+
+def _among(place: str, table: Named, known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    name = _name(place, table)
+    if name not in known:
+        raise BadInput(f"{place} = {name!r}", f"one of {', '.join(known)}", "check the spelling")
+    return known[name]
+
+
+def _made(place: str, make: Callable[..., Any], table: Named, judge: Callable[..., Any] | None = None) -> Any:
+    """What a table stands for: `make` with the rest of its entries."""
+    rest = {key: value for key, value in table.items() if key != "name"}
+    _fits(place, judge or make, rest)
+    return make(**rest)
+
+
+def _fits(place: str, make: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Refuse settings that a factory does not take."""
+    known = [name for name, one in signature(make).parameters.items() if one.kind != one.VAR_POSITIONAL]
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            do = f"did you mean {near[0]!r}?" if near else "leave it out"
+            raise BadInput(f"the setting '{place}.{name}'", f"one of {', '.join(known)}", do)
+
+
+def _objective(table: Named, threat: Ball) -> Objective:
+    """An objective by its name; its inner attack by name too."""
+    make = find("objectives", _name("objective", table)).make
+    rest = {key: value for key, value in table.items() if key != "name"}
+    _fits("objective", make, rest)
+    if "attack" in rest:
+        attack = rest["attack"] if isinstance(rest["attack"], dict) else {"name": rest["attack"]}
+        settings = {key: value for key, value in attack.items() if key != "name"}
+        rest["attack"] = maximiser(_name("objective.attack", attack), **settings)
+    try:
+        made: Objective = make(threat, **rest)
+    except TypeError as error:
+        raise BadInput(f"objective = {table} ({error})", "settings that fit it", "mend them") from error
+    return made
+
+
+def _toml(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    """A table and the tables in it, as lines."""
+    plain = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+    lines = [f"{key} = {_value(value)}" for key, value in plain.items()]
+    if path and (plain or not table):
+        lines = ["", f"[{'.'.join(path)}]", *lines]
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            lines += _toml(value, (*path, key))
+    return lines
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def layers(given: Mapping[str, Any], single: Sequence[str]) -> dict[str, Any]:
+    """What a command line said, as settings: its options, and over them every `--set`."""
+    options = {
+        "model": given["model"],
+        "weights": given["weights"],
+        "threat": given["threat"],
+        "bounds": given["bounds"],
+        "epochs": given["epochs"],
+        "seed": given["seed"],
+        "data": _given(name=given["data"], limit=given["limit"]),
+        "objective": _given(name=given["method"]),
+        "audit": _given(suite=given["budget"]),
+    }
+    merged = _given(**options)
+    for text in single:
+        merged = _over(merged, assigned(text))
+    return merged
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """What has a value."""
+    return {key: value for key, value in values.items() if value not in (None, {}, ())}

@@ -1,0 +1,762 @@
+"""The trainer: one loop over the outer minimum, whatever the objective, that can be stopped, resumed and watched.
+
+    E_(x,y)  objective(f_theta, x, y)  ->  min over theta
+
+An update is the objective's gradient and the optimiser's step, the threat growing in, the weights averaged. All that
+the rest of a training depends on is in its checkpoint.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Adam, Optimizer
+
+from sparring.attacks import fgsm, pgd
+from sparring.errors import BadInput
+from sparring.goals import Untargeted
+from sparring.models.victim import inference
+from sparring.streams import Streams
+from sparring.threats import Ball
+from sparring.training.alarms import ALARMS, Alarm, Epoch
+from sparring.training.checkpoints import Checkpoints
+from sparring.training.hardware import Hardware, companions, polite_signals
+from sparring.training.objectives import Objective, pinned
+from sparring.training.rates import Rate, one_cycle
+from sparring.training.schedules import linear
+from sparring.training.weights import Average, Neighbourhood, ema
+from sparring.types import Attack, Data
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+IN_MEMORY = 2**30
+"""Bytes of inputs up to which a data set is read once, and kept."""
+
+MEASURED_NORM = 10
+"""Updates between two measurements of the gradient's norm, where it isn't needed to clip."""
+
+AGREE = 20
+"""Updates between two agreements of several processes on whether to stop, or to write a checkpoint."""
+
+WATCHED = 3
+"""Updates, at the start of every epoch, that are watched for BatchNorm leaking."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands after an update: `step` of `steps`, counted from 1, `epoch` of `epochs` as well."""
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    loss: float
+    lr: float
+    strength: float
+    gradient_norm: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """An epoch that is over: its line in the history, the network as it would be returned, and held-out examples.
+
+    `x` and `z`, before and under attack, are the first few; none without examples held out.
+    """
+
+    epoch: Epoch
+    network: nn.Module
+    x: Tensor | None = None
+    z: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """Training goes on from a checkpoint: what it had left so far."""
+
+    step: int
+    history: tuple[Epoch, ...]
+    alarms: tuple[Alarm, ...]
+
+
+Event = Progress | Looked | Alarm | Resumed
+Watch = Callable[[Event], None]
+"""Told of every update, every epoch, every alarm, and once if a training is resumed."""
+
+
+def ten_steps(threat: Ball) -> Attack:
+    """PGD in ten steps."""
+    return pgd(threat, steps=10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Examples held out of training, and the attack that they are put to after every so many epochs.
+
+    `keep_best` returns the weights of the highest robust accuracy on them, and `patience` ends training after so many
+    measurements without a higher one (early stopping: Rice et al., 2020). Measured are the weights that would be
+    returned, and, for the alarms, those in training: about `2 (steps + 3)` passes an example.
+    """
+
+    data: Data
+    threat: Ball
+    attack: Callable[[Ball], Attack] = ten_steps
+    every: int = 1
+    keep_best: bool = True
+    patience: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """A training that is over: the network in inference mode, its history and alarms, and the seconds it took."""
+
+    network: nn.Module
+    history: tuple[Epoch, ...]
+    alarms: tuple[Alarm, ...]
+    seconds: float
+    first: bool = True
+    """Whether this is the first of the processes: the one that writes and reports."""
+
+
+def _unwatched(event: Event) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """How to minimise an objective over the weights: `Trainer(epochs=10)(network, data, objective)`.
+
+    `optimiser(parameters, lr=lr)` makes the optimiser; `rate` says how `lr` changes (`sparring.training.rates`), and
+    `ramp` how the objective's strength grows in (`schedules`). What is returned is the average of the weights:
+    exponential with decay `average` (0 gives the last), or what `average(network)` makes, from the share `settled` of
+    the updates on. `neighbourhood` moves the weights to where the loss is taken; gradients are clipped to the norm
+    `clip`. Every epoch goes through the data in a new order, each batch as `augment` changes it, the incomplete batch
+    at its end left out; a `share` of every batch is drawn from `extra` data.
+
+    With `validation`, alarms are raised (`sparring.training.alarms`), and the best weights returned. On catastrophic
+    overfitting training goes back to the last good weights, and on with the objective `remedy`; it stops there without.
+    With `checkpoints` it can be stopped and resumed. `hardware` says on what it runs: several processes share each
+    batch by rank, which gives the same model up to rounding, but for what draws from torch's global random numbers
+    (dropout), sees the batch whole (BatchNorm) or perturbs the weights by its own examples (as SAM's paper has it).
+
+    The same seed, network, data and machine give the same bits; `network` itself, its mode and torch's global random
+    numbers are left alone. Batches are read by index; data of up to 1 GiB are kept in memory.
+    """
+
+    epochs: int
+    batch_size: int = 128
+    lr: float = 5e-3
+    optimiser: Callable[..., Optimizer] = Adam
+    rate: Rate = one_cycle()  # noqa: RUF009  (a pure function)
+    ramp: Callable[[float], float] = linear
+    average: float | Callable[[nn.Module], Average] = 0.999
+    settled: float = 0.0
+    neighbourhood: Neighbourhood | None = None
+    clip: float | None = None
+    augment: Callable[[Tensor, Streams], Tensor] | None = None
+    extra: Data | None = None
+    share: float = 0.5
+    validation: Validation | None = None
+    remedy: Objective | None = None
+    checkpoints: Checkpoints | None = None
+    hardware: Hardware = Hardware()  # noqa: RUF009  (frozen)
+    seed: int = 0
+    watch: Watch = _unwatched
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} {getattr(self, name)}", "1 or more", f"give a larger {name}")
+        for name in ("average", "settled", "share"):
+            value = getattr(self, name)
+            if not callable(value) and not 0 <= value < 1:
+                raise BadInput(f"{name} {value}", "a share from 0 up to but without 1", f"give another {name}")
+        for name, value in (("lr", self.lr), ("clip", self.clip)):
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise BadInput(f"{name} {value}", "a positive number", f"give another {name}")
+
+    def __call__(self, network: nn.Module, data: Data, objective: Objective) -> Course:
+        """The course of a training.
+
+        Raises:
+            BadInput: nothing to train or to train on, labels that the network has no output for, a loss that is no
+                longer finite, a checkpoint of another training, or another process that is gone.
+            KeyboardInterrupt: Ctrl-C or SIGTERM, once the checkpoint is written.
+
+        """
+        if not len(data):
+            raise BadInput(f"{data.name} is empty", "at least 1 example", "check how it was made")
+        if not any(p.requires_grad for p in network.parameters()):
+            raise BadInput(
+                f"a {type(network).__name__} with no weights to train", "a network", "unfreeze its parameters"
+            )
+        fabric = self.hardware.fabric(network)
+        with (
+            _own_random_numbers(self.seed + 1_000_003 * fabric.global_rank),
+            polite_signals() as stopped,
+            companions(fabric.world_size, stopped),
+        ):
+            return _Run(self, fabric, network, data, objective, stopped=stopped).go()
+
+
+def fit(network: nn.Module, data: Data, objective: Objective, **settings: Any) -> nn.Module:
+    """Minimise an objective over the weights: a trained copy of `network`, in inference mode.
+
+        network = fit(mlp(), digits("train"), adversarial(linf(0.1)), epochs=10)
+
+    `settings` are those of `Trainer`, which also gives the history. Unless told otherwise: Adam, the learning rate on
+    one cycle, the threat growing in over the first 30 % of the updates, and the weights averaged.
+
+    Raises:
+        BadInput: what `Trainer` refuses.
+
+    """
+    return Trainer(**settings)(network, data, objective).network
+
+
+class _Run:
+    """A training while it runs. What is in `state()` is all that the rest of it depends on."""
+
+    def __init__(
+        self,
+        plan: Trainer,
+        fabric: Fabric,
+        network: nn.Module,
+        data: Data,
+        objective: Objective,
+        *,
+        stopped: Callable[[], bool],
+    ) -> None:
+        self.plan, self.fabric, self.objective, self.stopped = plan, fabric, objective, stopped
+        self.source = _reader(data if plan.extra is None else Mixed(data, plan.extra))
+        self.name = data.name
+        self.size = min(plan.batch_size, len(data))
+        self.foreign = round(plan.share * self.size) if plan.extra is not None else 0
+        self.own = self.size - self.foreign
+        self.count, self.more = len(data), 0 if plan.extra is None else len(plan.extra)
+        self.batches = len(data) // self.own
+        self.steps = plan.epochs * self.batches
+        if self.size % fabric.world_size:
+            raise BadInput(
+                f"batches of {self.size} for {fabric.world_size} processes", "equal shares", "change batch_size"
+            )
+        self.network = copy.deepcopy(network).train()
+        wrapped = fabric.setup_module(plan.hardware.casting(self.network))
+        # Alone, Fabric's wrapper does nothing but cost time in every pass of an attack.
+        self.called = wrapped if fabric.world_size > 1 else plan.hardware.casting(self.network).train()
+        if isinstance(objective, nn.Module):
+            objective.to(fabric.device)
+        self.remedy = plan.remedy
+        self.classes = outputs(self.network, data.take([0])[0].to(fabric.device), data)
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = plan.optimiser(parameters, lr=plan.lr)
+        self.rate = plan.rate(self.optimizer, self.steps)
+        self.average = _average(plan.average, self.network)
+        self.order = torch.Generator().manual_seed(plan.seed)
+        self.turn = self.order.get_state()
+        self.rows = torch.empty(0, dtype=torch.int64)
+        self.step, self.over, self.spent = 0, False, 0.0
+        self.history: list[Epoch] = []
+        self.alarms: list[Alarm] = []
+        self.good: dict[str, Any] | None = None
+        self.best: dict[str, Any] | None = None
+        self.sums = torch.zeros(3, dtype=torch.float64, device=fabric.device)
+        self.norm: float | None = None
+        self.leaks: int | None = None
+        self.leaky = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in self.network.modules())
+        self.saved = time.monotonic()
+
+    @property
+    def tells(self) -> bool:
+        """Whether this process writes and reports."""
+        return bool(self.fabric.global_rank == 0)
+
+    def tell(self, event: Event) -> None:
+        """Tell whoever watches, once."""
+        if self.tells:
+            self.plan.watch(event)
+
+    # The course
+
+    def go(self) -> Course:
+        """From the first update, or from the checkpoint, to the end."""
+        self.resume()
+        while self.step < self.steps and not self.over:
+            started = time.perf_counter()
+            if self.step % self.batches == 0 or not len(self.rows):
+                self.shuffle()
+            self.update()
+            self.spent += time.perf_counter() - started
+            if self.step % self.batches == 0:
+                self.close()
+            self.rest()
+        network, validation = copy.deepcopy(self.shown()), self.plan.validation
+        if self.best is not None and validation is not None and validation.keep_best:
+            network.load_state_dict(self.best["weights"])
+        network.zero_grad()
+        return Course(
+            network=network.eval(),
+            history=tuple(self.history),
+            alarms=tuple(self.alarms),
+            seconds=self.spent,
+            first=self.tells,
+        )
+
+    @property
+    def settled(self) -> bool:
+        """Whether weights are worth averaging already."""
+        return self.step >= self.plan.settled * self.steps
+
+    def shown(self) -> nn.Module:
+        """The network as it would be returned."""
+        return self.network if self.average is None or not self.settled else self.average.network
+
+    def shuffle(self) -> None:
+        """The order of an epoch; `turn` remembers from where it was drawn."""
+        if self.step % self.batches == 0:
+            self.turn = self.order.get_state()
+        rows = torch.randperm(self.count, generator=self.order)[: self.batches * self.own].view(self.batches, -1)
+        if self.foreign:
+            needed = self.batches * self.foreign
+            drawn = [torch.randperm(self.more, generator=self.order) for _ in range(-(-needed // self.more))]
+            rows = torch.cat([rows, self.count + torch.cat(drawn)[:needed].view(self.batches, -1)], 1)
+        self.rows = rows
+
+    def update(self) -> None:
+        """One update: a batch, the loss where the neighbourhood says, a step of the optimiser."""
+        plan, epoch = self.plan, self.step // self.batches
+        rows = self.rows[self.step % self.batches][self.fabric.global_rank :: self.fabric.world_size].tolist()
+        x, labels = self.source(rows)
+        if int(labels.max()) >= self.classes:
+            raise BadInput(
+                f"label {int(labels.max())} in {self.name}", f"labels below {self.classes}", "widen the network"
+            )
+        x, labels = x.to(self.fabric.device), labels.to(self.fabric.device)
+        rng = Streams.of(plan.seed, rows).at(epoch)
+        x = x if plan.augment is None else plan.augment(x, rng.at("augment"))
+        strength = plan.ramp(self.step / self.steps)
+        watched = self.leaky and self.step % self.batches < WATCHED
+        with Passes(self.network) if watched else nullcontext(Passes(self.network)) as passes:
+            loss = pinned(self.objective, self.called, x, labels, strength, rng)
+            rest: Tensor | None = None
+
+            def nearby() -> Tensor:
+                nonlocal rest
+                with passes.unseen():
+                    value = loss()
+                rest = value.detach()
+                return value
+
+            with nullcontext() if plan.neighbourhood is None else plan.neighbourhood.around(self.called, nearby):
+                self.optimizer.zero_grad()
+                value = loss()
+                passes.learning = True
+                self.fabric.backward(value)
+        if watched:
+            self.leaks = max(self.leaks or 0, passes.leaked)
+        said = value.item()
+        if not math.isfinite(said):
+            raise BadInput(f"a loss of {said} at update {self.step + 1}", "a finite loss", "lower lr")
+        norm = self.gradient_norm()
+        lr = float(self.rate.get_last_lr()[0])
+        self.optimizer.step()
+        self.rate.step()
+        if self.average is not None and self.settled:
+            self.average.update(self.network)
+        self.sums += torch.stack([value.detach(), value.detach() if rest is None else rest, torch.ones_like(value)])
+        self.step += 1
+        self.tell(Progress(self.step, self.steps, epoch + 1, plan.epochs, said, lr, strength, norm))
+
+    def gradient_norm(self) -> float | None:
+        """The norm of the gradient, clipped where that was asked for; measured now and then where it was not."""
+        if self.plan.clip is None and self.step % MEASURED_NORM:
+            return None
+        largest = math.inf if self.plan.clip is None else self.plan.clip
+        if self.plan.clip is None:
+            gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+            self.norm = float(torch.nn.utils.get_total_norm(gradients))
+        else:
+            self.norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), largest))
+        return self.norm
+
+    # The end of an epoch
+
+    def close(self) -> None:
+        """Write the epoch into the history, raise alarms, keep good weights, and go back to them where needed."""
+        plan, number = self.plan, self.step // self.batches
+        sums = self.fabric.all_reduce(self.sums, reduce_op="sum")
+        assert isinstance(sums, Tensor)
+        mean, rest, _ = (sums / sums[2]).tolist()
+        self.sums.zero_()
+        epoch = Epoch(
+            epoch=number,
+            step=self.step,
+            seconds=self.spent,
+            loss=mean,
+            at_rest=rest if plan.neighbourhood is not None else None,
+            lr=float(self.rate.get_last_lr()[0]),
+            strength=plan.ramp(self.step / self.steps),
+            gradient_norm=self.norm,
+            leaks=self.leaks,
+            classes=self.classes,
+        )
+        self.leaks = None
+        due = plan.validation is not None and (number % plan.validation.every == 0 or self.step == self.steps)
+        x = z = None
+        if due and self.tells:
+            epoch, x, z = self.validate(epoch)
+        epoch = self.fabric.broadcast(epoch)
+        self.history.append(epoch)
+        self.tell(Looked(epoch=epoch, network=self.shown(), x=x, z=z))
+        raised = [alarm for ask in ALARMS if (alarm := ask(self.history)) is not None]
+        bad = any(alarm.name == "catastrophic-overfitting" for alarm in raised)
+        for alarm in raised:
+            self.sound(self.back(alarm) if alarm.name == "catastrophic-overfitting" else alarm)
+        if due and not bad:
+            self.keep(epoch)
+        if plan.checkpoints is not None and due:
+            self.save()
+
+    def validate(self, epoch: Epoch) -> tuple[Epoch, Tensor, Tensor]:
+        """The accuracies of an epoch; the first examples before and under attack."""
+        validation = self.plan.validation
+        assert validation is not None
+        look = partial(measure, validation=validation, seed=self.plan.seed, device=self.fabric.device)
+        live = look(self.plan.hardware.casting(self.network), single_step=True)
+        shown = live if self.shown() is self.network else look(self.plan.hardware.casting(self.shown()))
+        _, labels = validation.data.take(range(len(validation.data)))
+        measured = replace(
+            epoch,
+            clean=shown.clean,
+            robust=shown.robust,
+            live=live.robust,
+            single_step=live.single_step,
+            constant=live.constant,
+            common=float(labels.bincount().max() / len(labels)),
+            examples=len(labels),
+        )
+        return measured, shown.x, shown.z
+
+    def sound(self, alarm: Alarm) -> None:
+        """Raise an alarm, each kind once in a row."""
+        known = any(a.name == alarm.name and a.epoch == alarm.epoch - 1 for a in self.alarms)
+        self.alarms.append(alarm)
+        if not known:
+            self.tell(alarm)
+
+    def keep(self, epoch: Epoch) -> None:
+        """Remember the weights in training as good ones, and those shown if they are the best so far."""
+        validation = self.plan.validation
+        assert validation is not None
+        self.good = _copied({"epoch": epoch.epoch, **self.learnt()})
+        robust = epoch.robust if epoch.robust is not None else 0.0
+        # Until the whole threat is in force, a high accuracy says little, but some weights are better than none.
+        if self.best is None or robust > self.best["robust"]:
+            self.best = {"robust": robust, "epoch": epoch.epoch, "weights": _copied(self.shown().state_dict())}
+        elif validation.patience is not None and epoch.strength >= 1:
+            since = [e for e in self.history if e.epoch > self.best["epoch"] and e.robust is not None]
+            self.over = len(since) >= validation.patience
+
+    def back(self, alarm: Alarm) -> Alarm:
+        """Go back to the last good weights, and on with the remedy if there is one; the alarm that says so."""
+        if self.good is None:
+            return alarm
+        self.relearn(self.good)
+        where = f"went back to the weights of epoch {self.good['epoch']}"
+        if self.remedy is None:
+            self.over = True
+            return replace(alarm, remedy=f"{where}, and stopped there; {alarm.remedy}")
+        self.objective, self.remedy = self.remedy, None
+        return replace(alarm, remedy=f"{where}, and goes on against several steps")
+
+    # Stopping and going on
+
+    def rest(self) -> None:
+        """Write a checkpoint where it is time, and stop where that was asked for."""
+        checkpoints, several = self.plan.checkpoints, self.fabric.world_size > 1
+        if several and self.step % AGREE:
+            return
+        stop = self.stopped()
+        due = checkpoints is not None and checkpoints.due(self.step, time.monotonic() - self.saved)
+        if several:
+            asked = torch.tensor([float(stop), float(due)], device=self.fabric.device)
+            agreed = self.fabric.all_reduce(asked, reduce_op="sum")
+            assert isinstance(agreed, Tensor)
+            stop, due = (bool(value) for value in agreed.tolist())
+        if checkpoints is not None and (due or stop):
+            self.save()
+        if stop:
+            raise KeyboardInterrupt
+
+    def learnt(self) -> dict[str, Any]:
+        """What updates change."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+        }
+
+    def relearn(self, state: Mapping[str, Any]) -> None:
+        """Go back to what updates had changed."""
+        kept = [group["lr"] for group in self.optimizer.param_groups]
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        for group, lr in zip(self.optimizer.param_groups, kept, strict=True):
+            group["lr"] = lr
+        if self.average is not None:
+            self.average.load_state_dict(_copied(state["average"]))
+
+    def alone(self) -> dict[str, Any]:
+        """What differs from process to process."""
+        return {
+            "objective": self.objective.state_dict() if isinstance(self.objective, nn.Module) else None,
+            "random": torch.get_rng_state(),
+            "device": torch.cuda.get_rng_state() if self.fabric.device.type == "cuda" else None,
+            "leaks": self.leaks,
+            "sums": self.sums.cpu(),
+        }
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        assert self.plan.checkpoints is not None
+        ranks: list[Any] = [self.alone()]
+        if self.fabric.world_size > 1:
+            ranks = [None] * self.fabric.world_size
+            torch.distributed.all_gather_object(ranks, self.alone())
+        if self.tells:
+            self.plan.checkpoints.save(
+                {
+                    "step": self.step,
+                    "spent": self.spent,
+                    "over": self.over,
+                    "turn": self.turn,
+                    **self.learnt(),
+                    "rate": self.rate.state_dict(),
+                    "remedied": self.remedy is None and self.plan.remedy is not None,
+                    "norm": self.norm,
+                    "good": self.good,
+                    "best": self.best,
+                    "history": [asdict(epoch) for epoch in self.history],
+                    "alarms": [asdict(alarm) for alarm in self.alarms],
+                    "ranks": ranks,
+                }
+            )
+        self.saved = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, where there is one."""
+        checkpoints = self.plan.checkpoints
+        state = None if checkpoints is None else checkpoints.load()
+        if state is None:
+            return
+        if len(state["ranks"]) != self.fabric.world_size:
+            raise BadInput(
+                f"a checkpoint of {len(state['ranks'])} processes for {self.fabric.world_size}",
+                "as many as before",
+                "start as many processes",
+            )
+        self.step, self.spent, self.over, self.turn = (state[key] for key in ("step", "spent", "over", "turn"))
+        if state["remedied"] and self.remedy is not None:
+            self.objective, self.remedy = self.remedy, None
+        self.relearn(state)
+        self.rate.load_state_dict(state["rate"])
+        for group, lr in zip(self.optimizer.param_groups, self.rate.get_last_lr(), strict=True):
+            group["lr"] = lr
+        self.norm, self.good, self.best = state["norm"], state["good"], state["best"]
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.alarms = [Alarm(**alarm) for alarm in state["alarms"]]
+        mine = state["ranks"][self.fabric.global_rank]
+        if isinstance(self.objective, nn.Module):
+            self.objective.to(self.fabric.device).load_state_dict(mine["objective"])
+        torch.set_rng_state(mine["random"])
+        if mine["device"] is not None and self.fabric.device.type == "cuda":
+            torch.cuda.set_rng_state(mine["device"])
+        self.leaks = mine["leaks"]
+        self.sums.copy_(mine["sums"])
+        self.order.set_state(self.turn)
+        self.rows = torch.empty(0, dtype=torch.int64)
+        if self.step % self.batches == 0:  # the epoch is over: its order has been drawn
+            self.shuffle()
+            self.rows = torch.empty(0, dtype=torch.int64)
+        self.tell(Resumed(step=self.step, history=tuple(self.history), alarms=tuple(self.alarms)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a network was worth on examples held out; the first of them, before and under attack."""
+
+    clean: float
+    robust: float
+    single_step: float
+    constant: float
+    x: Tensor
+    z: Tensor
+
+
+def measure(
+    network: nn.Module,
+    *,
+    validation: Validation,
+    seed: int,
+    device: torch.device,
+    single_step: bool = False,
+    batch: int = 250,
+    shown: int = 16,
+) -> Measured:
+    """Accuracies on the examples held out: as they are, under attack and, where asked for, under a single step."""
+    attack, step = validation.attack(validation.threat), fgsm(validation.threat)
+    right = torch.zeros(3, dtype=torch.float64)
+    answers, pictures = [], []
+    with inference(network):
+        for start in range(0, len(validation.data), batch):
+            rows = range(start, min(start + batch, len(validation.data)))
+            x, labels = (part.to(device) for part in validation.data.take(rows))
+            goal, rng = Untargeted(labels), Streams.of(seed, rows).at("validation")
+            z = attack(network, x, goal, rng)
+            points = [x, z, step(network, x, goal, rng)] if single_step else [x, z]
+            with torch.no_grad():
+                decided = [network(point).argmax(1) for point in points]
+            right[: len(points)] += torch.stack([(one == labels).double().sum() for one in decided]).cpu()
+            answers.append(decided[0].cpu())
+            pictures.append((x, z))
+    clean, robust, single = (right / len(validation.data)).tolist()
+    counts = torch.cat(answers).bincount()
+    x, z = pictures[0]
+    constant = float(counts.max() / counts.sum())
+    return Measured(clean=clean, robust=robust, single_step=single, constant=constant, x=x[:shown], z=z[:shown])
+
+
+class Passes:
+    """Watch the passes of an update: those in training mode of which nothing reaches the loss are the attack's.
+
+    In them BatchNorm gathers statistics of points that training never sees.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network, self.counting, self.learning = network, True, False
+        self.training = self.learnt = 0
+        self.norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+    def __enter__(self) -> Passes:
+        self.handle = self.network.register_forward_hook(self.seen)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.handle.remove()
+
+    def seen(self, network: nn.Module, inputs: object, outputs: Tensor) -> None:
+        """Count a pass, and note when the gradient of the loss comes by."""
+        if not self.counting or not any(norm.training for norm in self.norms):
+            return
+        self.training += 1
+        if outputs.requires_grad:
+            reached: list[bool] = []
+
+            def reach(gradient: Tensor) -> None:
+                if self.learning and not reached:
+                    reached.append(True)
+                    self.learnt += 1
+
+            outputs.register_hook(reach)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """Passes that are made good by whoever makes them: those of a neighbourhood of weights."""
+        self.counting = False
+        try:
+            yield
+        finally:
+            self.counting = True
+
+    @property
+    def leaked(self) -> int:
+        """How many passes changed the statistics, and taught nothing."""
+        return self.training - self.learnt
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Data and extra data, one after the other."""
+
+    data: Data
+    extra: Data
+
+    @property
+    def name(self) -> str:
+        """Both names."""
+        return f"{self.data.name} and {self.extra.name}"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the data."""
+        return self.data.classes
+
+    def __len__(self) -> int:
+        return len(self.data) + len(self.extra)
+
+    def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Inputs and labels, the rows of the data before those of the extra data."""
+        here = [int(i) for i in indices if i < len(self.data)]
+        there = [int(i) - len(self.data) for i in indices if i >= len(self.data)]
+        parts = [source.take(rows) for source, rows in ((self.data, here), (self.extra, there)) if rows]
+        return torch.cat([x for x, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+def _average(average: float | Callable[[nn.Module], Average], network: nn.Module) -> Average | None:
+    """What averages the weights of this network; nothing where the last ones are wanted."""
+    if callable(average):
+        return average(network)
+    return ema(network, average) if average else None
+
+
+def _copied(tree: Any) -> Any:
+    """State that later updates do not change."""
+    if isinstance(tree, Tensor):
+        return tree.detach().clone()
+    if isinstance(tree, Mapping):
+        return {key: _copied(value) for key, value in tree.items()}
+    return [_copied(value) for value in tree] if isinstance(tree, list | tuple) else tree
+
+
+def outputs(network: nn.Module, x: Tensor, data: Data) -> int:
+    """The number of classes that a network tells apart."""
+    try:
+        with inference(network), torch.no_grad():
+            logits = network(x)
+    except RuntimeError as error:
+        said = " ".join(str(error).split())
+        raise BadInput(
+            f"inputs {tuple(x.shape[1:])} of {data.name} for {type(network).__name__} ({said})",
+            "inputs it takes",
+            "reshape them",
+        ) from error
+    if logits.dim() != 2 or logits.shape[1] < 2:
+        raise BadInput(f"outputs of shape {tuple(logits.shape)}", "logits (B, K) of K >= 2 classes", "add a head")
+    return int(logits.shape[1])
+
+
+def _reader(data: Data) -> Callable[[Sequence[int]], tuple[Tensor, Tensor]]:
+    """`data.take`, or the same from memory where all of it fits there."""
+    x, _ = data.take([0])
+    if len(data) * x.nbytes > IN_MEMORY:
+        return data.take
+    everything, labels = data.take(range(len(data)))
+    return lambda rows: (everything[rows], labels[rows])
+
+
+@contextmanager
+def _own_random_numbers(seed: int) -> Iterator[None]:
+    """Let dropout and the like draw from `seed`, and give torch's global generators their state back."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
