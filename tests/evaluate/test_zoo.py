@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,12 @@ from sparring.zoo import Specimen, find, planes, specimens
 
 DOCTOR = {look.question.name for look in LOOKS}
 HERE = [one for one in specimens() if one.name not in ("Wong", "TRADES", "certified")]
-every_specimen = pytest.mark.parametrize("one", HERE, ids=lambda one: one.name)
+
+
+def each(some: Iterable[Specimen], *slow: str) -> pytest.MarkDecorator:
+    """A case for each specimen; some of them are for `make test-slow`."""
+    cases = [pytest.param(one, marks=[pytest.mark.slow] * (one.name in slow)) for one in some]
+    return pytest.mark.parametrize("one", cases, ids=lambda one: one.name)
 
 
 def fired(one: Specimen) -> set[str]:
@@ -35,7 +41,7 @@ def fired(one: Specimen) -> set[str]:
     return {check.name for check in found.checks if check.outcome in ("fail", "warn")}
 
 
-@every_specimen
+@each(HERE, "adversarially trained, convolutional")
 def test_the_doctor_sees_what_is_broken_and_nothing_in_what_is_sound(one: Specimen) -> None:
     found = fired(one)
     if one.kind == "broken":
@@ -44,7 +50,7 @@ def test_the_doctor_sees_what_is_broken_and_nothing_in_what_is_sound(one: Specim
         assert found == set()
 
 
-@pytest.mark.parametrize("one", specimens("robust"), ids=lambda one: one.name)
+@each(specimens("robust"), *(one.name for one in specimens("robust")))
 def test_the_doctor_sees_nothing_in_robust_networks_published_ones_included(one: Specimen) -> None:
     assert fired(one) == set()
 
@@ -73,10 +79,9 @@ def test_an_unknown_specimen_is_refused_in_one_line() -> None:
         find("unicorn")
 
 
-@pytest.mark.parametrize("name", ["beneath the file", "few examples", "a pixel of NaN", "detach"])
-def test_the_finished_run_sees_what_the_doctor_cannot(name: str) -> None:
-    one = find(name)
-    result = audit(one.make(), one.examples(100), one.threat, suite="quick")
+@each((one for one in HERE if set(one.fires) - DOCTOR), "saturated softmax")
+def test_the_finished_run_sees_what_the_doctor_cannot(one: Specimen) -> None:
+    result = audit(one.make(), one.examples(80), one.threat, suite="quick")
     assert result.verdict == one.verdict
     assert {check.name for check in result.checks if check.outcome in ("fail", "warn")} >= set(one.fires)
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from sparring.networks import wong_cnn
 from sparring.threats import linf
-from sparring.zoo.honest import convolutional, fresh, relu, trained
+from sparring.zoo.honest import convolutional, fresh, relu, trained, untrained_convolutional
 from sparring.zoo.specimens import specimen
 
 
@@ -311,13 +311,13 @@ def softmax_outputs() -> nn.Module:
     return nn.Sequential(relu(), nn.Softmax(1)).eval()
 
 
-@specimen("saturated softmax", "broken", "logits", "gradients")
+@specimen("saturated softmax", "broken", "logits", "gradients", "black-box", "adaptive")
 def saturated_softmax() -> nn.Module:
     """Probabilities of logits times 1000: zeros and ones."""
     return nn.Sequential(relu(), Affine(1000), nn.Softmax(1)).eval()
 
 
-@specimen("hard sigmoid", "broken", "gradients", "black-box")
+@specimen("hard sigmoid", "broken", "gradients", "black-box", "adaptive")
 def hard_sigmoid() -> nn.Module:
     """Scores that a steep hard sigmoid has cut off at 0 and 1."""
     return nn.Sequential(relu(), Lead()).eval()
@@ -443,7 +443,7 @@ def half_precision() -> nn.Module:
 
 
 def _standardised(scale: float, shift: float) -> Before:
-    network = trained(Before(Affine(scale, shift), convolutional()))
+    network = trained(Before(Affine(scale, shift), fresh(untrained_convolutional)))
     assert isinstance(network, Before)
     return network
 

@@ -37,7 +37,8 @@ def _dense(activation: type[nn.Module]) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), activation(), nn.Linear(64, 10))
 
 
-def _convolutional() -> nn.Module:
+def untrained_convolutional() -> nn.Module:
+    """A convolution with batch normalisation, max-pooling and dropout, as it begins."""
     return nn.Sequential(
         nn.Conv2d(1, 8, 4, 2, 1),
         nn.BatchNorm2d(8),
@@ -93,7 +94,7 @@ def tanh() -> nn.Module:
 @specimen("convolutional", "honest")
 def convolutional() -> nn.Module:
     """A convolution with batch normalisation, max-pooling and dropout."""
-    return trained(fresh(_convolutional))
+    return trained(fresh(untrained_convolutional))
 
 
 @specimen("attention", "honest")
