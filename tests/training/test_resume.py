@@ -1,0 +1,252 @@
+"""A training that was killed, stopped or shared among processes ends with the same weights as one that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from sparring.data import first
+from sparring.data.named import digits
+from sparring.errors import BadInput
+from sparring.networks import mlp
+from sparring.threats import linf
+from sparring.training import Checkpoints, Trainer, Validation, adversarial, inner_pgd, shifts, standard
+from sparring.training.objectives import Free, free
+from sparring.training.rates import cosine
+from sparring.training.weights import AWP, swa
+from sparring.types import Data
+
+HERE = Path(__file__).parent
+
+
+class Forgetful(nn.Module):
+    """A network with everything that keeps a state: dropout, BatchNorm; it may send its process a signal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            layers = [nn.Flatten(), nn.Linear(784, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 10)]
+            self.layers = nn.Sequential(*layers)
+        self.calls, self.signal_at, self.signal = 0, -1, signal.SIGINT
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == self.signal_at:
+            os.kill(os.getpid(), self.signal)
+        return self.layers(x)  # type: ignore[no-any-return]
+
+
+def few(count: int = 320) -> Data:
+    return first(digits("train"), count)
+
+
+def weights(network: nn.Module) -> Tensor:
+    return torch.cat([value.double().flatten() for value in network.state_dict().values()])
+
+
+ATTACK = partial(inner_pgd, steps=2)
+PLAIN = Trainer(epochs=3, batch_size=32)
+FULL = Trainer(
+    epochs=3,
+    batch_size=32,
+    lr=0.05,
+    optimiser=partial(SGD, momentum=0.9),
+    rate=cosine(warmup=0.1),
+    average=swa,
+    settled=0.5,
+    neighbourhood=AWP(0.01),
+    clip=1.0,
+    augment=shifts(1),
+    extra=first(digits("test"), 50),
+    share=0.25,
+    validation=Validation(data=first(digits("test"), 64), threat=linf(0.1)),
+)
+TRAINERS = {"plain": PLAIN, "full": FULL}
+
+
+def kept(trainer: Trainer, folder: Path, **how: Any) -> Trainer:
+    return replace(trainer, checkpoints=Checkpoints(path=folder / "checkpoint.pt", steps=4, settings="a", **how))
+
+
+KILLED = """
+    import signal, sys
+    from pathlib import Path
+
+    import torch
+
+    torch.set_num_threads(1)
+    sys.path.insert(0, sys.argv[1])
+    from test_resume import ATTACK, TRAINERS, Forgetful, adversarial, few, kept, linf
+
+    network = Forgetful()
+    network.signal_at, network.signal = 50, signal.SIGKILL
+    kept(TRAINERS[sys.argv[3]], Path(sys.argv[2]))(network, few(), adversarial(linf(0.1), ATTACK))
+"""
+
+
+@pytest.mark.parametrize("name", ["plain", "full"])
+def test_a_training_killed_and_resumed_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
+    script = [sys.executable, "-c", textwrap.dedent(KILLED), str(HERE), str(tmp_path), name]
+    assert subprocess.run(script, check=False).returncode == -signal.SIGKILL
+    objective = adversarial(linf(0.1), ATTACK)
+    resumed = kept(TRAINERS[name], tmp_path, resume=True)(Forgetful(), few(), objective)
+    whole = TRAINERS[name](Forgetful(), few(), objective)
+    assert torch.equal(weights(resumed.network), weights(whole.network))
+    assert [replace(e, seconds=0) for e in resumed.history] == [replace(e, seconds=0) for e in whole.history]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [31, 60])
+def test_ctrl_c_waits_for_the_end_of_an_update_and_loses_none(at: int, number: signal.Signals, tmp_path: Path) -> None:
+    network = Forgetful()
+    network.signal_at, network.signal = at, number
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        kept(PLAIN, tmp_path)(network, few(), adversarial(linf(0.1), ATTACK))
+    assert signal.getsignal(number) is before
+    told: list[Any] = []
+    trainer = replace(kept(PLAIN, tmp_path, resume=True), watch=told.append)
+    resumed = trainer(Forgetful(), few(), adversarial(linf(0.1), ATTACK))
+    assert told[0].step == (at - 2) // 3 + 1, "one pass to look at the network, then three an update"
+    assert torch.equal(
+        weights(resumed.network), weights(PLAIN(Forgetful(), few(), adversarial(linf(0.1), ATTACK)).network)
+    )
+
+
+def test_an_objective_with_a_memory_goes_on_with_it(tmp_path: Path) -> None:
+    make: Callable[[], Free] = partial(free, linf(0.1))
+    whole = PLAIN(Forgetful(), few(), make())
+    network = Forgetful()
+    network.signal_at = 9
+    with pytest.raises(KeyboardInterrupt):
+        kept(PLAIN, tmp_path)(network, few(), make())
+    resumed = kept(PLAIN, tmp_path, resume=True)(Forgetful(), few(), make())
+    assert torch.equal(weights(resumed.network), weights(whole.network))
+
+
+def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
+    trainer = replace(PLAIN, validation=Validation(data=first(digits("test"), 64), threat=linf(0.1)))
+    done = kept(trainer, tmp_path)(Forgetful(), few(), standard)
+    told: list[Any] = []
+    again = replace(kept(trainer, tmp_path, resume=True), watch=told.append)(Forgetful(), few(), standard)
+    assert len(told) == 1
+    assert torch.equal(weights(done.network), weights(again.network))
+    assert again.history == done.history
+
+
+def test_without_resume_a_training_starts_anew(tmp_path: Path) -> None:
+    kept(PLAIN, tmp_path)(Forgetful(), few(), standard)
+    told: list[Any] = []
+    replace(kept(PLAIN, tmp_path), watch=told.append)(Forgetful(), few(), standard)
+    assert told[0].step == 1
+
+
+def test_a_checkpoint_of_other_settings_or_a_damaged_one_is_refused_in_one_line(tmp_path: Path) -> None:
+    place = tmp_path / "checkpoint.pt"
+    kept(PLAIN, tmp_path)(Forgetful(), few(64), standard)
+    other = replace(PLAIN, checkpoints=Checkpoints(path=place, settings="b", resume=True))
+    with pytest.raises(BadInput, match="other settings"):
+        other(Forgetful(), few(64), standard)
+    for content in (b"", b"not a checkpoint", place.read_bytes()[:1000]):
+        place.write_bytes(content)
+        with pytest.raises(BadInput, match="cannot be read") as refused:
+            kept(PLAIN, tmp_path, resume=True)(Forgetful(), few(64), standard)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_batch_that_processes_cannot_share_evenly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_fabric.Fabric.world_size", property(lambda self: 3))
+    with pytest.raises(BadInput, match="batches of 32 for 3 processes"):
+        PLAIN(mlp(), few(), standard)
+
+
+SHARED = """
+    import os, signal, sys
+    from dataclasses import replace
+    from functools import partial
+    from pathlib import Path
+
+    import torch
+
+    torch.set_num_threads(1)
+    sys.path.insert(0, sys.argv[1])
+    from sparring.errors import BadInput
+    from sparring.training import Progress
+    from test_resume import ATTACK, adversarial, few, inner_pgd, kept, linf, mlp, replace, SHARING
+
+    resume, dies = sys.argv[3] == "resume", int(sys.argv[4])
+
+    def watch(event):
+        pass
+
+    attack = ATTACK
+    if os.environ.get("RANK") == "1" and dies:
+        def attack(threat, done=[0]):
+            done[0] += 1
+            if done[0] == dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return ATTACK(threat)
+
+    try:
+        course = kept(SHARING, Path(sys.argv[2]), resume=resume)(mlp(), few(), adversarial(linf(0.1), attack))
+    except BadInput as error:
+        print("REFUSED", error, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("STOPPED", flush=True)
+        sys.exit(130)
+    if course.first:
+        torch.save(course.network.state_dict(), Path(sys.argv[2]) / "weights.pt")
+"""
+
+SHARING = replace(
+    PLAIN, augment=shifts(1), clip=1.0, validation=Validation(data=first(digits("test"), 64), threat=linf(0.1))
+)
+
+
+def shared(folder: Path, *, resume: bool = False, dies: int = 0) -> subprocess.CompletedProcess[str]:
+    script = folder / "shared.py"
+    script.write_text(textwrap.dedent(SHARED), encoding="utf-8")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = [str(script), str(HERE), str(folder), "resume" if resume else "anew", str(dies)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*launch, *words], check=False, capture_output=True, text=True, env=environment, timeout=200)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_model_of_one_up_to_rounding(tmp_path: Path) -> None:
+    done = shared(tmp_path)
+    assert done.returncode == 0, done.stderr
+    two = mlp()
+    two.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    one = SHARING(mlp(), few(), adversarial(linf(0.1), ATTACK)).network
+    assert torch.allclose(weights(one), weights(two), atol=1e-4)
+    assert not torch.allclose(weights(one), weights(mlp()), atol=1e-2)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_ends_the_run_in_one_line_and_it_can_be_resumed(tmp_path: Path) -> None:
+    died = shared(tmp_path, dies=23)
+    assert died.returncode != 0
+    said = [line for line in died.stdout.splitlines() if line.startswith(("REFUSED", "STOPPED"))]
+    assert len(said) == 1, died.stderr
+    done = shared(tmp_path, resume=True)
+    assert done.returncode == 0, done.stderr
+    two = mlp()
+    two.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    one = SHARING(mlp(), few(), adversarial(linf(0.1), ATTACK)).network
+    assert torch.allclose(weights(one), weights(two), atol=1e-4)
