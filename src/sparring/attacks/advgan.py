@@ -23,7 +23,7 @@ Weights = tuple[Tensor, ...]
 RESIDUALS = 4
 
 
-def _kernel(rng: Streams, to: int, of: int, gain: float = 2.0) -> Tensor:
+def kernel(rng: Streams, to: int, of: int, gain: float = 2.0) -> Tensor:
     """A 3 by 3 convolution's weights, whose outputs keep the size of the inputs (He et al., 2015)."""
     return math.sqrt(gain / (9 * of)) * rng.normal(to, of, 3, 3)[0]
 
@@ -33,42 +33,43 @@ def _even(h: Tensor) -> Tensor:
     return torch.group_norm(h, h.shape[1], eps=1e-5)
 
 
-def _convolved(h: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
+def convolved(h: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
+    """A 3 by 3 convolution with a border of zeros."""
     return functional.conv2d(h, weight, stride=stride, padding=1)
 
 
 def generator(channels: int, size: tuple[int, int], rng: Streams) -> Weights:
     """Fresh weights of a generator: 8, 16, 32 channels down, residual blocks, 16 and 8 up; last what all images get."""
     widths = [(8, channels), (16, 8), (32, 16), *[(32, 32)] * (2 * RESIDUALS), (16, 32), (8, 16)]
-    kernels = [_kernel(rng.at(i), *width) for i, width in enumerate(widths)]
-    return *kernels, _kernel(rng.at("last"), channels, 8, gain=0.01), torch.zeros(1, channels, *size)
+    kernels = [kernel(rng.at(i), *width) for i, width in enumerate(widths)]
+    return *kernels, kernel(rng.at("last"), channels, 8, gain=0.01), torch.zeros(1, channels, *size)
 
 
 def generated(weights: Weights, v: Tensor) -> Tensor:
     """A change for each image, `(B, C, H, W)` in [-1, 1]. Rows see each other nowhere."""
     first, down, further, *middle, up, out, last, same = weights
-    h1 = _even(_convolved(v, first)).relu()
-    h2 = _even(_convolved(h1, down, 2)).relu()
-    h3 = _even(_convolved(h2, further, 2)).relu()
+    h1 = _even(convolved(v, first)).relu()
+    h2 = _even(convolved(h1, down, 2)).relu()
+    h3 = _even(convolved(h2, further, 2)).relu()
     for one, other in zip(middle[::2], middle[1::2], strict=True):
-        h3 = h3 + _even(_convolved(_even(_convolved(h3, one)).relu(), other))
-    h = _even(_convolved(functional.interpolate(h3, size=h2.shape[2:]), up)).relu()
-    h = _even(_convolved(functional.interpolate(h, size=h1.shape[2:]), out)).relu()
-    return (_convolved(h, last) + 4 * same).tanh()  # 4: the one weight of a pixel learns as fast as nine together
+        h3 = h3 + _even(convolved(_even(convolved(h3, one)).relu(), other))
+    h = _even(convolved(functional.interpolate(h3, size=h2.shape[2:]), up)).relu()
+    h = _even(convolved(functional.interpolate(h, size=h1.shape[2:]), out)).relu()
+    return (convolved(h, last) + 4 * same).tanh()  # 4: the one weight of a pixel learns as fast as nine together
 
 
 def critic(channels: int, rng: Streams) -> Weights:
     """Fresh weights of a discriminator: 8, 16, 32 channels, then one."""
     widths = [(8, channels), (16, 8), (32, 16), (1, 32)]
-    return tuple(_kernel(rng.at(i), *width) for i, width in enumerate(widths))
+    return tuple(kernel(rng.at(i), *width) for i, width in enumerate(widths))
 
 
 def criticised(weights: Weights, v: Tensor) -> Tensor:
     """How real an image looks, in log-odds, `(B,)`: the mean over its parts."""
     *kernels, last = weights
-    for kernel in kernels:
-        v = functional.leaky_relu(_convolved(v, kernel, 2), 0.2)
-    return _convolved(v, last).flatten(1).mean(1)
+    for weight in kernels:
+        v = functional.leaky_relu(convolved(v, weight, 2), 0.2)
+    return convolved(v, last).flatten(1).mean(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +83,11 @@ class Generator:
         """One candidate for each image, inside the ball and the box."""
         weights = tuple(weight.to(x) for weight in self.weights)
         with torch.no_grad():
-            change = steady(lambda v: generated(weights, v))(centred(x, self.threat)) if len(x) else x
+            change = steady(lambda v: generated(weights, v))(_centred(x, self.threat)) if len(x) else x
         return self.threat.project(x + self.threat.eps * change, x)
 
 
-def centred(x: Tensor, threat: Ball) -> Tensor:
+def _centred(x: Tensor, threat: Ball) -> Tensor:
     """The images in [-1, 1], or in units of one where the box has no bounds."""
     bounded = math.isfinite(threat.high - threat.low)
     middle = (threat.high + threat.low) / 2 if bounded else 0.0
@@ -118,11 +119,11 @@ class AdvGAN:
         judge = tuple(w.to(x) for w in critic(x.shape[1], own.at("critic")))
         learning, judging = _adam(weights, self.rate), _adam(judge, self.rate)
         for _, some in batches(rng, self.batch, self.steps):
-            v = centred(x[some], self.threat)
+            v = _centred(x[some], self.threat)
             with torch.enable_grad():
                 change = self.threat.eps * generated(weights, v)
                 z = self.threat.project(x[some] + change, x[some])
-                fake = centred(z, self.threat)
+                fake = _centred(z, self.threat)
                 judging((_doubt(-criticised(judge, fake.detach())) + _doubt(criticised(judge, v))).mean())
                 gradient = slopes(model, z.detach(), goal[some], self.loss, self.most)
                 gain = (gradient * change).flatten(1).sum(1) - self.real * _doubt(criticised(judge, fake))
