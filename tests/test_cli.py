@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -587,6 +588,31 @@ def test_compare_fails_where_the_second_is_less_robust_than_chance_explains(run:
     unlike = run("compare", str(first), "other.json")
     assert unlike.status == 2
     assert "differ in their threat" in unlike.err
+
+
+@pytest.mark.parametrize(("model", "share", "status"), [("trained", "0", 0), ("trained", "1", 1), ("Softmax", "0", 1)])
+def test_report_writes_junit_and_sarif_and_holds_the_same_gate(run: Run, model: str, share: str, status: int) -> None:
+    run("audit", f"nets.py:{model}", *SMALL, *THREAT, *QUICK, "--out", "out")
+    files = ("--junit", "checks.xml", "--sarif", "checks.sarif")
+    ended = run("report", "out", *files, "--fail-under", share)
+    assert ended.status == status
+    assert ended.out.startswith("report: out/report.html\njunit: checks.xml\nsarif: checks.sarif\n")
+    suite = ET.parse("checks.xml").getroot()[0]
+    failed = [case.get("name") for case in suite if case.find("failure") is not None]
+    assert (f"robust accuracy >= {share}" in failed) == bool(status)
+    log = json.loads(Path("checks.sarif").read_text())
+    (found,) = log["runs"]
+    assert len(found["results"]) == len(suite) - 1 - (model == "trained"), "all checks; a verdict only if it is bad"
+    assert found["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "out/result.json"
+
+
+def test_the_zoo_prints_how_often_each_check_is_wrong(run: Run, place: Path) -> None:
+    ended = run("zoo", "--only", "relu", "--only", "few examples", "--limit", "80")
+    assert ended.status == 0
+    assert "false alarms: 0, misses: 0, wrong verdicts: 0" in ended.out
+    assert re.search(r"`sample-size` +0 of 1 +0 of 1", ended.out)
+    assert "honest  relu: trusted" in ended.err
+    refused(run, ("zoo", "--only", "unicorn"), "no specimen 'unicorn'", "relu")
 
 
 def test_report_shows_several_runs_side_by_side_each_with_its_own_pictures(run: Run, place: Path) -> None:

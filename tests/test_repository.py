@@ -74,7 +74,7 @@ def test_the_page_on_verdicts_has_every_check_with_its_threshold(language: str) 
 
 @cache
 def every_check() -> list[Check]:
-    """All checks that an audit can make: of a network, of scores alone, of data with a NaN in the middle."""
+    """All checks that an audit can make: of a network, of scores alone, of rounding, of a NaN amid the data."""
     draws = torch.Generator().manual_seed(0)
     x, weight = torch.rand(120, 8, generator=draws), torch.randn(8, 5, generator=draws)
     weight -= weight.mean(0)
@@ -85,6 +85,7 @@ def every_check() -> list[Check]:
     spoiled[1] = torch.nan
     runs = [audit(model, (x, y), threat), audit(lambda z: z @ weight.numpy(), (x, y), threat, suite="quick")]
     runs.append(audit(model, (spoiled, y), threat))
+    runs.append(audit(lambda z: model((8 * z).round() / 8), (x, y), linf(0.05), suite="quick"))  # adapted to, that is
     return [check for run in runs for check in run.checks]
 
 

@@ -100,8 +100,13 @@ def test_junit_counts_failures_and_holds_the_gate() -> None:
     assert (clean.get("failures"), clean.get("skipped")) == ("0", "1")
 
 
-def test_an_invalid_result_fails_every_gate() -> None:
+def test_a_result_that_is_not_trusted_fails_every_gate() -> None:
     assert "there is no number" in str(derive.gate(example.invalid(), 0.0))
+    assert "in doubt" in str(derive.gate(example.suspect(), 0.0))
+    for doubtful in (example.suspect(), example.invalid()):
+        case = ET.fromstring(junit([doubtful], fail_under=0.0))[0].find("testcase[@name='robust accuracy >= 0']")
+        assert case is not None
+        assert case.find("failure") is not None
     assert derive.gate(example.result(), 0.745) is None
 
 

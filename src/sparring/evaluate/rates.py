@@ -38,6 +38,13 @@ class Trial:
         """Checks that should have fired, and did not."""
         return tuple(name for name in self.must_fire if name not in self.fired)
 
+    def __str__(self) -> str:
+        """A line about it."""
+        wrong = f" (not {self.expected})" if self.verdict != self.expected else ""
+        missed = f"; MISSED: {', '.join(self.missed)}" if self.missed else ""
+        fired = ", ".join(self.fired) or "none"
+        return f"{self.seconds:6.1f} s  {self.kind:6}  {self.specimen}: {self.verdict}{wrong}; fired: {fired}{missed}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
@@ -123,6 +130,12 @@ def report(trials: Sequence[Trial], **settings: Any) -> dict[str, Any]:
     }
 
 
+FAULTS = ("false alarms", "misses", "wrong verdicts")
+"""Totals of a report that should be 0."""
+
+NEVER = "–"
+"""In the tables: nothing in the zoo asks this."""
+
 Rows = list[tuple[str, ...]]
 
 
@@ -137,8 +150,9 @@ def wrong(measured: dict[str, Any]) -> Rows:
     """A table of how often each check was wrong, out of a report; a dash where nothing in the zoo has the fault."""
     rows: Rows = [("check", "false alarms", "misses")]
     for one in measured["checks"]:
-        alarms = f"{one['alarms']} of {one['sound']}" if one["sound"] else "–"
-        rows.append((f"`{one['check']}`", alarms, f"{one['misses']} of {one['faults']}" if one["faults"] else "–"))
+        alarms = f"{one['alarms']} of {one['sound']}" if one["sound"] else NEVER
+        misses = f"{one['misses']} of {one['faults']}" if one["faults"] else NEVER
+        rows.append((f"`{one['check']}`", alarms, misses))
     return rows
 
 
@@ -149,5 +163,5 @@ def seen(measured: dict[str, Any]) -> Rows:
         verdict = one["verdict"] if one["verdict"] == one["expected"] else f"{one['verdict']}, not {one['expected']}"
         fired = " ".join(f"`{name}`" for name in one["fired"])
         missed = " ".join(f"`{name}`" for name in one["missed"])
-        rows.append((f"{one['specimen']} ({one['kind']})", one["what"], verdict, fired or "–", missed or "–"))
+        rows.append((f"{one['specimen']} ({one['kind']})", one["what"], verdict, fired or NEVER, missed or NEVER))
     return rows

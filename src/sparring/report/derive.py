@@ -117,9 +117,11 @@ def pair(first: Result, second: Result) -> Pair | Obstacle:
 
 
 def gate(result: Result, fail_under: float) -> str | None:
-    """Why a result does not pass a gate at this robust accuracy; None where it does."""
+    """Why a result does not pass a gate at this robust accuracy; None where it is trusted, and high enough."""
     if result.verdict == "invalid":
         return "the verdict is invalid: there is no number to hold against the gate"
+    if result.verdict == "suspect":
+        return "the verdict is suspect: a number in doubt passes no gate"
     reached = result.robust_accuracy.estimate
     return None if reached >= fail_under else f"robust accuracy {reached:.4g} is under {fail_under:.4g}"
 

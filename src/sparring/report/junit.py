@@ -17,7 +17,7 @@ def junit(results: Sequence[Result], fail_under: float | None = None) -> str:
     """A suite for each result, a case for each check, one for the verdict, and one for the gate where there is one.
 
     A failed check and a verdict other than trusted are failures; a warning passes and says so in its output. The
-    gate fails where the robust accuracy is under `fail_under`, or the verdict invalid.
+    gate fails where the robust accuracy is under `fail_under`, or the verdict is another than trusted.
     """
     suites = Element("testsuites", name="sparring")
     for name, result in zip(derive.names(results), results, strict=True):
