@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from sparring.attacks import Through, pgd_cosine
 from sparring.attacks.apgd import APGD
+from sparring.attacks.sparse_rs import sparse_rs
 from sparring.attacks.square import square
 from sparring.errors import BadInput
 from sparring.evaluate.ledger import Outcome
@@ -34,6 +36,7 @@ from sparring.threats import Ball
 from sparring.types import Attack, Goal, Loss, Model
 from sparring.views import Counted, eot, eot_until, settled, smoothed
 
+T = TypeVar("T")
 Lens = Callable[[Model], Model]
 Rule = Callable[[Ball, Loss, int], Attack]
 
@@ -70,8 +73,8 @@ def climb_and_halve(threat: Ball, loss: Loss, steps: int) -> Attack:
 
 
 def blind(threat: Ball, loss: Loss, steps: int) -> Attack:
-    """Square, with two queries for a step's forward and backward pass."""
-    return square(threat, queries=2 * steps)
+    """Square (for L0 Sparse-RS), with two queries for a step's forward and backward pass."""
+    return (sparse_rs if threat.norm.name == "l0" else square)(threat, queries=2 * steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,9 +225,17 @@ def examined(model: Model, x: Tensor, threat: Ball, rng: Streams) -> Findings:
     return Findings(
         random=change > 1e-4,
         blind=not _differentiable(model, few),
-        obstacles=obstacles(model, few),
-        stages=survey(model, around),
+        obstacles=_if_possible(obstacles, model, few),
+        stages=_if_possible(survey, model, around),
     )
+
+
+def _if_possible(look: Callable[[Model, Tensor], tuple[T, ...]], model: Model, x: Tensor) -> tuple[T, ...]:
+    """What a look finds; nothing in a model, of another framework say, that cannot be run in parts or while watched."""
+    try:
+        return look(model, x)
+    except (BadInput, RuntimeError, TypeError, BufferError):
+        return ()
 
 
 def _differentiable(model: Model, x: Tensor) -> bool:
@@ -258,8 +269,7 @@ def candidates(threat: Ball, found: Findings, classes: int) -> tuple[Candidate, 
     first = Candidate(threat=threat, onward=found.random)
     tried = [replace(first, views=view, loss=loss) for loss in losses for view in views]
     tried += [replace(first, rule=climb_and_halve, views=view, loss=loss) for loss in losses[:2] for view in views]
-    if threat.norm.name in ("linf", "l2"):
-        tried.append(replace(first, rule=blind, views=(settled(eot, draws=8),) if found.random else ()))
+    tried.append(replace(first, rule=blind, views=(settled(eot, draws=8),) if found.random else ()))
     return tuple(tried)
 
 

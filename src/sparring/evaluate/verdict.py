@@ -451,7 +451,7 @@ def _adapt(bout: _Bout) -> Make:
     plan = adaptive.cover(trials)
     for run in range(adaptive.RUNS):
         for one in plan:
-            fit = bout.ranked()[: int(passes / (ring.draws * one.price(adaptive.LAST)))]
+            fit = bout.ranked()[: max(0, int(passes / (ring.draws * one.price(adaptive.LAST))))]
             if fit:
                 name, stage = f"adaptive: {one}", f"adaptive: {one} #{run + 1}"
                 bout.fight(stage, "adaptive", one.run(adaptive.LAST), fit, name)
