@@ -99,7 +99,7 @@ def robust_overfitting(history: Sequence[Epoch]) -> Alarm | None:
     if len(measured) <= PATIENCE or measured[-1][0] is not history[-1]:
         return None
     (peak, best), last = max(measured, key=lambda one: one[1]), measured[-PATIENCE:]
-    noise = 3 * math.sqrt(0.5 / max(peak.examples, 1))  # of a difference of two shares, at most
+    noise = 2 * math.sqrt(0.5 / max(peak.examples, 1))  # of a difference of two shares, at most
     lost = max(LOST, noise)
     if peak.epoch >= last[0][0].epoch or any(best - robust <= lost for _, robust in last):
         return None
