@@ -240,22 +240,6 @@ def test_refreshed_statistics_are_the_means_over_the_batches() -> None:
     assert refreshed(plain, iter(())) is plain
 
 
-def test_averaged_weights_need_statistics_of_their_own() -> None:
-    x, labels = batch()
-    model = network()
-    optimiser, average = torch.optim.SGD(model.parameters(), lr=1.5), swa(model)
-    for step in range(80):
-        optimiser.zero_grad()
-        functional.cross_entropy(model(x), labels).backward()
-        optimiser.step()
-        if step >= 40:
-            average.update(model)
-    with torch.no_grad():
-        before = functional.cross_entropy(average.network(x), labels)
-        after = functional.cross_entropy(refreshed(average.network, [x])(x), labels)
-    assert after < before
-
-
 make = partial(ema, decay=0.9)
 """As settings hand it over: a function of the network."""
 

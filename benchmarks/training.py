@@ -1,0 +1,178 @@
+"""What adversarial training costs on top of its passes, and what an epoch costs here and elsewhere, in one thread.
+
+A step of training with PGD-k is k passes forward and backward to the inputs, and one to the weights. The limit is just
+these, bare: no projection, no random start, no move. (Both contestants take the optimiser's step.) Then whole epochs
+at equal settings: the trainer with averaged weights and all, ART's `AdversarialTrainerMadryPGD`, and the loop of MAIR:
+torchattacks' PGD on the network in evaluation mode, then a step. Contestants take turns in changing order, so that a
+busy machine slows all alike. Writes `results/training.json` beside this file.
+
+    python benchmarks/training.py [--rounds 9] [--steps 7] [--batch 128] [--examples 1024]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from throughput import installed, keep_memory, measure
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Adam
+
+from sparring.data.arrays import Arrays
+from sparring.networks import slim_cnn, wong_cnn
+from sparring.streams import Streams
+from sparring.threats import linf
+from sparring.training import adversarial, inner_pgd
+from sparring.training.trainer import Trainer
+
+RESULT = Path(__file__).parent / "results" / "training.json"
+PEERS = ("torch", "lightning-fabric", "sparring", "torchattacks", "adversarial-robustness-toolbox")
+NETWORKS: dict[str, Callable[[], nn.Module]] = {"wong_cnn": wong_cnn, "slim_cnn": slim_cnn}
+THREAT = linf(0.3)
+LIMIT = 1.05
+"""The most that a step of training may cost, in bare passes."""
+
+
+def steps_of_training(make: Callable[[], nn.Module], batch: int, steps: int) -> dict[str, Callable[[], object]]:
+    """One update of each contestant, the limit first."""
+    x = Streams.of(0, range(batch)).uniform(1, 28, 28)
+    labels, rng = torch.arange(batch) % 10, Streams.of(0, range(batch))
+
+    def update(loss: Callable[[nn.Module], Tensor]) -> Callable[[], object]:
+        network = make().train()
+        optimiser = Adam(network.parameters(), lr=1e-6)  # both networks stay what they are: untrained
+
+        def once() -> None:
+            optimiser.zero_grad()
+            loss(network).backward()
+            optimiser.step()
+
+        return once
+
+    def bare(network: nn.Module) -> Tensor:
+        for _ in range(steps):
+            z = x.detach().requires_grad_()
+            torch.autograd.grad(functional.cross_entropy(network(z), labels, reduction="sum"), z)
+        return functional.cross_entropy(network(x), labels)
+
+    objective = adversarial(THREAT, partial(inner_pgd, steps=steps))
+    return {"limit": update(bare), "sparring": update(lambda network: objective(network, x, labels, 1.0, rng))}
+
+
+def epochs(make: Callable[[], nn.Module], batch: int, steps: int, examples: int) -> dict[str, Callable[[], object]]:
+    """One epoch of each contestant."""
+    x = Streams.of(0, range(examples)).uniform(1, 28, 28)
+    labels = torch.arange(examples) % 10
+    data = Arrays("noise", x, labels)
+    objective = adversarial(THREAT, partial(inner_pgd, steps=steps))
+    size = 2.5 * THREAT.eps / steps
+
+    def sparring() -> object:
+        return Trainer(epochs=1, batch_size=batch, lr=1e-6, ramp=lambda progress: 1.0)(make(), data, objective)
+
+    found: dict[str, Callable[[], object]] = {"sparring": sparring}
+    try:
+        import torchattacks
+
+        def mair() -> None:
+            network = make().train()
+            optimiser = Adam(network.parameters(), lr=1e-6)
+            attack = torchattacks.PGD(network, eps=THREAT.eps, alpha=size, steps=steps, random_start=True)
+            for rows in torch.randperm(examples).split(batch):
+                z = attack(x[rows], labels[rows])
+                network.train()
+                optimiser.zero_grad()
+                functional.cross_entropy(network(z), labels[rows]).backward()
+                optimiser.step()
+
+        found["mair"] = mair
+    except ImportError:
+        pass
+    try:
+        from art.defences.trainer import AdversarialTrainerMadryPGD
+        from art.estimators.classification import PyTorchClassifier
+
+        inputs, targets = x.numpy(), functional.one_hot(labels, 10).float().numpy()
+
+        def art() -> None:
+            network = make()
+            classifier = PyTorchClassifier(
+                network,
+                nn.CrossEntropyLoss(),
+                (1, 28, 28),
+                10,
+                optimizer=Adam(network.parameters(), lr=1e-6),
+                clip_values=(0, 1),
+                device_type="cpu",
+            )
+            settings = {"eps": THREAT.eps, "eps_step": size, "max_iter": steps, "num_random_init": 1}
+            trainer = AdversarialTrainerMadryPGD(classifier, nb_epochs=1, batch_size=batch, **settings)
+            trainer.fit(inputs, targets)
+
+        found["art"] = art
+    except ImportError:
+        pass
+    return found
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    options.add_argument("--rounds", type=int, default=9)
+    options.add_argument("--steps", type=int, default=7)
+    options.add_argument("--batch", type=int, default=128)
+    options.add_argument("--examples", type=int, default=1024)
+    given = options.parse_args()
+    warnings.simplefilter("ignore")  # the peers' own
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    keep_memory()
+
+    console, rows = Console(), {}
+    table = Table(title=f"A step of training with PGD-{given.steps}, batch {given.batch}, one thread")
+    for column in ("", "bare, seconds", "sparring", "times the bare passes, median", f"at most {LIMIT}"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, make in NETWORKS.items():
+        seconds = measure(steps_of_training(make, given.batch, given.steps), 3 * given.rounds)
+        ratio = statistics.median(b / a for a, b in zip(seconds["limit"], seconds["sparring"], strict=True))
+        bare, ours = min(seconds["limit"]), min(seconds["sparring"])
+        rows[name] = {"bare": round(bare, 4), "sparring": round(ours, 4), "of_bare": round(ratio, 3)}
+        table.add_row(name, f"{bare:.3f}", f"{ours:.3f}", f"{ratio:.3f}", "yes" if ratio <= LIMIT else "no")
+    console.print(table)
+
+    table = Table(title=f"An epoch of {given.examples} examples with PGD-{given.steps}: seconds, best of the rounds")
+    contestants = {name: epochs(make, given.batch, given.steps, given.examples) for name, make in NETWORKS.items()}
+    for column in ("", *next(iter(contestants.values()))):
+        table.add_column(column, justify="left" if not column else "right")
+    whole = {}
+    for name, timed in contestants.items():
+        seconds = measure(timed, max(1, given.rounds // 3))
+        whole[name] = {who: round(min(times), 3) for who, times in seconds.items()}
+        table.add_row(name, *(f"{best:.2f}" for best in whole[name].values()))
+    console.print(table)
+
+    RESULT.parent.mkdir(exist_ok=True)
+    record = {
+        "settings": vars(given) | {"threads": 1, "eps": THREAT.eps, "limit": LIMIT},
+        "machine": {"processor": platform.machine(), "python": platform.python_version()},
+        "versions": {package: installed(package) for package in PEERS},
+        "measured": time.strftime("%Y-%m-%d"),
+        "step": rows,
+        "epoch": whole,
+    }
+    RESULT.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
