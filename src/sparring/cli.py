@@ -331,7 +331,7 @@ def train(**given: Any) -> int:
         else:
             show(done.after, _console())
         click.echo(f"\nreport: {done.report}")
-    click.echo(f"weights: {out / 'weights.pt'}")
+    click.echo(f"weights: {done.weights}")
     return GATE if done.after is not None and done.after.verdict == "invalid" else 0
 
 

@@ -132,7 +132,7 @@ def test_adversarial_training_makes_a_network_that_stands_what_breaks_the_natura
 
 def test_data_too_large_for_memory_are_read_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit(mlp(), few(), standard, epochs=1)
-    monkeypatch.setattr("sparring.training.trainer.IN_MEMORY", 0)
+    monkeypatch.setattr("sparring.training.reading.IN_MEMORY", 0)
     assert torch.equal(weights(whole), weights(fit(mlp(), few(), standard, epochs=1)))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from torch import Tensor, nn
 
 from sparring.errors import BadInput, require
 from sparring.models.bridge import environment, layout
@@ -105,18 +108,48 @@ def adopt(obj: Any) -> Victim | None:
     arrange, notes = layout(tuple(inputs[0].shape[1:]) if inputs else None)
     forward, probabilities, said = _logits(k, obj) if inputs else (_whole(obj), False, ())
     call = _crossing(k, obj, forward)
+    trainee = Trainee(obj) if k.backend.backend() == "torch" else None
     return Victim(
         call=lambda x: call(arrange(x)),
         access="gradients",
         framework=f"keras on {k.backend.backend()}",
         name=obj.name,
+        trainee=trainee,
         probabilities=probabilities,
         notes=(*notes, *said),
     )
 
 
-def _whole(model: Any) -> Callable[[Any], Any]:
-    return lambda x: model(x, training=False)
+class Trainee(nn.Module):
+    """A Keras model on the torch backend as torch trains it: its logits, in the mode that the module is in.
+
+    Its state goes by the order of the variables: their names, which Keras counts up, differ from copy to copy.
+    """
+
+    model: Any
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.variables = nn.ParameterList([variable.value for variable in model.variables])
+        object.__setattr__(self, "model", model)  # not as a part, whose names would enter the state
+        inputs = getattr(model, "inputs", None) or []
+        arrange, _ = layout(tuple(inputs[0].shape[1:]) if inputs else None)
+        logits, _, _ = _logits(keras(), model) if inputs else (_whole(model), False, ())
+        self.arrange, self.logits = arrange, logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of `x`."""
+        return self.logits(self.arrange(x), training=self.training)  # type: ignore[no-any-return]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Trainee:
+        """Around a copy of the model: the way to the logits belongs to its layers."""
+        twin = Trainee(copy.deepcopy(self.model, memo))
+        twin.train(self.training)
+        return twin
+
+
+def _whole(model: Any) -> Callable[..., Any]:
+    return lambda x, training=False: model(x, training=training)
 
 
 def _ending(k: ModuleType, model: Any) -> tuple[Any, Any, str | None]:
@@ -129,7 +162,7 @@ def _ending(k: ModuleType, model: Any) -> tuple[Any, Any, str | None]:
     return last, last._inbound_nodes[node].input_tensors[0], activation
 
 
-def _logits(k: ModuleType, model: Any) -> tuple[Callable[[Any], Any], bool, tuple[str, ...]]:
+def _logits(k: ModuleType, model: Any) -> tuple[Callable[..., Any], bool, tuple[str, ...]]:
     """The model up to its last activation, whether its outputs are still probabilities, and what to say of it."""
     last, before, activation = _ending(k, model)
     if activation is None:
@@ -141,8 +174,8 @@ def _logits(k: ModuleType, model: Any) -> tuple[Callable[[Any], Any], bool, tupl
     trunk, ops = k.Model(model.inputs, before), k.ops
     binary = activation == "sigmoid" and model.outputs[0].shape[-1] == 1
 
-    def forward(x: Any) -> Any:
-        h = trunk(x, training=False)
+    def forward(x: Any, training: bool = False) -> Any:
+        h = trunk(x, training=training)
         if dense:  # as Dense.call has it
             h = ops.matmul(h, last.kernel)
             h = h if last.bias is None else ops.add(h, last.bias)

@@ -19,8 +19,9 @@ class Victim:
     `call` maps inputs `(B, *shape)` float32 to outputs `(B, K)`: logits where the model has them. With `access`
     "gradients" it is differentiable in its input; with "scores" it gives values only; with "labels" it gives
     one-hot decisions `(B, K)`. `module` is the torch module behind it, where there is one: explanations and
-    certificates walk it. `probabilities` says that the outputs are known to be probabilities. `source` is what
-    `sparring.models.load` was given (spec, weights, trust): such a victim travels to a worker process by name.
+    certificates walk it; `trainee` is what training takes, where that is another one. `probabilities` says that the
+    outputs are known to be probabilities. `source` is what `sparring.models.load` was given (spec, weights, trust):
+    such a victim travels to a worker process by name.
     """
 
     call: Model
@@ -28,6 +29,7 @@ class Victim:
     framework: str
     name: str
     module: nn.Module | None = None
+    trainee: nn.Module | None = None
     probabilities: bool = False
     notes: tuple[str, ...] = ()
     source: tuple[str, str | None, bool] | None = None

@@ -6,7 +6,8 @@ from sparring.training.checkpoints import Checkpoints
 from sparring.training.hardware import Hardware
 from sparring.training.objectives import Adversarial, Objective, adversarial, inner_pgd, standard
 from sparring.training.tensorboard import tensorboard
-from sparring.training.trainer import Course, Event, Looked, Progress, Resumed, Trainer, Validation, fit
+from sparring.training.trainer import Course, Event, Looked, Progress, Resumed, Trainer, fit
+from sparring.training.validation import Validation
 
 __all__ = [
     "Adversarial",

@@ -29,7 +29,8 @@ from sparring.training.hardware import Hardware
 from sparring.training.settings import Settings
 from sparring.training.settings import recipe as read_recipe
 from sparring.training.tensorboard import tensorboard
-from sparring.training.trainer import Course, Event, Looked, Resumed, Trainer, Validation, Watch, outputs
+from sparring.training.trainer import Course, Event, Looked, Resumed, Trainer, Watch, outputs
+from sparring.training.validation import Validation
 from sparring.types import Data
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Trained:
     before: Result | None = None
     after: Result | None = None
     report: Path | None = None
+    weights: Path | None = None
 
     @property
     def compared(self) -> tuple[Result, ...]:
@@ -168,9 +170,7 @@ def train(
         return done
     if folder is not None:
         _write(folder / "train.toml", chosen.toml().encode())
-        buffer = io.BytesIO()
-        torch.save(_bare(course.network).state_dict(), buffer)
-        _write(folder / "weights.pt", buffer.getvalue())
+        done = replace(done, weights=_kept(course.network, folder))
     if chosen.audit.suite == "none":
         return done
     judged = _judged(done, found, ball, folder=folder, resume=resume, audited=audited, command=command)
@@ -257,6 +257,8 @@ def trainable(victim: Victim) -> nn.Module:
         BadInput: a model of another kind.
 
     """
+    if victim.trainee is not None:
+        return victim.trainee
     if victim.module is None or victim.framework not in ("torch", "transformers"):
         raise BadInput(
             f"{victim.name}, a model of {victim.framework}",
@@ -277,12 +279,18 @@ def _classes(network: nn.Module, data: Data) -> int:
     return outputs(network, x.to(next(network.parameters()).device), data)
 
 
-def _bare(network: nn.Module) -> nn.Module:
-    """The network itself, where training had wrapped it."""
-    inner = getattr(network, "model", None)
+def _kept(network: nn.Module, folder: Path) -> Path:
+    """The weights, in a file that holds nothing else, as the network's own code loads them."""
+    from sparring.models.keras import Trainee
     from sparring.models.torch import Logits
 
-    return inner if isinstance(network, Logits) and isinstance(inner, nn.Module) else network
+    if isinstance(network, Trainee):
+        place = folder / "trained.weights.h5"
+        network.model.save_weights(str(place))
+        return place
+    buffer = io.BytesIO()
+    torch.save((network.model if isinstance(network, Logits) else network).state_dict(), buffer)
+    return _write(folder / "weights.pt", buffer.getvalue())
 
 
 def written(path: Path) -> Watch:
@@ -312,12 +320,12 @@ def written(path: Path) -> Watch:
     return tell
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes) -> Path:
     """Write a file in one move."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_bytes(content)
-    scratch.replace(path)
+    return scratch.replace(path)
 
 
 def _judged(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,29 +19,25 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Adam, Optimizer
 
-from sparring.attacks import fgsm, pgd
 from sparring.errors import BadInput
-from sparring.goals import Untargeted
 from sparring.models.victim import inference
 from sparring.streams import Streams
-from sparring.threats import Ball
 from sparring.training.alarms import ALARMS, Alarm, Epoch
 from sparring.training.checkpoints import Checkpoints
 from sparring.training.hardware import Hardware, companions, polite_signals
 from sparring.training.objectives import Objective, pinned
+from sparring.training.passes import Passes
 from sparring.training.rates import Rate, one_cycle
+from sparring.training.reading import Mixed, reader
 from sparring.training.schedules import linear
+from sparring.training.validation import Validation, measure
 from sparring.training.weights import Average, Neighbourhood, ema
-from sparring.types import Attack, Data
+from sparring.types import Data
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-IN_MEMORY = 2**30
-"""Bytes of inputs up to which a data set is read once, and kept."""
 
 MEASURED_NORM = 10
 """Updates between two measurements of the gradient's norm, where it isn't needed to clip."""
@@ -92,28 +88,6 @@ class Resumed:
 Event = Progress | Looked | Alarm | Resumed
 Watch = Callable[[Event], None]
 """Told of every update, every epoch, every alarm, and once if a training is resumed."""
-
-
-def ten_steps(threat: Ball) -> Attack:
-    """PGD in ten steps."""
-    return pgd(threat, steps=10)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Validation:
-    """Examples held out of training, and the attack that they are put to after every so many epochs.
-
-    `keep_best` returns the weights of the highest robust accuracy on them, and `patience` ends training after so many
-    measurements without a higher one (early stopping: Rice et al., 2020). Measured are the weights that would be
-    returned, and, for the alarms, those in training: about `2 (steps + 3)` passes an example.
-    """
-
-    data: Data
-    threat: Ball
-    attack: Callable[[Ball], Attack] = ten_steps
-    every: int = 1
-    keep_best: bool = True
-    patience: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +212,7 @@ class _Run:
         stopped: Callable[[], bool],
     ) -> None:
         self.plan, self.fabric, self.objective, self.stopped = plan, fabric, objective, stopped
-        self.source = _reader(data if plan.extra is None else Mixed(data, plan.extra))
+        self.source = reader(data if plan.extra is None else Mixed(data, plan.extra))
         self.name = data.name
         self.size = min(plan.batch_size, len(data))
         self.foreign = round(plan.share * self.size) if plan.extra is not None else 0
@@ -254,8 +228,9 @@ class _Run:
         wrapped = fabric.setup_module(plan.hardware.casting(self.network))
         # Alone, Fabric's wrapper does nothing but cost time in every pass of an attack.
         self.called = wrapped if fabric.world_size > 1 else plan.hardware.casting(self.network).train()
-        if isinstance(objective, nn.Module):
-            objective.to(fabric.device)
+        for one in (objective, plan.remedy):
+            if (held := memory(one)) is not None:
+                held.to(fabric.device)
         self.remedy = plan.remedy
         self.classes = outputs(self.network, data.take([0])[0].to(fabric.device), data)
         parameters = [p for p in self.network.parameters() if p.requires_grad]
@@ -273,7 +248,7 @@ class _Run:
         self.sums = torch.zeros(3, dtype=torch.float64, device=fabric.device)
         self.norm: float | None = None
         self.leaks: int | None = None
-        self.leaky = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in self.network.modules())
+        self.leaky = bool(Passes(self.network).norms)
         self.saved = time.monotonic()
 
     @property
@@ -519,7 +494,7 @@ class _Run:
     def alone(self) -> dict[str, Any]:
         """What differs from process to process."""
         return {
-            "objective": self.objective.state_dict() if isinstance(self.objective, nn.Module) else None,
+            "objective": None if (held := memory(self.objective)) is None else held.state_dict(),
             "random": torch.get_rng_state(),
             "device": torch.cuda.get_rng_state() if self.fabric.device.type == "cuda" else None,
             "leaks": self.leaks,
@@ -576,8 +551,8 @@ class _Run:
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.alarms = [Alarm(**alarm) for alarm in state["alarms"]]
         mine = state["ranks"][self.fabric.global_rank]
-        if isinstance(self.objective, nn.Module):
-            self.objective.to(self.fabric.device).load_state_dict(mine["objective"])
+        if (held := memory(self.objective)) is not None:
+            held.load_state_dict(mine["objective"])
         torch.set_rng_state(mine["random"])
         if mine["device"] is not None and self.fabric.device.type == "cuda":
             torch.cuda.set_rng_state(mine["device"])
@@ -591,125 +566,11 @@ class _Run:
         self.tell(Resumed(step=self.step, history=tuple(self.history), alarms=tuple(self.alarms)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What a network was worth on examples held out; the first of them, before and under attack."""
-
-    clean: float
-    robust: float
-    single_step: float
-    constant: float
-    x: Tensor
-    z: Tensor
-
-
-def measure(
-    network: nn.Module,
-    *,
-    validation: Validation,
-    seed: int,
-    device: torch.device,
-    single_step: bool = False,
-    batch: int = 250,
-    shown: int = 16,
-) -> Measured:
-    """Accuracies on the examples held out: as they are, under attack and, where asked for, under a single step."""
-    attack, step = validation.attack(validation.threat), fgsm(validation.threat)
-    right = torch.zeros(3, dtype=torch.float64)
-    answers, pictures = [], []
-    with inference(network):
-        for start in range(0, len(validation.data), batch):
-            rows = range(start, min(start + batch, len(validation.data)))
-            x, labels = (part.to(device) for part in validation.data.take(rows))
-            goal, rng = Untargeted(labels), Streams.of(seed, rows).at("validation")
-            z = attack(network, x, goal, rng)
-            points = [x, z, step(network, x, goal, rng)] if single_step else [x, z]
-            with torch.no_grad():
-                decided = [network(point).argmax(1) for point in points]
-            right[: len(points)] += torch.stack([(one == labels).double().sum() for one in decided]).cpu()
-            answers.append(decided[0].cpu())
-            pictures.append((x, z))
-    clean, robust, single = (right / len(validation.data)).tolist()
-    counts = torch.cat(answers).bincount()
-    x, z = pictures[0]
-    constant = float(counts.max() / counts.sum())
-    return Measured(clean=clean, robust=robust, single_step=single, constant=constant, x=x[:shown], z=z[:shown])
-
-
-class Passes:
-    """Watch the passes of an update: those in training mode of which nothing reaches the loss are the attack's.
-
-    In them BatchNorm gathers statistics of points that training never sees.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network, self.counting, self.learning = network, True, False
-        self.training = self.learnt = 0
-        self.norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-
-    def __enter__(self) -> Passes:
-        self.handle = self.network.register_forward_hook(self.seen)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.handle.remove()
-
-    def seen(self, network: nn.Module, inputs: object, outputs: Tensor) -> None:
-        """Count a pass, and note when the gradient of the loss comes by."""
-        if not self.counting or not any(norm.training for norm in self.norms):
-            return
-        self.training += 1
-        if outputs.requires_grad:
-            reached: list[bool] = []
-
-            def reach(gradient: Tensor) -> None:
-                if self.learning and not reached:
-                    reached.append(True)
-                    self.learnt += 1
-
-            outputs.register_hook(reach)  # type: ignore[no-untyped-call]
-
-    @contextmanager
-    def unseen(self) -> Iterator[None]:
-        """Passes that are made good by whoever makes them: those of a neighbourhood of weights."""
-        self.counting = False
-        try:
-            yield
-        finally:
-            self.counting = True
-
-    @property
-    def leaked(self) -> int:
-        """How many passes changed the statistics, and taught nothing."""
-        return self.training - self.learnt
-
-
-@dataclass(frozen=True)
-class Mixed:
-    """Data and extra data, one after the other."""
-
-    data: Data
-    extra: Data
-
-    @property
-    def name(self) -> str:
-        """Both names."""
-        return f"{self.data.name} and {self.extra.name}"
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes of the data."""
-        return self.data.classes
-
-    def __len__(self) -> int:
-        return len(self.data) + len(self.extra)
-
-    def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Inputs and labels, the rows of the data before those of the extra data."""
-        here = [int(i) for i in indices if i < len(self.data)]
-        there = [int(i) - len(self.data) for i in indices if i >= len(self.data)]
-        parts = [source.take(rows) for source, rows in ((self.data, here), (self.extra, there)) if rows]
-        return torch.cat([x for x, _ in parts]), torch.cat([labels for _, labels in parts])
+def memory(objective: object) -> nn.Module | None:
+    """What an objective remembers from one update to the next: the module that it is, or that it wraps (mixup)."""
+    if objective is None or isinstance(objective, nn.Module):
+        return objective
+    return memory(getattr(objective, "objective", None))
 
 
 def _average(average: float | Callable[[nn.Module], Average], network: nn.Module) -> Average | None:
@@ -743,15 +604,6 @@ def outputs(network: nn.Module, x: Tensor, data: Data) -> int:
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise BadInput(f"outputs of shape {tuple(logits.shape)}", "logits (B, K) of K >= 2 classes", "add a head")
     return int(logits.shape[1])
-
-
-def _reader(data: Data) -> Callable[[Sequence[int]], tuple[Tensor, Tensor]]:
-    """`data.take`, or the same from memory where all of it fits there."""
-    x, _ = data.take([0])
-    if len(data) * x.nbytes > IN_MEMORY:
-        return data.take
-    everything, labels = data.take(range(len(data)))
-    return lambda rows: (everything[rows], labels[rows])
 
 
 @contextmanager

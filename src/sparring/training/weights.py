@@ -113,10 +113,11 @@ class Average:
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Take in the weights as they are now; the first are taken over whole."""
-        averages: list[Tensor] = list(self.network.parameters())
-        weights = [w.detach() for w in network.parameters()]
-        torch._foreach_lerp_(averages, weights, 1 - self.kept(self.seen))
-        for own, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
+        pairs = list(zip(self.network.parameters(), network.parameters(), strict=True))
+        learnt = [(own, theirs.detach()) for own, theirs in pairs if theirs.requires_grad]
+        fixed = [(own, theirs) for own, theirs in pairs if not theirs.requires_grad]  # Keras keeps its state in these
+        torch._foreach_lerp_([own for own, _ in learnt], [theirs for _, theirs in learnt], 1 - self.kept(self.seen))
+        for own, theirs in [*fixed, *zip(self.network.buffers(), network.buffers(), strict=True)]:
             own.copy_(theirs)
         self.seen += 1
 

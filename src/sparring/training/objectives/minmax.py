@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -67,9 +68,24 @@ def pinned(  # noqa: PLR0917  (those of an objective)
 
 
 def searched(attack: Attack, network: nn.Module, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
-    """What an attack finds on the network as users meet it: in inference mode, its running statistics left alone."""
-    with inference(network):
+    """What an attack finds on the network as users meet it: in inference mode, its running statistics left alone.
+
+    The weights ask for no gradient meanwhile: nothing need be kept of the passes for their sake.
+    """
+    with inference(network), _frozen(network):
         return attack(network, x, goal, rng).detach()
+
+
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    weights = [p for p in network.parameters() if p.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
 
 
 def slope(network: nn.Module, z: Tensor, loss: Callable[[Tensor], Tensor], *, graph: bool = False) -> Tensor:

@@ -1,0 +1,51 @@
+"""How batches are read: by index, from memory where the data fit there, and from two sources at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparring.types import Data
+
+IN_MEMORY = 2**30
+"""Bytes of inputs up to which a data set is read once, and kept."""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Data and extra data, one after the other."""
+
+    data: Data
+    extra: Data
+
+    @property
+    def name(self) -> str:
+        """Both names."""
+        return f"{self.data.name} and {self.extra.name}"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the data."""
+        return self.data.classes
+
+    def __len__(self) -> int:
+        return len(self.data) + len(self.extra)
+
+    def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Inputs and labels, the rows of the data before those of the extra data."""
+        here = [int(i) for i in indices if i < len(self.data)]
+        there = [int(i) - len(self.data) for i in indices if i >= len(self.data)]
+        parts = [source.take(rows) for source, rows in ((self.data, here), (self.extra, there)) if rows]
+        return torch.cat([x for x, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+def reader(data: Data) -> Callable[[Sequence[int]], tuple[Tensor, Tensor]]:
+    """`data.take`, or the same from memory where all of it fits there."""
+    x, _ = data.take([0])
+    if len(data) * x.nbytes > IN_MEMORY:
+        return data.take
+    everything, labels = data.take(range(len(data)))
+    return lambda rows: (everything[rows], labels[rows])

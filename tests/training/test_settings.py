@@ -1,0 +1,189 @@
+"""Settings of a run: layers, TOML and back, what they stand for, and one line for each mistake."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW
+
+from sparring.errors import BadInput
+from sparring.registry import members
+from sparring.threats import linf
+from sparring.training import Adversarial, inner_pgd, standard
+from sparring.training.augmentations import Mixup, each, shifts
+from sparring.training.objectives import TRADES
+from sparring.training.rates import RATES, cosine, flat, piecewise
+from sparring.training.settings import Settings, assigned, recipe
+from sparring.training.weights import AWP, SAM, swa
+
+EVERYTHING: dict[str, Any] = {
+    "model": "sparring.networks:mlp",
+    "threat": "linf:8/255",
+    "data": {"name": "digits", "limit": 100, "extra": "mnist"},
+    "objective": {"name": "trades", "beta": 4.0, "attack": {"name": "pgd", "steps": 3}},
+    "optimiser": {"name": "sgd", "lr": 1e-5, "weight_decay": 5e-4},
+    "schedule": {"name": "piecewise", "at": [0.25, 0.5]},
+    "augment": ["flip", {"name": "shift", "pixels": 4}, {"name": "mixup", "alpha": 0.3}],
+    "average": {"swa": 0.5},
+    "neighbourhood": {"awp": 0.01},
+    "clip": 2.0,
+    "reached": {"clean": 0.99, "said": 'a "quoted"\nline'},
+}
+
+
+def test_settings_survive_the_way_through_toml(tmp_path: Path) -> None:
+    for settings in (Settings.of({}), Settings.of(EVERYTHING)):
+        (tmp_path / "a.toml").write_text(settings.toml(), encoding="utf-8")
+        assert Settings.of(recipe(str(tmp_path / "a.toml"))) == settings
+
+
+def test_later_layers_win_and_a_table_of_another_name_is_another_table() -> None:
+    below = {"epochs": 3, "objective": {"name": "trades", "beta": 4.0}, "optimiser": {"lr": 0.1, "name": "sgd"}}
+    merged = Settings.of(below, {"objective": {"name": "mart"}, "optimiser": {"lr": 0.2}}, {"average": {"swa": 0.5}})
+    assert merged.epochs == 3
+    assert merged.objective == {"name": "mart"}
+    assert (merged.optimiser.name, merged.optimiser.lr) == ("sgd", 0.2)
+    assert merged.average == {"swa": 0.5}
+    assert Settings.of(below, {"objective": {"beta": 2.0}}).objective == {"name": "trades", "beta": 2.0}
+
+
+def test_settings_stand_for_what_they_say() -> None:
+    settings = Settings.of(EVERYTHING)
+    threat = settings.ball()
+    assert threat == linf(8 / 255)
+    objective, remedy = settings.objectives(threat, 10)
+    assert isinstance(objective, Mixup)
+    assert objective.alpha == 0.3
+    assert isinstance(objective.objective, TRADES)
+    assert objective.objective.beta == 4.0
+    assert isinstance(remedy, Adversarial)
+    made = settings.optimizer()([nn.Parameter(torch.zeros(1))], lr=settings.optimiser.lr)
+    assert isinstance(made, SGD)
+    assert made.defaults["weight_decay"] == 5e-4
+    assert made.defaults["momentum"] == 0.9
+    assert settings.averaging() == (swa, 0.5)
+    assert settings.neighbour() == AWP(0.01)
+    assert settings.augmentation() == each(*(members("augmentations")["flip"].make(), shifts(4)))
+
+
+def test_what_is_not_said_is_what_the_trainer_does() -> None:
+    settings = Settings.of({"threat": "linf:0.1"})
+    objective, _ = settings.objectives(linf(0.1), 10)
+    assert objective == Adversarial(threat=linf(0.1), attack=inner_pgd)
+    assert isinstance(settings.optimizer()([nn.Parameter(torch.zeros(1))], lr=0.1), Adam)
+    assert settings.neighbour() is None
+    assert settings.augmentation() is None
+    assert [settings.strength()(share) for share in (0.0, 0.15, 0.3, 1.0)] == pytest.approx([0, 0.5, 1, 1])
+    assert Settings.of({"neighbourhood": {"sam": 0.1}}).neighbour() == SAM(0.1)
+    assert Settings.of({"average": {}}).averaging() == (0.0, 0.0)
+    assert Settings.of({"objective": {"name": "standard"}}).objectives(linf(0.1), 10)[0] is standard
+    assert Settings.of({"remedy": {"name": "none"}}).objectives(linf(0.1), 10)[1] is None
+    adamw = Settings.of({"optimiser": {"name": "adamw"}}).optimizer()
+    assert isinstance(adamw([nn.Parameter(torch.zeros(1))], lr=0.1), AdamW)
+
+
+def test_a_checkpoint_goes_with_what_decides_the_weights_and_with_nothing_else() -> None:
+    plain = Settings.of({"epochs": 3}).digest
+    same = ({"audit": {"suite": "quick"}}, {"checkpoint": {"steps": 3}}, {"reached": {"clean": 1.0}})
+    assert all(Settings.of({"epochs": 3}, layer).digest == plain for layer in same)
+    assert Settings.of({"epochs": 4}).digest != plain
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("epochs=3", {"epochs": 3}),
+        ("optimiser.lr = 1e-2", {"optimiser": {"lr": 0.01}}),
+        ("objective.attack.name=pgd", {"objective": {"attack": {"name": "pgd"}}}),
+        ('augment=["flip", {name="shift", pixels=4}]', {"augment": ["flip", {"name": "shift", "pixels": 4}]}),
+        ("threat=linf:8/255", {"threat": "linf:8/255"}),
+    ],
+)
+def test_a_setting_on_the_command_line_is_toml_in_which_text_needs_no_quotes(text: str, found: dict[str, Any]) -> None:
+    assert assigned(text) == found
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        ({"epoch": 3}, "the setting 'epoch'; need one that there is; did you mean 'epochs'?"),
+        ({"data": {"splits": "train"}}, "the setting 'data.splits'.*did you mean 'split'"),
+        ({"epochs": 0}, "epochs = 0; need greater than or equal to 1"),
+        ({"epochs": "many"}, "epochs = 'many'"),
+        ({"optimiser": {"name": "adagrad"}}, "optimiser.name = 'adagrad'"),
+        ({"average": {"emma": 0.9}}, "average.emma"),
+        ({"bounds": [0]}, "bounds"),
+    ],
+)
+def test_what_there_is_not_is_refused_in_one_line(layer: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput, match=said) as refused:
+        Settings.of(layer)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        ({"objective": {"name": "trade"}}, "unknown objective 'trade'.*did you mean 'trades'"),
+        ({"objective": {"name": "trades", "betta": 1}}, "'objective.betta'.*did you mean 'beta'"),
+        ({"objective": {"attack": "pgd"}}, "a name"),
+        ({"objective": {"name": "adversarial", "attack": {"name": "pdg"}}}, "unknown inner attack 'pdg'"),
+        ({"augment": ["flap"]}, "unknown augmentation 'flap'"),
+        ({"augment": [{"name": "shift", "pixel": 4}]}, "'augment.pixel'"),
+        ({"schedule": {"name": "twocycle"}}, "schedule = 'twocycle'; need one of one-cycle"),
+        ({"schedule": {"name": "cosine", "warmup": 1.5}}, "warmup 1.5"),
+        ({"ramp": {"name": "linear", "shares": 1}}, "'ramp.shares'"),
+        ({"validation": {"attack": {"name": "pgd", "step": 5}}}, "'validation.attack.step'.*did you mean 'steps'"),
+        ({"threat": "pose:30"}, "threat pose:30; need a norm"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_in_one_line(layer: dict[str, Any], said: str) -> None:
+    settings = Settings.of({"threat": "linf:0.1"}, layer)
+    with pytest.raises(BadInput, match=said) as refused:
+        built(settings)
+    assert "\n" not in str(refused.value)
+
+
+def built(settings: Settings) -> None:
+    """Make all that the settings stand for."""
+    settings.objectives(settings.ball(), 10)
+    for make in (settings.augmentation, settings.rate, settings.strength, settings.challenger):
+        make()
+
+
+def test_a_recipe_that_is_not_there_or_no_toml_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no recipe 'nowhere'"):
+        recipe("nowhere")
+    (tmp_path / "bad.toml").write_text("epochs = = 3")
+    with pytest.raises(BadInput, match="is no TOML"):
+        recipe(str(tmp_path / "bad.toml"))
+    with pytest.raises(BadInput, match="key=value"):
+        assigned("epochs")
+
+
+def rates(rate: Any, steps: int = 20) -> list[float]:
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule, seen = rate(optimizer, steps), []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return seen
+
+
+def test_learning_rates_have_the_shapes_of_their_names() -> None:
+    assert rates(flat()) == [1.0] * 20
+    assert rates(flat(warmup=0.25))[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert rates(piecewise(at=(0.5, 0.75))) == pytest.approx([1.0] * 10 + [0.1] * 5 + [0.01] * 5)
+    half = rates(cosine())
+    assert (half[0], half[10]) == pytest.approx((1.0, 0.5))
+    assert half[19] < 0.01
+    cycle = rates(partial(RATES["one-cycle"], warmup=0.3)())
+    assert max(cycle) == pytest.approx(1.0, rel=0.02)
+    assert cycle[0] < 0.1
+    assert cycle[-1] < 0.01
