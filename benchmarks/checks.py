@@ -3,7 +3,7 @@
 Prints a table, writes `results/checks.json` beside this file, and fills in docs/en/checks.md and docs/zh/checks.md.
 The published robust networks take part where `SPARRING_DATA` has them.
 
-    python benchmarks/checks.py [--examples 100] [--suite quick] [--only NAME ...] [--pages]
+    python benchmarks/checks.py [--examples 100] [--suite quick] [--only NAME ...] [--defences] [--pages]
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def defended(name: str, *, count: int = 60, eps: float = 0.15) -> dict[str, Any]
         """Accuracy of the mean of 32 calls."""
         with torch.no_grad(), own_draws("judged"):
             outputs = torch.stack([model(z) for _ in range(32)]).mean(0)
-        return float((outputs.argmax(1) == y).float().mean())
+        return int((outputs.argmax(1) == y).sum()) / count
 
     try:
         with own_draws("attacked"):
@@ -128,10 +128,15 @@ def main() -> None:
     options.add_argument("--examples", type=int, default=100)
     options.add_argument("--suite", default="quick")
     options.add_argument("--only", nargs="*", help="these specimens alone; the others stay as they were measured")
+    options.add_argument("--defences", action="store_true", help="measure the defences alone again")
     options.add_argument("--pages", action="store_true", help="fill in the pages from the last measurement")
     given = options.parse_args()
-    if given.pages:
-        fill(json.loads(RESULT.read_text(encoding="utf-8")))
+    if given.pages or given.defences:
+        report = json.loads(RESULT.read_text(encoding="utf-8"))
+        if given.defences:
+            report["defences"] = [defended(name) for name in DEFENCES]
+            RESULT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        fill(report)
         return
     settings = {"suite": given.suite, "examples": given.examples}
     known = before(settings) if given.only else {}

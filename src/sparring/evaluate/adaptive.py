@@ -404,6 +404,8 @@ def adaptive(
         broken, score = _judged(counted, x, goal, found.random)
         z, rng = x.detach().clone(), Streams.of(seed, range(len(x))).at("all")
         for run in range(restarts):
+            if found.random and run:  # what is broken by luck alone is attacked again
+                broken, score = _judged(counted, z, goal, found.random)
             for one in ranked:
                 rows = (~broken).nonzero().flatten()
                 if not len(rows):
@@ -413,7 +415,7 @@ def adaptive(
                 better = threat.contains(point, x[rows]) & (reached | (near > score[rows]))
                 z[rows[better]], score[rows[better]] = point[better], near[better]
                 broken[rows[better & reached]] = True
-        if found.random:  # what was kept because it was lucky is judged by other draws
+        if found.random:
             broken = _judged(counted, z, goal, found.random)[0]
     return Adapted(
         z=z,
