@@ -17,6 +17,7 @@ from sparring.errors import BadInput
 from sparring.evaluate import Result, audit
 from sparring.evaluate.adaptive import SHARE, Candidate, Trial, adaptive, halved
 from sparring.evaluate.result import AttackRecord
+from sparring.evaluate.run import own_draws
 from sparring.goals import Untargeted
 from sparring.mending import bridged, mended, nearby, obstacles, rescaled, survey
 from sparring.streams import Streams
@@ -39,14 +40,15 @@ def accuracy(model: nn.Module, z: Tensor, y: Tensor, draws: int = 1) -> float:
 
 @pytest.mark.parametrize("name", [*DEFENCES, *OTHERS])
 def test_a_defence_that_pgd_reports_as_robust_falls_to_the_search_and_stays_fallen_in_other_draws(name: str) -> None:
-    count, draws = (24, 32) if name == "random resize" else (60, 1)
+    count, draws, least = (24, 32, 0.35) if name == "random resize" else (60, 1, 0.5)
     model, (x, y), threat = find(name).make(), held_out(count), linf(EPS)
     if name == "detach":
         with pytest.raises(BadInput, match="without gradients"):
             pgd(threat)(model, x, Untargeted(y), Streams.of(0, range(count)))
     else:
-        z = pgd(threat)(model, x, Untargeted(y), Streams.of(0, range(count)))
-        assert accuracy(model, z, y, draws) > 0.5
+        with own_draws(0):
+            z = pgd(threat)(model, x, Untargeted(y), Streams.of(0, range(count)))
+        assert accuracy(model, z, y, draws) > least
     found = adaptive(model, x, y, threat)
     assert found.findings.random == (draws > 1)
     assert found.robust_accuracy <= 0.05
