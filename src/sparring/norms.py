@@ -51,6 +51,11 @@ def _where_outside(
     return point
 
 
+def _around(norm: Norm, x: Tensor, eps: Tensor | float, low: float, high: float) -> Callable[[Tensor], Tensor]:
+    """Project as ever: there is nothing to be worked out once."""
+    return lambda z: norm.project(z, x, eps, low, high)
+
+
 @dataclass(frozen=True)
 class Linf:
     """The largest change of a coordinate."""
@@ -64,8 +69,13 @@ class Linf:
 
     def project(self, z: Tensor, x: Tensor, eps: Tensor | float, low: float, high: float) -> Tensor:
         """Clamp every coordinate."""
-        limit = rows(eps, x)
-        return z.clamp(x - limit, x + limit).clamp_(low, high)
+        return self.around(x, eps, low, high)(z)
+
+    def around(self, x: Tensor, eps: Tensor | float, low: float, high: float) -> Callable[[Tensor], Tensor]:
+        """Clamp every coordinate, to bounds worked out once."""
+        limit = rows(eps, x) if isinstance(eps, Tensor) else eps  # a number need not be spread over the rows
+        least, most = (x - limit).clamp_(min=low), (x + limit).clamp_(max=high)
+        return lambda z: z.clamp(least, most)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The signs."""
@@ -78,8 +88,8 @@ class Linf:
     def sample(self, x: Tensor, eps: Tensor | float, low: float, high: float, rng: Streams) -> Tensor:
         """Every coordinate uniform on what ball and box leave it."""
         limit = rows(eps, x)
-        least, most = (x - limit).clamp(min=low), (x + limit).clamp(max=high)
-        return least + (most - least) * rng.uniform(*x.shape[1:], device=x.device).to(x.dtype)
+        least, most = (x - limit).clamp_(min=low), (x + limit).clamp_(max=high)
+        return rng.uniform(*x.shape[1:], device=x.device).to(x.dtype).mul_(most.sub_(least)).add_(least)
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,7 @@ class L2:
 
     name: str = "l2"
     counts: ClassVar[bool] = False
+    around = _around
 
     def size(self, delta: Tensor) -> Tensor:
         """`sqrt(sum delta_i^2)`."""
@@ -135,6 +146,7 @@ class L1:
 
     name: str = "l1"
     counts: ClassVar[bool] = False
+    around = _around
 
     def size(self, delta: Tensor) -> Tensor:
         """`sum |delta_i|`."""
@@ -191,6 +203,7 @@ class L0:
 
     name: str = "l0"
     counts: ClassVar[bool] = True
+    around = _around
 
     def size(self, delta: Tensor) -> Tensor:
         """The count of non-zero coordinates."""

@@ -23,13 +23,13 @@ _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed integer; produc
 
 def _shift(bits: Tensor, by: int) -> Tensor:
     """Logical right shift: torch's `>>` copies the sign bit."""
-    return (bits >> by) & ((1 << (64 - by)) - 1)
+    return (bits >> by).bitwise_and_((1 << (64 - by)) - 1)
 
 
 def _mix(bits: Tensor) -> Tensor:
-    bits = (bits ^ _shift(bits, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
-    bits = (bits ^ _shift(bits, 27)) * -7723592293110705685  # 0x94D049BB133111EB
-    return bits ^ _shift(bits, 31)
+    bits = _shift(bits, 30).bitwise_xor_(bits).mul_(-4658895280553007687)  # 0xBF58476D1CE4E5B9
+    bits = _shift(bits, 27).bitwise_xor_(bits).mul_(-7723592293110705685)  # 0x94D049BB133111EB
+    return _shift(bits, 31).bitwise_xor_(bits)
 
 
 def _number(purpose: str | int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -69,6 +70,10 @@ class Ball:
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         """The allowed point nearest to `z` (Euclidean)."""
         return self.norm.project(z, x, self.eps, self.low, self.high)
+
+    def around(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """`project`, for one `x` and many `z`."""
+        return self.norm.around(x, self.eps, self.low, self.high)
 
     def sample(self, x: Tensor, rng: Streams) -> Tensor:
         """A uniform draw from the ball, inside the box."""

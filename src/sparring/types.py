@@ -67,6 +67,10 @@ class Norm(Protocol):
         """The point nearest to `z` (Euclidean) that is within `eps` of `x`, and in the box."""
         ...
 
+    def around(self, x: Tensor, eps: Tensor | float, low: float, high: float) -> Callable[[Tensor], Tensor]:
+        """`project` for one `x` and many `z`: what can be worked out once is."""
+        ...
+
     def steepest(self, gradient: Tensor) -> Tensor:
         """The direction of size one that climbs fastest: `argmax <gradient, d>` over `size(d) <= 1`."""
         ...

@@ -38,13 +38,13 @@ class Ascent:
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The last point, `(B, *shape)`."""
-        z, state = self.start.sample(x, rng), self.step.init(x)
+        z, state, project = self.start.sample(x, rng), self.step.init(x), self.threat.around(x)
         for i in range(self.steps):
             point, outputs = forward(model, z)
             with torch.enable_grad():
                 (gradient,) = torch.autograd.grad(self.loss(outputs, goal).sum(), point)
             move, state = self.step.update(gradient.nan_to_num_(), state, i)
-            z = self.threat.project(z + move, x)
+            z = project(z + move)
         return z
 
 
