@@ -67,6 +67,14 @@ def test_an_attack_added_in_twenty_lines_breaks_digits_without_gradients() -> No
     assert counts[0] < counts[1] < 75
 
 
+def test_training_robustly_ends_in_a_network_that_stands() -> None:
+    *epochs, said = output("train_robustly.py", "--examples", "2000", "--epochs", "4").splitlines()
+    assert [line.split(":")[0] for line in epochs] == [f"epoch {i}" for i in range(1, 5)]
+    clean, robust = percents(said)
+    assert clean > 80
+    assert robust > 40
+
+
 def test_models_that_do_not_classify_are_attacked_by_the_same_attack() -> None:
     lines = output("other_tasks.py", "5").splitlines()
     assert [line.split(":")[0] for line in lines] == ["regression"] * 2 + ["segmentation"] * 2

@@ -396,7 +396,9 @@ def report(folder: Path, language: Any, junit: Path | None, sarif: Path | None, 
 
 
 @cli.command("list")
-@click.argument("kind", type=click.Choice(["attacks", "threats", "suites", "datasets", "models"]))
+@click.argument(
+    "kind", type=click.Choice(["attacks", "threats", "suites", "objectives", "recipes", "datasets", "models"])
+)
 def list_(kind: str) -> None:
     """Print what there is to choose from."""
     _LISTS[kind](_console())
@@ -690,6 +692,21 @@ def _list_suites(console: Console) -> None:
     _print(console, ("suite", "what it is for"), rows)
 
 
+def _list_objectives(console: Console) -> None:
+    from sparring.registry import members
+
+    rows = [(entry.name, entry.passes, entry.summary) for entry in members("objectives").values()]
+    _print(console, ("objective", "passes", "what training minimises"), rows)
+
+
+def _list_recipes(console: Console) -> None:
+    from sparring.training.settings import Settings, recipe, recipes
+
+    found = {name: Settings.of(recipe(name)) for name in recipes()}
+    rows = [(name, one.model, one.data.name, one.threat, str(one.objective["name"])) for name, one in found.items()]
+    _print(console, ("recipe", "model", "data", "threat", "objective"), rows)
+
+
 def _list_datasets(console: Console) -> None:
     from sparring.data import DATASETS
 
@@ -707,6 +724,8 @@ _LISTS: dict[str, Callable[[Console], None]] = {
     "attacks": _list_attacks,
     "threats": _list_threats,
     "suites": _list_suites,
+    "objectives": _list_objectives,
+    "recipes": _list_recipes,
     "datasets": _list_datasets,
     "models": _list_models,
 }

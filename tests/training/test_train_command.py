@@ -180,6 +180,16 @@ def test_a_source_without_splits_is_not_audited_on_what_it_was_trained_on(place:
     assert done.after.examples == 80
 
 
+def test_data_without_labels_serve_an_objective_that_does_without() -> None:
+    settings: dict[str, Any] = {"epochs": 2, "audit": {"suite": "none"}}
+    data = {"name": "digits", "limit": 300, "extra": "digits:test", "labelled": False}
+    done = train(mlp(), data, linf(0.05), method="vat", **settings)
+    assert len(done.course.history) == 2
+    assert done.course.history[0].step == 240 // 64
+    with pytest.raises(BadInput, match="the objective vat"):
+        train(mlp(), data, linf(0.05), **settings)
+
+
 def test_what_torch_cannot_train_is_refused() -> None:
     with pytest.raises(BadInput, match="a torch network, or a Keras model on torch"):
         train(lambda x: x, digits("train"), linf(0.1))

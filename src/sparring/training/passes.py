@@ -16,11 +16,14 @@ class Passes:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.network, self.counting, self.learning = network, True, False
+        self.network = network
+        self.counting, self.learning = True, False
         self.training = self.learnt = 0
         self.norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
     def __enter__(self) -> Passes:
+        self.counting, self.learning = True, False
+        self.training = self.learnt = 0
         self.handle = self.network.register_forward_hook(self.seen)
         return self
 

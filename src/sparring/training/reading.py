@@ -15,6 +15,31 @@ IN_MEMORY = 2**30
 
 
 @dataclass(frozen=True)
+class Unlabelled:
+    """Data whose labels are kept from training: -1 each, which an objective must know of (`vat`)."""
+
+    data: Data
+
+    @property
+    def name(self) -> str:
+        """The name of the data."""
+        return self.data.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the data."""
+        return self.data.classes
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Inputs, and labels of -1."""
+        x, labels = self.data.take(indices)
+        return x, torch.full_like(labels, -1)
+
+
+@dataclass(frozen=True)
 class Mixed:
     """Data and extra data, one after the other."""
 
@@ -42,10 +67,10 @@ class Mixed:
         return torch.cat([x for x, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
-def reader(data: Data) -> Callable[[Sequence[int]], tuple[Tensor, Tensor]]:
-    """`data.take`, or the same from memory where all of it fits there."""
+def reader(data: Data) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """What gives the examples at some positions, `(B,)` int64: from memory where all of them fit there."""
     x, _ = data.take([0])
     if len(data) * x.nbytes > IN_MEMORY:
-        return data.take
+        return lambda rows: data.take(rows.tolist())
     everything, labels = data.take(range(len(data)))
-    return lambda rows: (everything[rows], labels[rows])
+    return lambda rows: (everything.index_select(0, rows), labels[rows])

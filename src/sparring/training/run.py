@@ -26,6 +26,7 @@ from sparring.threats import Ball
 from sparring.training.alarms import Alarm, Epoch, gradient_masking
 from sparring.training.checkpoints import Checkpoints
 from sparring.training.hardware import Hardware
+from sparring.training.reading import Unlabelled
 from sparring.training.settings import Settings
 from sparring.training.settings import recipe as read_recipe
 from sparring.training.tensorboard import tensorboard
@@ -237,8 +238,22 @@ def _materials(chosen: Settings, model: object, data: object, test: object, *, t
         train=kept,
         held_out=out,
         test=subject if limit is None else first(subject, limit),
-        extra=None if chosen.data.extra is None else load_data(chosen.data.extra, split=chosen.data.split),
+        extra=_extra(chosen),
     )
+
+
+def _extra(chosen: Settings) -> Data | None:
+    """The data that are mixed in."""
+    if chosen.data.extra is None:
+        return None
+    found = load_data(chosen.data.extra, split=chosen.data.split)
+    if not chosen.data.labelled and chosen.objective["name"] != "vat":
+        raise BadInput(
+            f"data without labels for {chosen.objective['name']}",
+            "the objective vat",
+            "say --method vat, or label them",
+        )
+    return found if chosen.data.labelled else Unlabelled(found)
 
 
 def split(data: Data, held: int) -> tuple[Data, Data | None]:

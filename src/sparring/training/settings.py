@@ -49,6 +49,8 @@ class DataPart(Part):
     extra: str | None = None
     """More data to draw a `share` of every batch from."""
     share: float = Field(default=0.5, gt=0, lt=1)
+    labelled: bool = True
+    """Whether the labels of the extra data are to be used; the objective `vat` does without."""
 
 
 class OptimiserPart(Part):
@@ -212,6 +214,15 @@ class Settings(Part):
         return partial(made, **rest)
 
 
+SHELF = resources.files("sparring").joinpath("recipes")
+
+
+def recipes() -> list[str]:
+    """The names of the recipes that come with the package."""
+    files = [file.name for file in SHELF.iterdir()] if SHELF.is_dir() else []
+    return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
+
+
 def recipe(name: str) -> dict[str, Any]:
     """The settings of a recipe, by its name or as a TOML file.
 
@@ -219,10 +230,8 @@ def recipe(name: str) -> dict[str, Any]:
         BadInput: neither, or no TOML.
 
     """
-    shelf = resources.files("sparring").joinpath("recipes")
-    files = [file.name for file in shelf.iterdir()] if shelf.is_dir() else []
-    known = sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
-    source: Any = shelf.joinpath(f"{name}.toml") if name in known else Path(name)
+    known = recipes()
+    source: Any = SHELF.joinpath(f"{name}.toml") if name in known else Path(name)
     if not source.is_file():
         raise BadInput(f"no recipe '{name}'", f"a TOML file, or one of {', '.join(known)}", "check the name")
     try:

@@ -248,7 +248,7 @@ class _Run:
         self.sums = torch.zeros(3, dtype=torch.float64, device=fabric.device)
         self.norm: float | None = None
         self.leaks: int | None = None
-        self.leaky = bool(Passes(self.network).norms)
+        self.passes = Passes(self.network)
         self.saved = time.monotonic()
 
     @property
@@ -287,14 +287,9 @@ class _Run:
             first=self.tells,
         )
 
-    @property
-    def settled(self) -> bool:
-        """Whether weights are worth averaging already."""
-        return self.step >= self.plan.settled * self.steps
-
     def shown(self) -> nn.Module:
         """The network as it would be returned."""
-        return self.network if self.average is None or not self.settled else self.average.network
+        return self.network if self.average is None or not self.average.seen else self.average.network
 
     def shuffle(self) -> None:
         """The order of an epoch; `turn` remembers from where it was drawn."""
@@ -310,7 +305,7 @@ class _Run:
     def update(self) -> None:
         """One update: a batch, the loss where the neighbourhood says, a step of the optimiser."""
         plan, epoch = self.plan, self.step // self.batches
-        rows = self.rows[self.step % self.batches][self.fabric.global_rank :: self.fabric.world_size].tolist()
+        rows = self.rows[self.step % self.batches][self.fabric.global_rank :: self.fabric.world_size]
         x, labels = self.source(rows)
         if int(labels.max()) >= self.classes:
             raise BadInput(
@@ -320,8 +315,8 @@ class _Run:
         rng = Streams.of(plan.seed, rows).at(epoch)
         x = x if plan.augment is None else plan.augment(x, rng.at("augment"))
         strength = plan.ramp(self.step / self.steps)
-        watched = self.leaky and self.step % self.batches < WATCHED
-        with Passes(self.network) if watched else nullcontext(Passes(self.network)) as passes:
+        passes, watched = self.passes, bool(self.passes.norms) and self.step % self.batches < WATCHED
+        with passes if watched else nullcontext():
             loss = pinned(self.objective, self.called, x, labels, strength, rng)
             rest: Tensor | None = None
 
@@ -346,7 +341,7 @@ class _Run:
         lr = float(self.rate.get_last_lr()[0])
         self.optimizer.step()
         self.rate.step()
-        if self.average is not None and self.settled:
+        if self.average is not None and self.step >= plan.settled * self.steps:
             self.average.update(self.network)
         self.sums += torch.stack([value.detach(), value.detach() if rest is None else rest, torch.ones_like(value)])
         self.step += 1
