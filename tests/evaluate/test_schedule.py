@@ -94,3 +94,12 @@ def test_the_first_look_at_a_band_bounds_nothing():
     assert outlook(looks).examples == torch.inf
     assert not settled(looks, 800_000, 10.0)
     assert outlook([*looks, Round(slice="s", band=0, broke=8, passes=4000)]).examples > 100
+
+
+def test_a_long_slice_meets_no_more_examples_than_a_twentieth_of_the_budget_pays_for():
+    long = [Round(slice="long", band=0, broke=1, passes=80_000, examples=100)]
+    chosen = choose(("long",), list(range(10_000)), long, budget=4_000_000)
+    assert chosen.band == 1
+    assert len(chosen.examples) == 250  # 800 passes each, of 200,000
+    assert len(choose(("long",), list(range(10_000)), long, budget=1000).examples) == FEWEST
+    assert len(choose(("long",), list(range(10_000)), long).examples) == 400

@@ -25,6 +25,9 @@ DEEPER = 1 / 4
 FADE = 0.9
 """What a round counts for, one round later: yields fall as a run goes on."""
 
+LARGEST = 0.05
+"""What a round may cost, as a share of the whole budget: a long slice is not run on a wide band at one go."""
+
 HOPEFUL = 0.8
 """Slices and bands are compared by this quantile of what they may still break: what was tried little is tried again."""
 
@@ -37,6 +40,7 @@ class Round:
     band: int
     broke: int
     passes: int
+    examples: int = 0
     expected: float = 0.0
 
 
@@ -84,8 +88,12 @@ def _faded(rounds: Sequence[Round]) -> list[tuple[Round, float]]:
     return [(one, FADE**age) for age, one in enumerate(reversed(rounds))]
 
 
-def choose(slices: Sequence[str], ranked: Sequence[int], rounds: Sequence[Round]) -> Next:
-    """The band that promises most per pass, and the slice that has done best against what its bands promised."""
+def choose(slices: Sequence[str], ranked: Sequence[int], rounds: Sequence[Round], budget: float = math.inf) -> Next:
+    """The band that promises most per pass, and the slice that has done best against what its bands promised.
+
+    Of the band, the nearest to falling: as many as the share `LARGEST` of the `budget` pays for, by what the slice
+    cost before.
+    """
     found = _faded(rounds)
     cut = bands(ranked)
 
@@ -103,10 +111,14 @@ def choose(slices: Sequence[str], ranked: Sequence[int], rounds: Sequence[Round]
     untried = [band for band in range(len(cut)) if band not in tried]
     band = untried[0] if untried else max(range(len(cut)), key=lambda band: upper(*seen(band), HOPEFUL) * DEEPER**band)
     broke, passes = seen(band)
+    name = max(slices, key=promise)
+    known = [(one.passes, one.examples) for one in rounds if one.slice == name]
+    asked, cost = sum(examples for _, examples in known), sum(passes for passes, _ in known)
+    most = max(int(LARGEST * budget * asked / cost), FEWEST) if cost and budget < math.inf else len(ranked)
     return Next(
-        slice=max(slices, key=promise),
+        slice=name,
         band=band,
-        examples=cut[band],
+        examples=cut[band][:most],
         rate=(broke + 1) / passes if passes else None,  # the mean of the posterior under a flat prior
     )
 

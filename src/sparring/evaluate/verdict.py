@@ -379,14 +379,21 @@ def _rounds(plan: Suite, bout: _Bout) -> list[Round]:
         and (standing := bout.ranked())
         and not settled(rounds, plan.passes * count, tolerance=plan.tolerance * count)
     ):
-        chosen = choose(tuple(slices), standing, rounds)
+        chosen = choose(tuple(slices), standing, rounds, plan.passes * count)
         stage = slices[chosen.slice]
         label = f"{stage.name} #{len(rounds) + 1}"
         broke = bout.fight(label, stage.role, stage.attack, chosen.examples, stage.name)
         bout.note(stage.name, label, len(rounds) + 1)
         passes = bout.cost(label)
         rounds.append(
-            Round(slice=stage.name, band=chosen.band, broke=broke, passes=passes, expected=chosen.expected(passes))
+            Round(
+                slice=stage.name,
+                band=chosen.band,
+                broke=broke,
+                passes=passes,
+                examples=len(chosen.examples),
+                expected=chosen.expected(passes),
+            )
         )
         if late := tuple(f"{one.slice} #{k}" for k, one in enumerate(rounds, 1) if k > len(rounds) / 2):
             bout.roles["again"] = late
