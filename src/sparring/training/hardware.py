@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from types import FrameType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,19 +45,22 @@ class Hardware:
         """
         from lightning_fabric import Fabric
         from lightning_fabric.strategies.ddp import DDPStrategy
+        from torch.nn.parallel import DistributedDataParallel
 
         home = torch.device(self.device) if self.device else next(network.parameters()).device
         here = int(os.environ["LOCAL_WORLD_SIZE"]) if "LOCAL_WORLD_SIZE" in os.environ else self.devices
         nodes = int(os.environ["WORLD_SIZE"]) // here if "LOCAL_WORLD_SIZE" in os.environ else 1
         several = here * nodes > 1 or self.strategy == "ddp"
+        # Buffers are those of the first process: a broadcast before each pass of an attack would be dear.
+        newer = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+        apart: dict[str, Any] = {"forward_sync_buffers" if newer else "broadcast_buffers": False}
         alone = [home.index] if home.index is not None and home.type != "cpu" and not several else here
         try:
             fabric = Fabric(
                 accelerator=home.type,
                 devices=alone,
                 num_nodes=nodes,
-                # Buffers are those of the first process: a broadcast before each pass of an attack would be dear.
-                strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
+                strategy=DDPStrategy(**apart) if several else "auto",
             )
             fabric.launch()
         except (RuntimeError, ValueError) as error:

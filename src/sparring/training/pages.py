@@ -48,7 +48,8 @@ def section(
     """The objective, the cost, the alarms, and accuracy by epoch."""
     say = SENTENCES[language]
     measured = [epoch for epoch in history if epoch.clean is not None]
-    said = "\n\n".join(dict.fromkeys(map(str, alarms))) or say["quiet"]
+    first = {alarm.name: alarm for alarm in reversed(alarms)}  # those of the epochs after it say the same
+    said = "\n\n".join(map(str, reversed(first.values()))) or say["quiet"]
     return Section(
         title=say["title"],
         text=say["text"].format(

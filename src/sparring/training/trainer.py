@@ -180,7 +180,9 @@ class Trainer:
             polite_signals() as stopped,
             companions(fabric.world_size, stopped),
         ):
-            return _Run(self, fabric, network, data, objective, stopped=stopped).go()
+            course = _Run(self, fabric, network, data, objective, stopped=stopped).go()
+            fabric.barrier()  # whoever left first would cut the others' connections
+            return course
 
 
 def fit(network: nn.Module, data: Data, objective: Objective, **settings: Any) -> nn.Module:
@@ -352,11 +354,7 @@ class _Run:
         if self.plan.clip is None and self.step % MEASURED_NORM:
             return None
         largest = math.inf if self.plan.clip is None else self.plan.clip
-        if self.plan.clip is None:
-            gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-            self.norm = float(torch.nn.utils.get_total_norm(gradients))
-        else:
-            self.norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), largest))
+        self.norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), largest))
         return self.norm
 
     # The end of an epoch
