@@ -6,7 +6,7 @@ at equal settings: the trainer with averaged weights and all, ART's `Adversarial
 torchattacks' PGD on the network in evaluation mode, then a step. Contestants take turns in changing order, so that a
 busy machine slows all alike. Writes `results/training.json` beside this file.
 
-    python benchmarks/training.py [--rounds 9] [--steps 7] [--batch 128] [--examples 1024]
+    python benchmarks/training.py [--rounds 9] [--steps 7] [--batch 128] [--examples 256]
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=9)
     options.add_argument("--steps", type=int, default=7)
     options.add_argument("--batch", type=int, default=128)
-    options.add_argument("--examples", type=int, default=1024)
+    options.add_argument("--examples", type=int, default=256)
     given = options.parse_args()
     warnings.simplefilter("ignore")  # the peers' own
     logging.disable(logging.WARNING)
