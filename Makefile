@@ -40,6 +40,7 @@ bench: .venv/installed-peers .venv/installed-bench
 	.venv/bin/python benchmarks/smallest.py
 	.venv/bin/python benchmarks/square.py
 	.venv/bin/python benchmarks/decisions.py
+	.venv/bin/python benchmarks/training.py
 
 docs: .venv/installed
 	.venv/bin/python tools/reference.py
