@@ -1,0 +1,415 @@
+"""A network as a list of operations that bounds can walk, forward and backward.
+
+Read from a torch module by `torch.fx`. What is linear knows its transpose and its rounding; what is not is relaxed
+between its bounds, in `sparring.certify.lines`. All is kept in float64; the rounding is that of float32.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from sparring.errors import BadInput
+from sparring.models.victim import Victim, inference
+from sparring.types import Model
+
+UNIT = 2.0**-24 * (1 + 2.0**-20)
+"""Half the spacing of float32 at one; with a little over, for the rounding of the bounds themselves, in float64."""
+
+Map = Callable[[Tensor], Tensor]
+
+
+def rounding(terms: int) -> float:
+    """How much a sum of so many rounded products can be off, relative to the sum of their sizes, in any order.
+
+    The `gamma_n` of Higham (2002, section 3.1).
+    """
+    return terms * UNIT / (1 - terms * UNIT)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """`forward(x) + constant`: `size` is `forward` with weights without sign, `transpose` its adjoint.
+
+    `terms` counts the products that are summed for one output, the constant among them; `largest` bounds the size of
+    what the constant is computed from.
+    """
+
+    forward: Map
+    size: Map
+    transpose: Map
+    constant: Tensor | None = None
+    largest: Tensor | None = None
+    terms: int = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs of `x`."""
+        y = self.forward(x)
+        return y if self.constant is None else y + self.constant
+
+    def bounds(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """The least and greatest outputs over a box."""
+        y, reach = self((low + high) / 2), self.size((high - low) / 2)
+        return y - reach, y + reach
+
+    def error(self, low: Tensor, high: Tensor) -> Tensor | None:
+        """By how much float32 can be off, for inputs in a box."""
+        if not self.terms:
+            return None
+        size = self.size(torch.maximum(low.abs(), high.abs()))
+        return rounding(self.terms) * (size if self.largest is None else size + self.largest)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sum of its inputs, each with a sign."""
+
+    signs: tuple[int, ...]
+
+    def __call__(self, *x: Tensor) -> Tensor:
+        """Outputs of all inputs."""
+        y = self.signs[0] * x[0]
+        for sign, other in zip(self.signs[1:], x[1:], strict=True):
+            y = y + sign * other
+        return y
+
+
+@dataclass(frozen=True)
+class Concat:
+    """The inputs side by side, along a dimension (counted with the batch)."""
+
+    dim: int
+    sizes: tuple[int, ...]
+
+    def __call__(self, *x: Tensor) -> Tensor:
+        """Outputs of all inputs."""
+        return torch.cat(x, self.dim)
+
+
+@dataclass(frozen=True)
+class Rectifier:
+    """ReLU, or with a slope LeakyReLU."""
+
+    slope: float = 0.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs of `x`."""
+        return torch.where(x > 0, x, self.slope * x)
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """`scale tanh(x / width) + shift`: tanh itself, or the logistic function."""
+
+    width: float = 1.0
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs of `x`."""
+        return self.scale * torch.tanh(x / self.width) + self.shift
+
+
+LOGISTIC = Sigmoid(2.0, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """The largest of every window."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs of `x`."""
+        return functional.max_pool2d(x, self.kernel, self.stride, self.padding)
+
+
+Op = Affine | Sum | Concat | Rectifier | Sigmoid | MaxPool
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operation, the positions of its inputs in the graph, and the shape of an output."""
+
+    op: Op
+    inputs: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network for inputs of one shape: nodes in order, the input at position 0, the logits last."""
+
+    shape: tuple[int, ...]
+    nodes: tuple[Node, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits of `x`, computed in float64."""
+        values = [x.double()]
+        for node in self.nodes:
+            values.append(node.op(*(values[i] for i in node.inputs)))
+        return values[-1]
+
+    def size(self, k: int) -> tuple[int, ...]:
+        """The shape of an example at a position."""
+        return self.nodes[k - 1].shape if k else self.shape
+
+
+def graph(model: Model | Graph, x: Tensor) -> Graph:
+    """The graph of a network for inputs like `x`, `(B, *shape)`, in inference mode; a graph as it is.
+
+    Checked against the network on the rows of `x` (float32 against float64).
+
+    Raises:
+        BadInput: no torch network behind the model, an operation that has no bounds here, or outputs that differ.
+    """
+    if isinstance(model, Graph):
+        return model
+    module = model.module if isinstance(model, Victim) else model
+    if not isinstance(module, nn.Module):
+        raise BadInput("a model without a torch network behind it", "an nn.Module", "certify the network itself")
+    with inference(module), torch.no_grad():
+        found = _Reader(module, tuple(x.shape[1:])).read()
+        want, got = module(x), found(x)
+    gap = float((want - got).abs().max()) if want.shape == got.shape and len(x) else 0.0
+    if want.shape != got.shape or not gap <= 1e-3 * max(1.0, float(want.abs().max()) if len(x) else 1.0):
+        raise BadInput(
+            f"a network whose graph gives other outputs ({gap:.1g} apart)",
+            "one that is a function of its input alone",
+            "leave randomness and changes of state out of it",
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Ref:
+    """A position in the graph, where a traced program has a tensor."""
+
+    at: int
+
+
+class _Reader:
+    """Replays a traced program: tensors that depend on the input become nodes, everything else is computed."""
+
+    def __init__(self, module: nn.Module, shape: tuple[int, ...]) -> None:
+        self.module, self.shape, self.nodes = module, shape, list[Node]()
+
+    def read(self) -> Graph:
+        try:
+            traced = fx.symbolic_trace(nn.Sequential(self.module))  # a single layer is a leaf only inside of another
+        except (fx.proxy.TraceError, TypeError) as error:
+            raise _lacks(f"a network that cannot be traced ({str(error).splitlines()[0]})") from None
+        values: dict[fx.Node, Any] = {}
+        modules = dict(traced.named_modules())
+        for node in traced.graph.nodes:
+            args = fx.node.map_arg(node.args, values.__getitem__)
+            settings = fx.node.map_arg(node.kwargs, values.__getitem__)
+            if node.op == "placeholder":
+                values[node] = _Ref(0)
+            elif node.op == "get_attr":
+                values[node] = operator.attrgetter(node.target)(traced)
+            elif node.op == "call_module":
+                values[node] = self.layer(modules[node.target], args[0])
+            elif node.op == "output":
+                return self.ended(args[0])
+            else:
+                name = node.target if isinstance(node.target, str) else node.target.__name__
+                values[node] = self.call(name, node.target, args, settings)
+        raise AssertionError
+
+    def ended(self, last: Any) -> Graph:
+        if not isinstance(last, _Ref) or last.at != len(self.nodes):
+            raise _lacks("outputs that are not the last operation")
+        return Graph(self.shape, tuple(self.nodes))
+
+    def size(self, ref: _Ref) -> tuple[int, ...]:
+        return self.nodes[ref.at - 1].shape if ref.at else self.shape
+
+    def add(self, op: Op, *inputs: _Ref) -> _Ref:
+        y = op(*(torch.zeros(1, *self.size(ref), dtype=torch.float64) for ref in inputs))
+        self.nodes.append(Node(op, tuple(ref.at for ref in inputs), tuple(y.shape[1:])))
+        return _Ref(len(self.nodes))
+
+    def even(self, f: Map, x: _Ref, terms: int = 0) -> _Ref:
+        """A linear function without negative weights and without a constant."""
+        shape = self.size(x)
+
+        def transpose(a: Tensor) -> Tensor:
+            pulled: Tensor = torch.func.vjp(f, a.new_zeros(len(a), *shape))[1](a)[0]
+            return pulled
+
+        return self.add(Affine(f, f, transpose, terms=terms), x)
+
+    def layer(self, layer: nn.Module, x: _Ref) -> _Ref:
+        match layer:
+            case nn.Linear():
+                return self.linear(x, layer.weight, layer.bias)
+            case nn.Conv2d():
+                return self.conv(x, layer)
+            case nn.BatchNorm1d() | nn.BatchNorm2d() if layer.running_mean is not None:
+                return self.batch_norm(x, layer)
+            case nn.ReLU():
+                return self.add(Rectifier(), x)
+            case nn.LeakyReLU() if 0 <= layer.negative_slope <= 1:
+                return self.add(Rectifier(layer.negative_slope), x)
+            case nn.Sigmoid() | nn.Tanh():
+                return self.add(Sigmoid() if isinstance(layer, nn.Tanh) else LOGISTIC, x)
+            case nn.AvgPool2d() | nn.AdaptiveAvgPool2d():
+                return self.even(layer, x, math.prod(self.size(x)[1:]) + 1)
+            case nn.MaxPool2d() if not layer.ceil_mode and _pair(layer.dilation) == (1, 1):
+                return self.add(MaxPool(_pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding)), x)
+            case nn.Flatten() | nn.Unflatten():
+                return self.even(layer, x)
+            case nn.Dropout() | nn.Dropout2d() | nn.Identity():
+                return x
+        raise _lacks(f"the layer {layer}")
+
+    def linear(self, x: _Ref, weight: Tensor, bias: Tensor | None) -> _Ref:
+        w = weight.detach().double()
+        b = None if bias is None else bias.detach().double()
+        return self.add(
+            Affine(
+                forward=lambda h: h @ w.T,
+                size=lambda h: h @ w.abs().T,
+                transpose=lambda a: a @ w,
+                constant=b,
+                largest=None if b is None else b.abs(),
+                terms=w.shape[1] + 1,
+            ),
+            x,
+        )
+
+    def conv(self, x: _Ref, layer: nn.Conv2d) -> _Ref:
+        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            raise _lacks(f"the padding of {layer}")
+        w = layer.weight.detach().double()
+        b = None if layer.bias is None else layer.bias.detach().double().view(-1, 1, 1)
+        stride, padding, dilation = _pair(layer.stride), _pair(layer.padding), _pair(layer.dilation)
+        sizes = zip(self.size(x)[1:], w.shape[2:], stride, padding, dilation, strict=True)
+        left = tuple((n + 2 * p - d * (k - 1) - 1) % s for n, k, s, p, d in sizes)
+        shared = partial(functional.conv2d, stride=stride, padding=padding, dilation=dilation, groups=layer.groups)
+        return self.add(
+            Affine(
+                forward=lambda h: shared(h, w),
+                size=lambda h: shared(h, w.abs()),
+                transpose=lambda a: functional.conv_transpose2d(
+                    a, w, None, stride, padding, left, layer.groups, dilation
+                ),
+                constant=b,
+                largest=None if b is None else b.abs(),
+                terms=w[0].numel() + 1,
+            ),
+            x,
+        )
+
+    def batch_norm(self, x: _Ref, layer: nn.BatchNorm1d | nn.BatchNorm2d) -> _Ref:
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        mean, var = layer.running_mean.double(), layer.running_var.double()
+        gain = 1 / (var + layer.eps).sqrt()
+        if layer.affine:
+            gain = gain * layer.weight.detach().double()
+        shift = layer.bias.detach().double() if layer.affine else torch.zeros_like(mean)
+        where = (-1, *[1] * (len(self.size(x)) - 1))
+        gain, mean, shift = (part.view(where) for part in (gain, mean, shift))
+        return self.scaled(x, gain, shift - gain * mean, (gain * mean).abs() + shift.abs(), terms=8)
+
+    def scaled(
+        self, x: _Ref, gain: Tensor | float, constant: Tensor | None, largest: Tensor | None, terms: int
+    ) -> _Ref:
+        """Every coordinate times a number of its own."""
+        by = torch.as_tensor(gain, dtype=torch.float64).detach()
+        if (by * torch.zeros(1, *self.size(x))).shape != (1, *self.size(x)):
+            raise _lacks(f"a product of shapes {tuple(by.shape)} and {self.size(x)}")
+        times, widened = (lambda h: h * by), (lambda h: h * by.abs())
+        return self.add(Affine(times, widened, times, constant, largest, terms), x)
+
+    def call(self, name: str, function: Any, args: tuple[Any, ...], settings: dict[str, Any]) -> Any:  # noqa: PLR0912  (one case an operation)
+        """A function or a method of tensors, by its name."""
+        refs = [a for a in args if isinstance(a, _Ref)]
+        if not refs and name not in {"cat", "concat", "concatenate"}:
+            return function(*args, **settings) if callable(function) else getattr(args[0], name)(*args[1:], **settings)
+        name = name.strip("_")
+        x = refs[0] if refs else _Ref(0)
+        match name:
+            case "relu":
+                return self.add(Rectifier(), x)
+            case "leaky_relu" if 0 <= (slope := settings.get("negative_slope", (*args, 0.01)[1])) <= 1:
+                return self.add(Rectifier(slope), x)
+            case "tanh":
+                return self.add(Sigmoid(), x)
+            case "sigmoid":
+                return self.add(LOGISTIC, x)
+            case "dropout" | "contiguous" | "detach":
+                return x
+            case "size":
+                whole = torch.Size((1, *self.size(x)))
+                return whole[args[1]] if len(args) > 1 else whole
+            case "getattr" if args[1] == "shape":
+                return torch.Size((1, *self.size(x)))
+            case "flatten" | "reshape" | "view" | "squeeze" | "unsqueeze":
+                y = getattr(torch.zeros(1, *self.size(x)), name)(*args[1:], **settings)
+                if y.shape[0] != 1:
+                    raise _lacks(f"{name} across the batch")
+                return self.even(lambda h: h.reshape(len(h), *y.shape[1:]), x)
+            case "avg_pool2d" | "adaptive_avg_pool2d":
+                return self.even(lambda h: function(h, *args[1:], **settings), x, math.prod(self.size(x)[1:]) + 1)
+            case "max_pool2d" | "boolean_dispatch":
+                layer = nn.MaxPool2d(*args[1:], **settings)
+                return self.layer(layer, x)
+            case "cat" | "concat" | "concatenate":
+                return self.beside(*args, **settings)
+            case "add" | "iadd" | "sub" | "isub":
+                return self.added(args, -1 if "sub" in name else 1)
+            case "mul" | "imul" | "truediv" | "div" if len(refs) == 1 and (len(args) == 2):
+                return self.times(args, divide="div" in name)
+        raise _lacks(f"the operation {name}")
+
+    def beside(self, parts: Sequence[Any], dim: int = 0) -> _Ref:
+        if not all(isinstance(part, _Ref) for part in parts):
+            raise _lacks("a constant beside what depends on the input")
+        dim = dim if dim >= 0 else dim + len(self.size(parts[0])) + 1
+        if dim < 1:
+            raise _lacks("concatenation along the batch")
+        return self.add(Concat(dim, tuple(self.size(part)[dim - 1] for part in parts)), *parts)
+
+    def added(self, args: tuple[Any, ...], sign: int) -> _Ref:
+        one, two = args
+        if isinstance(one, _Ref) and isinstance(two, _Ref):
+            if self.size(one) != self.size(two):
+                raise _lacks("a sum of different shapes")
+            return self.add(Sum((1, sign)), one, two)
+        x, other, factor = (one, two, sign) if isinstance(one, _Ref) else (two, one, 1)
+        constant = factor * torch.as_tensor(other, dtype=torch.float64).detach()
+        return self.scaled(x, 1.0 if x is one else float(sign), constant, constant.abs(), 2)
+
+    def times(self, args: tuple[Any, ...], *, divide: bool) -> _Ref:
+        one, two = args
+        x, by = (one, two) if isinstance(one, _Ref) else (two, one)
+        if divide and x is two:
+            raise _lacks("a division by what depends on the input")
+        by = torch.as_tensor(by, dtype=torch.float64)
+        return self.scaled(x, 1 / by if divide else by, None, None, 2)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    one, two = (size, size) if isinstance(size, int) else size
+    return int(one), int(two)
+
+
+def _lacks(what: str) -> BadInput:
+    return BadInput(
+        what,
+        "Linear, Conv2d, BatchNorm, ReLU, LeakyReLU, Sigmoid, Tanh, pooling, Flatten, sums, Concat",
+        "write the network with those",
+    )
