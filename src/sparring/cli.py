@@ -336,6 +336,31 @@ def train(**given: Any) -> int:
 
 
 @cli.command()
+@MODEL
+@DATA
+@THREAT
+@click.option("--method", default="crown", show_default=True, help="See: sparring list certificates.")
+def certify(**given: Any) -> None:
+    """Prove for how many examples no input within the threat changes the answer of MODEL.
+
+    For torch networks and imported ONNX files, on the CPU. What is not certified may still be robust.
+    """
+    from sparring.certify.prove import prove
+    from sparring.evaluate.statistics import clopper_pearson
+    from sparring.registry import find
+
+    certificate = find("certificates", given["method"]).make()
+    victim, data, threat = _bout(given)
+    with _watch() as watch:
+        found = prove(victim, data, certificate, threat, watch=watch)
+    count = len(found.lower)
+    share = clopper_pearson(found.certified, count)
+    click.echo(f"{found.right} of {count} examples are classified correctly")
+    click.echo(f"{found.certified} of them cannot be changed within {threat}: {certificate}")
+    click.echo(f"certified accuracy {share.estimate:.1%}, from {share.low:.1%} to {share.high:.1%} with 95% confidence")
+
+
+@cli.command()
 @click.argument("first", type=Path)
 @click.argument("second", type=Path)
 def compare(first: Path, second: Path) -> int:
@@ -397,7 +422,8 @@ def report(folder: Path, language: Any, junit: Path | None, sarif: Path | None, 
 
 @cli.command("list")
 @click.argument(
-    "kind", type=click.Choice(["attacks", "threats", "suites", "objectives", "recipes", "datasets", "models"])
+    "kind",
+    type=click.Choice(["attacks", "threats", "suites", "objectives", "recipes", "certificates", "datasets", "models"]),
 )
 def list_(kind: str) -> None:
     """Print what there is to choose from."""
@@ -707,6 +733,13 @@ def _list_recipes(console: Console) -> None:
     _print(console, ("recipe", "model", "data", "threat", "objective"), rows)
 
 
+def _list_certificates(console: Console) -> None:
+    from sparring.registry import members
+
+    rows = [(entry.name, " ".join(entry.norms), entry.summary) for entry in members("certificates").values()]
+    _print(console, ("certificate", "threats", "what it does"), rows)
+
+
 def _list_datasets(console: Console) -> None:
     from sparring.data import DATASETS
 
@@ -726,6 +759,7 @@ _LISTS: dict[str, Callable[[Console], None]] = {
     "suites": _list_suites,
     "objectives": _list_objectives,
     "recipes": _list_recipes,
+    "certificates": _list_certificates,
     "datasets": _list_datasets,
     "models": _list_models,
 }
