@@ -341,7 +341,9 @@ def train(**given: Any) -> int:
 @THREAT
 @click.option("--method", default="crown", show_default=True, help="See: sparring list certificates.")
 def certify(**given: Any) -> None:
-    """Prove for how many examples no input within the threat changes the answer of MODEL.
+    """Prove which answers of MODEL no input can change.
+
+    Counts the examples for which no input within the threat changes the answer.
 
     For torch networks and imported ONNX files, on the CPU. What is not certified may still be robust.
     """
