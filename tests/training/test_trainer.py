@@ -86,6 +86,16 @@ def test_fit_returns_the_average_of_the_weights_along_the_way() -> None:
     assert not torch.allclose(averaged, weights(last), atol=1e-4)
 
 
+def test_what_fit_returns_can_be_trained_further_and_what_was_frozen_stays_so() -> None:
+    network = mlp(hidden=8)
+    network[1].bias.requires_grad_(False)
+    once = fit(network, few(), standard, epochs=1)
+    assert [p.requires_grad for p in once.parameters()] == [True, False, True, True]
+    again = fit(once, few(), standard, epochs=1)
+    assert not torch.equal(weights(once), weights(again))
+    assert torch.equal(once[1].bias, again[1].bias)
+
+
 def test_the_strength_grows_in_and_the_rate_makes_one_cycle() -> None:
     told: list[Progress] = []
     rate, ramp = one_cycle(warmup=0.4), partial(linear, share=0.5)

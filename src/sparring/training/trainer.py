@@ -281,6 +281,8 @@ class _Run:
         if self.best is not None and validation is not None and validation.keep_best:
             network.load_state_dict(self.best["weights"])
         network.zero_grad()
+        for weight, trained in zip(network.parameters(), self.network.parameters(), strict=True):
+            weight.requires_grad_(trained.requires_grad)  # an average has none of its own
         return Course(
             network=network.eval(),
             history=tuple(self.history),
