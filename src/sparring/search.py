@@ -39,8 +39,28 @@ def forward(model: Model, z: Tensor) -> tuple[Tensor, Tensor]:
         point = z.detach().requires_grad_()
         outputs = model(point)
     if not outputs.requires_grad:
-        raise BadInput("a model without gradients", "gradients for this attack", "use one that needs scores alone")
+        raise _without_gradients()
     return point, outputs
+
+
+def slope(outputs: Tensor, point: Tensor, weight: Tensor | None = None, *, again: bool = False) -> Tensor:
+    """The gradient at `point` of outputs that come from it, or of their sum under `weight`: a backward pass.
+
+    `again` keeps the graph for another one.
+
+    Raises:
+        BadInput: no path leads back to `point`. Outputs of a model whose weights can be trained have a graph all the
+            same, so `forward` cannot tell.
+    """
+    gradient: Tensor | None
+    (gradient,) = torch.autograd.grad(outputs, point, weight, retain_graph=again, allow_unused=True)
+    if gradient is None:
+        raise _without_gradients()
+    return gradient
+
+
+def _without_gradients() -> BadInput:
+    return BadInput("a model without gradients", "gradients for this attack", "use one that needs scores alone")
 
 
 class Search:
@@ -82,10 +102,7 @@ class Search:
         with torch.enable_grad():
             score = self.loss(outputs, self.goal)
             staying = score[~reached] if bool(reached.any()) else score
-            if len(staying):
-                (gradient,) = torch.autograd.grad(staying.sum(), point)
-            else:
-                gradient = torch.zeros_like(z)
+            gradient = slope(staying.sum(), point) if len(staying) else torch.zeros_like(z)
         score = score.detach()
         return self._record(z, reached, score, (gradient.nan_to_num(), score, *carry))
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from sparring.errors import BadInput
+from sparring.search import slope
 from sparring.streams import Streams
 from sparring.types import Model
 
@@ -382,8 +383,8 @@ class _Expected(torch.autograd.Function):
         with torch.enable_grad():
             if k < len(ctx.drawn):
                 chosen = torch.zeros_like(weight).index_copy_(0, open_rows, weight[open_rows])
-                gradient: Tensor = torch.autograd.grad(ctx.drawn[k], ctx.point, chosen)[0][open_rows]
+                gradient = slope(ctx.drawn[k], ctx.point, chosen)[open_rows]
             else:
                 point = ctx.point.detach()[open_rows].requires_grad_()
-                gradient = torch.autograd.grad(ctx.model(point), point, weight[open_rows])[0]
+                gradient = slope(ctx.model(point), point, weight[open_rows])
         return gradient

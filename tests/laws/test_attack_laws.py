@@ -162,12 +162,15 @@ def test_a_model_that_gives_no_numbers_is_no_success(name, norm, wrong):
 
 
 @every_attack
-def test_a_model_without_gradients_is_refused_in_one_line_or_attacked_all_the_same(name, norm):
+@pytest.mark.parametrize("trainable", [False, True])
+def test_a_model_without_gradients_is_refused_in_one_line_or_attacked_all_the_same(name, norm, trainable):
+    """Where weights can be trained, outputs have a graph, and only its end shows that it leads nowhere."""
     model, x = Waves(SHAPE), inputs(SHAPE, 4, 0)
     attack, goal = brief(ATTACKS[name], threat_of(norm)), Untargeted(model(x).argmax(1))
+    one = torch.ones(1, requires_grad=trainable)
 
     def scores(z):
-        return model(z.detach()).detach()
+        return model(z.detach()).detach() * one
 
     if ATTACKS[name].needs == "gradients":
         with pytest.raises(BadInput, match="gradients"):

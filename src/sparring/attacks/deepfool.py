@@ -13,7 +13,7 @@ from sparring.errors import BadInput
 from sparring.losses import margin
 from sparring.norms import rows
 from sparring.registry import register
-from sparring.search import forward
+from sparring.search import forward, slope
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Goal, Model, Norm
@@ -51,7 +51,7 @@ def leads(search: Nearest, z: Tensor, x: Tensor, count: int, others: Tensor | No
     with torch.enable_grad():
         lead = outputs.gather(1, chosen) - outputs.gather(1, labels.unsqueeze(1))
         for k in range(chosen.shape[1]):
-            (gradient,) = torch.autograd.grad(lead[~reached, k].sum(), point, retain_graph=k + 1 < chosen.shape[1])
+            gradient = slope(lead[~reached, k].sum(), point, again=k + 1 < chosen.shape[1])
             gradients.append(gradient.nan_to_num(0, 0, 0))
     return search.record(z, x, reached, lead.detach(), torch.stack(gradients, 1), reached, x, others, *carry)
 

@@ -12,7 +12,7 @@ from sparring.attacks.runner_up import runners_up
 from sparring.errors import BadInput
 from sparring.norms import rows
 from sparring.registry import register
-from sparring.search import forward, take
+from sparring.search import forward, slope, take
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Goal, Model
@@ -116,8 +116,8 @@ class JSMA:
                 aim = aims[going].unsqueeze(1)
                 target = outputs[going].gather(1, aim).sum()
                 others = outputs[going].scatter(1, aim, -torch.inf).logsumexp(1).sum()
-                (raises,) = torch.autograd.grad(target, point, retain_graph=True)
-                (lowers,) = torch.autograd.grad(-others, point)
+                raises = slope(target, point, again=True)
+                lowers = slope(-others, point)
             place, z, movable, goal, aims = take((place, z, movable, goal, aims), going)
             raises, lowers = (gradient[going].nan_to_num(0, 0, 0) for gradient in (raises, lowers))
             before, (z, movable, chosen) = z, self._move(z, movable, raises, lowers)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparring.search import forward, take
+from sparring.search import forward, slope, take
 from sparring.threats import Ball
 from sparring.types import Goal, Loss, Model, Norm
 
@@ -45,7 +45,7 @@ class Nearest:
         point, outputs = forward(self.model, z)
         with torch.enable_grad():
             score = self.loss(outputs, self.goal)
-            (gradient,) = torch.autograd.grad(score.sum(), point)
+            gradient = slope(score.sum(), point)
         reached = self.goal.reached(outputs.detach())
         return self.record(z, x, reached, gradient.nan_to_num(0, 0, 0), score.detach(), reached, x, *carry)
 
