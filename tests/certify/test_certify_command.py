@@ -1,8 +1,15 @@
 """`sparring certify` says what it has proved."""
 
+import numpy as np
+import pytest
+import torch
 from click.testing import CliRunner
 
+from sparring.certify import crown
 from sparring.cli import cli
+from sparring.errors import BadInput
+from sparring.networks import mlp
+from sparring.threats import linf
 
 GIVEN = ["certify", "sparring.networks:mlp", "--data", "digits", "--limit", "20"]
 
@@ -20,3 +27,17 @@ def test_what_is_right_without_a_threat_is_certified_and_nothing_within_a_large_
 def test_certificates_are_listed():
     listed = CliRunner().invoke(cli, ["list", "certificates"], catch_exceptions=False).output
     assert "alpha-crown" in listed
+
+
+def test_no_rows_get_no_bounds():
+    assert crown()(mlp(), torch.zeros(0, 1, 28, 28), torch.zeros(0, dtype=torch.int64), linf(0.1)).shape == (0,)
+
+
+@pytest.mark.parametrize("value", [np.nan, 255.0])
+def test_inputs_that_no_bound_can_hold_for_are_refused(tmp_path, value):
+    x = np.full((20, 1, 28, 28), 0.5, dtype=np.float32)
+    x[3, 0, 0, 0] = value
+    np.savez(tmp_path / "odd.npz", x=x, y=np.arange(20) % 10)
+    given = ["certify", "sparring.networks:mlp", "--data", str(tmp_path / "odd.npz"), "--threat", "linf:0.01"]
+    with pytest.raises(BadInput, match="not finite, or outside"):
+        CliRunner().invoke(cli, given, catch_exceptions=False)

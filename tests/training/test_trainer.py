@@ -179,3 +179,9 @@ def test_a_network_that_does_not_fit_the_data_is_refused_in_one_line() -> None:
         fit(mlp().requires_grad_(False), few(16), standard, epochs=1)
     with pytest.raises(BadInput, match="logits"):
         fit(nn.Sequential(nn.Flatten(), nn.Linear(784, 1)), few(16), standard, epochs=1)
+
+
+def test_inputs_that_are_not_finite_are_named_rather_than_the_learning_rate() -> None:
+    x = torch.full((40, 1, 28, 28), torch.nan)
+    with pytest.raises(BadInput, match=r"not finite.*clean the data"):
+        fit(mlp(hidden=8), Arrays(x=x, y=torch.zeros(40, dtype=torch.int64), name="odd"), standard, epochs=1)

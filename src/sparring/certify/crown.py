@@ -191,7 +191,8 @@ def _behind(net: Graph, k: int) -> bool:
 def margins(net: Graph, labels: Tensor) -> Tensor:
     """`logit_y - logit_c` as rows on the logits, `(B, K - 1, K)`: a linear map that joins the last layer's."""
     classes = torch.eye(net.size(len(net.nodes))[0], dtype=torch.float64)
-    others = torch.stack([classes[[c for c in range(len(classes)) if c != y]] for y in labels.tolist()])
+    _, other = (torch.arange(len(classes)) != labels.unsqueeze(1)).nonzero(as_tuple=True)
+    others = classes[other].view(len(labels), len(classes) - 1, len(classes))
     return classes[labels].unsqueeze(1) - others
 
 
@@ -202,6 +203,7 @@ def _each(model: Model | Graph, x: Tensor, labels: Tensor, threat: Ball, bound: 
         found = [
             bound(net, Region.of(threat, some), margins(net, y)).amin(1)
             for some, y in zip(torch.split(x, BATCH), torch.split(labels, BATCH), strict=True)
+            if len(y)  # no rows split into one batch of none
         ]
         least = torch.cat(found) if found else x.new_zeros(0).double()
         return torch.nextafter(least.float(), torch.tensor(-torch.inf))

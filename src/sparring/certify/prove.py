@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparring.certify.graph import Graph, graph
+from sparring.errors import BadInput
 from sparring.models.victim import Victim
 from sparring.threats import Ball
 from sparring.types import Data
@@ -37,12 +38,18 @@ def prove(
     """Certify all examples that the model gets right; the others' bound is minus infinity.
 
     Raises:
-        BadInput: a model or a threat that has no bounds.
+        BadInput: a model or a threat that has no bounds, or inputs that are not finite or outside of the box.
     """
     net = graph(victim, data.take([0])[0])
     bounds: list[Tensor] = []
     for first in range(0, len(data), BATCH):
         x, labels = data.take(range(first, min(first + BATCH, len(data))))
+        if not bool(threat.contains(x, x).all()):
+            raise BadInput(
+                f"inputs in {data.name} that are not finite, or outside of {threat.low:g} to {threat.high:g}",
+                "finite inputs within the bounds",
+                "clean the data, or give --bounds",
+            )
         right = net(x).argmax(1) == labels
         lower = torch.full((len(x),), -torch.inf)
         lower[right] = certificate(net, x[right], labels[right], threat)

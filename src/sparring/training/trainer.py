@@ -340,6 +340,8 @@ class _Run:
             self.leaks = max(self.leaks or 0, passes.leaked)
         said = value.item()
         if not math.isfinite(said):
+            if not bool(x.isfinite().all()):
+                raise BadInput(f"inputs in {self.name} that are not finite", "finite inputs", "clean the data")
             raise BadInput(f"a loss of {said} at update {self.step + 1}", "a finite loss", "lower lr")
         norm = self.gradient_norm()
         lr = float(self.rate.get_last_lr()[0])
