@@ -14,34 +14,26 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import logging
 import math
-import os
-import platform
 import statistics
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
+from record import begin, digits, last, published, save
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from sparring.attacks import boundary, geoda, hop_skip_jump, rays, sign_opt, surfree
 from sparring.goals import Untargeted
-from sparring.networks import wong_cnn
 from sparring.streams import Streams
 from sparring.threats import l2, linf
 
-RESULT = Path(__file__).parent / "results" / "decisions.json"
 MARKS = (250, 500, 1000, 2000, 4000)
 NETWORKS = {
     "wong fgsm-rs, linf 0.3": "wong_fgsm_mnist_linf0.3.pth",
@@ -191,25 +183,8 @@ def rays_peer(name: str, bout: Bout, seed: int) -> Distances:
     return watch(lambda: published_rays(witness, bout.x, bout.labels), witness)
 
 
+PACKAGES = ("foolbox", "adversarial-robustness-toolbox")
 PEERS = {"foolbox": foolbox_peer, "art": art_peer, "rays": rays_peer}
-
-
-def network(name: str) -> nn.Module:
-    weights = torch.load(
-        Path(os.environ["SPARRING_DATA"]) / "models" / NETWORKS[name], weights_only=True, map_location="cpu"
-    )
-    model = wong_cnn()
-    model.load_state_dict(weights)
-    return model.eval().requires_grad_(False)
-
-
-def digits(model: nn.Module, count: int) -> tuple[Tensor, Tensor]:
-    """The first images of MNIST's test set that the network knows."""
-    mnist = np.load(Path(os.environ["SPARRING_DATA"]) / "mnist" / "mnist.npz", allow_pickle=False)
-    x = torch.from_numpy(mnist["x_test"][: 2 * count]).float().div(255).unsqueeze(1)
-    labels = torch.from_numpy(mnist["y_test"][: 2 * count]).long()
-    right = model(x).argmax(1) == labels
-    return x[right][:count], labels[right][:count]
 
 
 def questions_for(distance: float, medians: dict[str, float]) -> float | None:
@@ -247,13 +222,11 @@ def main() -> None:
     options.add_argument("--network", choices=list(NETWORKS), action="append")
     options.add_argument("--only", default="", help="contestants whose NORM NAME contains this")
     given = options.parse_args()
-    warnings.simplefilter("ignore")  # the peers' own
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(1)
-    record = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {"networks": {}}
+    begin()
+    record = last("decisions") or {"networks": {}}
     for chosen in given.network or NETWORKS:
-        model = network(chosen)
-        x, labels = digits(model, given.images)
+        model = published(NETWORKS[chosen])
+        x, labels = digits(given.images, known_to=model)
         kept = record["networks"].setdefault(chosen, {"images": len(x), "seeds": {}, "medians": {}})
         for norm in THREATS:
             rivals = [peer for peers in RIVALS[norm].values() for peer in peers]
@@ -269,18 +242,10 @@ def main() -> None:
                     str(mark): round(statistics.mean(each[mark].median().item() for each in found), 4) for mark in MARKS
                 }
                 print(f"{chosen}: {norm} {name}, {time.process_time() - start:.0f} s", flush=True)
-                save(record)
+                save("decisions", record, *PACKAGES)
         kept["against_peers"] = compare(kept["medians"])
         show(chosen, kept)
-    save(record)
-
-
-def save(record: dict[str, object]) -> None:
-    record["machine"] = {"processor": platform.machine(), "python": platform.python_version()}
-    packages = ("torch", "sparring", "foolbox", "adversarial-robustness-toolbox")
-    record["versions"] = {package: version(package) for package in packages}
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save("decisions", record, *PACKAGES)
 
 
 def show(name: str, found: dict[str, object]) -> None:

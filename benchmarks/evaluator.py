@@ -12,18 +12,14 @@ of some networks keeps what the file says of the others.
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import os
-import platform
 import time
-import warnings
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from record import begin, last, save
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -34,7 +30,6 @@ from sparring.models.loading import load as load_model
 from sparring.threats import linf
 from sparring.views import Counted
 
-RESULT = Path(__file__).parent / "results" / "evaluator.json"
 EPS = 0.3
 NETWORKS = {
     "wong": ("sparring.networks:wong_cnn", "wong_fgsm_mnist_linf0.3.pth"),
@@ -109,12 +104,10 @@ def main() -> None:
         "--without-peer", action="store_true", help="the audit alone: on 10,000, AutoAttack takes hours"
     )
     given = options.parse_args()
-    warnings.simplefilter("ignore")  # the peer's own
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(1)
+    begin()
 
     audit(network("wong"), first(load("mnist"), 64), linf(EPS), suite="quick")  # imports are not what is measured
-    found = json.loads(RESULT.read_text(encoding="utf-8"))["runs"] if RESULT.exists() else {}
+    found = last("evaluator").get("runs", {})
     for spec in given.limit or ("wong=1000", "trades=500"):
         name, _, count = spec.partition("=")
         mine = ours(name, int(count), given.suite)
@@ -123,14 +116,8 @@ def main() -> None:
             run["autoattack"] = theirs(name, int(count))
             run["times_faster"] = round(run["autoattack"]["seconds"] / mine["seconds"], 1)
         found[f"{name}, {count} images, {given.suite}"] = run
-        record = {
-            "settings": {"eps": EPS, "threads": 1},
-            "machine": {"processor": platform.machine(), "python": platform.python_version()},
-            "versions": {package: version(package) for package in ("torch", "sparring", "torchattacks")},
-            "runs": dict(sorted(found.items())),
-        }
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        record = {"settings": {"eps": EPS, "threads": 1}, "runs": dict(sorted(found.items()))}
+        save("evaluator", record, "torchattacks")
 
     table = Table(title=f"MNIST, linf {EPS}, one thread")
     for column in (

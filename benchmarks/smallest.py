@@ -13,36 +13,29 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import os
-import platform
 import sys
 import time
 import types
-import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import numpy as np
 import torch
+from record import begin, digits, last, published, save
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from sparring.attacks import bisection, ddn, fmn, pdpgd, sigma_zero, smallest
 from sparring.goals import Untargeted
-from sparring.networks import wong_cnn
 from sparring.norms import NORMS
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Attack, Model
 from sparring.views import Counted
 
-RESULT = Path(__file__).parent / "results" / "smallest.json"
-PEERS = ("torch", "sparring", "adv-lib", "foolbox")
+PEERS = ("adv-lib", "foolbox")
 NETWORKS = {"Wong FGSM-RS 0.3": "wong_fgsm_mnist_linf0.3.pth", "Wong-Kolter 0.1": "wong_kolter_mnist_linf0.1.pth"}
 ORDERS = {"linf": torch.inf, "l2": 2, "l1": 1, "l0": 0}
 HINTS = {"linf": 1.0, "l2": 2.0, "l1": 10.0, "l0": 20.0}  # where bisection begins; APGD's begins at 1, too
@@ -50,14 +43,6 @@ RECOMMENDED = "sparring smallest"
 
 Run = Callable[[Model, Tensor, Tensor], Tensor]
 """A model, inputs and labels to what the attack returns."""
-
-
-def network(folder: Path, file: str) -> nn.Module:
-    model = wong_cnn()
-    state = torch.load(folder / "models" / file, weights_only=True, map_location="cpu")
-    state = state.get("state_dict", state)
-    model.load_state_dict(state[0] if isinstance(state, list) else state)
-    return model.requires_grad_(requires_grad=False).eval()
 
 
 def rounds_of(steps: int) -> tuple[int, int]:
@@ -188,13 +173,6 @@ def ahead(curves: dict[str, dict[str, dict[str, float | None]]]) -> dict[str, bo
     return result
 
 
-def installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     options.add_argument("--count", type=int, default=100)
@@ -202,19 +180,14 @@ def main() -> None:
     options.add_argument("--norms", nargs="+", default=list(NORMS), choices=list(NORMS))
     options.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     given = options.parse_args()
-    warnings.simplefilter("ignore")  # the peers' own
-    torch.set_num_threads(1)
+    begin()
+    x, labels = digits(given.count)
 
-    folder = Path(os.environ.get("SPARRING_DATA", "."))
-    digits = np.load(folder / "mnist" / "mnist.npz", allow_pickle=False)
-    x = torch.from_numpy(digits["x_test"][: given.count]).float().div(255).unsqueeze(1)
-    labels = torch.from_numpy(digits["y_test"][: given.count]).long()
-
-    before = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    before = last("smallest")
     same = before.get("settings") == {"count": given.count, "budgets": given.budgets}
     curves = before["curves"] if same else {}
     for name in given.networks:
-        model = network(folder, NETWORKS[name])
+        model = published(NETWORKS[name])
         for norm in given.norms:
             found: dict[str, dict[str, dict[str, float | None]]] = {}
             for budget in given.budgets:
@@ -225,18 +198,15 @@ def main() -> None:
             Console().print(table(name, norm, found))
             Console().print(f"recommended at or below all peers: {ahead(found)}")
 
-    RESULT.parent.mkdir(exist_ok=True)
     record = {
         "settings": {"count": given.count, "budgets": given.budgets},
-        "machine": {"processor": platform.machine(), "python": platform.python_version(), "threads": 1},
-        "versions": {package: installed(package) for package in PEERS},
         "recommended": RECOMMENDED,
         "at_or_below_all_peers": {
             name: {norm: ahead(found) for norm, found in norms.items()} for name, norms in curves.items()
         },
         "curves": curves,
     }
-    RESULT.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save("smallest", record, *PEERS)
 
 
 if __name__ == "__main__":

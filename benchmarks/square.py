@@ -12,30 +12,23 @@ are chosen so that the budget breaks about half of the images. Writes `results/s
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import random
 import statistics
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import numpy as np
 import torch
+from record import begin, digits, installed, published, save
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from sparring.attacks import square
 from sparring.goals import Untargeted
-from sparring.networks import wong_cnn
 from sparring.streams import Streams
 from sparring.threats import Ball, l1, l2, linf
 
-RESULT = Path(__file__).parent / "results" / "square.json"
 CASES = {
     "wong_fgsm_mnist_linf0.3": (linf(0.315), l2(2.0), l1(8.0)),
     "wong_kolter_mnist_linf0.1": (linf(0.15), l2(1.75), l1(6.0)),
@@ -121,40 +114,21 @@ def art(case: Case, queries: int, seed: int) -> Run:
 PEERS: dict[str, Callable[..., Run]] = {"torchattacks": torchattacks, "art": art}
 
 
-def load(folder: Path, name: str, count: int) -> tuple[nn.Module, Tensor, Tensor]:
-    """A published network, and the first test digits that it gets right."""
-    model = wong_cnn().eval()
-    model.load_state_dict(torch.load(folder / "models" / f"{name}.pth", weights_only=True, map_location="cpu"))
-    digits = np.load(folder / "mnist" / "mnist.npz", allow_pickle=False)
-    x = torch.from_numpy(digits["x_test"][: 2 * count]).float().div(255).unsqueeze(1)
-    y = torch.from_numpy(digits["y_test"][: 2 * count]).long()
-    with torch.no_grad():
-        right = (model(x).argmax(1) == y).nonzero().flatten()[:count]
-    return model, x[right], y[right]
-
-
 def summary(runs: list[Run], images: int, queries: int) -> dict[str, object]:
     """Over the seeds: success along the way, queries to success (the budget where there is none), and passes."""
     curve = np.array([run.stood for run in runs]) / images
     needed = [np.repeat(range(1, queries + 1), -np.diff(run.stood)).tolist() for run in runs]
+    successes = [statistics.median(found) for found in needed if found]
     every = [sorted(found + [queries] * (images - len(found))) for found in needed]
     return {
         "success": round(1 - float(curve[:, -1].mean()), 4),
         "success_at": {str(k): round(1 - float(curve[:, k].mean()), 4) for k in AT if k <= queries},
         "mean_queries": round(float(curve[:, :queries].sum(1).mean()), 1),
         "median_queries": round(statistics.mean(statistics.median(row) for row in every), 1),
-        "median_of_successes": round(statistics.mean(statistics.median(found) for found in needed if found), 1),
+        "median_of_successes": round(statistics.mean(successes), 1) if successes else None,
         "passes": round(statistics.mean(run.passes for run in runs) / images, 1),
         "mean_queries_by_seed": [round(float(row[:queries].sum()), 1) for row in curve],
     }
-
-
-def installed(package: str) -> str | None:
-    """Its version, if it is there."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def main() -> None:
@@ -164,9 +138,7 @@ def main() -> None:
     options.add_argument("--queries", type=int, default=1000)
     options.add_argument("--seeds", type=int, default=5)
     given = options.parse_args()
-    warnings.simplefilter("ignore")  # the peers' own
-    torch.set_num_threads(1)
-    folder = Path(os.environ["SPARRING_DATA"])
+    begin()
     here = {
         name: ask
         for name, ask in PEERS.items()
@@ -179,7 +151,8 @@ def main() -> None:
         table.add_column(head, justify="right" if head in heads[3:] else "left")
     cases = []
     for network, threats in CASES.items():
-        model, x, y = load(folder, network, given.images)
+        model = published(f"{network}.pth")
+        x, y = digits(given.images, known_to=model)
         for threat in threats:
             asked = {"sparring": ours} | (here if threat.norm.name != "l1" else {})
             rows = {
@@ -197,17 +170,11 @@ def main() -> None:
                 table.add_row(network, str(threat), name, f"{100 * float(str(row['success'])):.1f} %", *along, *cells)
     Console(width=160).print(table)
 
-    RESULT.parent.mkdir(exist_ok=True)
     record = {
         "settings": vars(given),
-        "machine": {"processor": platform.machine(), "python": platform.python_version()},
-        "versions": {
-            package: installed(package)
-            for package in ("torch", "sparring", "torchattacks", "adversarial-robustness-toolbox")
-        },
         "cases": cases,
     }
-    RESULT.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save("square", record, "torchattacks", "adversarial-robustness-toolbox")
 
 
 if __name__ == "__main__":

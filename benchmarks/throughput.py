@@ -13,18 +13,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import json
-import logging
-import platform
 import statistics
 import time
-import warnings
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
+from record import begin, save
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -36,8 +31,7 @@ from sparring.steps import ascent, chain, scale
 from sparring.streams import Streams
 from sparring.threats import linf
 
-RESULT = Path(__file__).parent / "results" / "throughput.json"
-PEERS = ("torch", "sparring", "foolbox", "torchattacks", "adversarial-robustness-toolbox")
+PEERS = ("foolbox", "torchattacks", "adversarial-robustness-toolbox")
 EPS = 8 / 255
 
 
@@ -134,22 +128,13 @@ def measure(timed: dict[str, Callable[[], object]], rounds: int) -> dict[str, li
     return seconds
 
 
-def installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     options.add_argument("--rounds", type=int, default=15)
     options.add_argument("--steps", type=int, default=40)
     options.add_argument("--batch", type=int, default=64)
     given = options.parse_args()
-    warnings.simplefilter("ignore")  # the peers' own
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(1)
+    begin()
     keep_memory()
 
     model = small_cnn()
@@ -172,14 +157,11 @@ def main() -> None:
         table.add_row(name, f"{row['seconds']:.3f}", f"{row['of_the_limit']:.2f}", f"{row['best_of_the_limit']:.2f}")
     Console().print(table)
 
-    RESULT.parent.mkdir(exist_ok=True)
     record = {
         "settings": vars(given) | {"threads": 1, "eps": EPS},
-        "machine": {"processor": platform.machine(), "python": platform.python_version()},
-        "versions": {package: installed(package) for package in PEERS},
         "contestants": rows,
     }
-    RESULT.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save("throughput", record, *PEERS)
 
 
 if __name__ == "__main__":

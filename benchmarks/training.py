@@ -12,20 +12,16 @@ busy machine slows all alike. Writes `results/training.json` beside this file.
 from __future__ import annotations
 
 import argparse
-import json
-import logging
-import platform
 import statistics
 import time
-import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
+from record import begin, save
 from rich.console import Console
 from rich.table import Table
-from throughput import installed, keep_memory, measure
+from throughput import keep_memory, measure
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam
@@ -37,8 +33,7 @@ from sparring.threats import linf
 from sparring.training import adversarial, inner_pgd
 from sparring.training.trainer import Trainer
 
-RESULT = Path(__file__).parent / "results" / "training.json"
-PEERS = ("torch", "lightning-fabric", "sparring", "torchattacks", "adversarial-robustness-toolbox")
+PEERS = ("lightning-fabric", "torchattacks", "adversarial-robustness-toolbox")
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"wong_cnn": wong_cnn, "slim_cnn": slim_cnn}
 THREAT = linf(0.3)
 LIMIT = 1.05
@@ -134,9 +129,7 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=128)
     options.add_argument("--examples", type=int, default=256)
     given = options.parse_args()
-    warnings.simplefilter("ignore")  # the peers' own
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(1)
+    begin()
     keep_memory()
 
     console, rows = Console(), {}
@@ -162,16 +155,13 @@ def main() -> None:
         table.add_row(name, *(f"{best:.2f}" for best in whole[name].values()))
     console.print(table)
 
-    RESULT.parent.mkdir(exist_ok=True)
     record = {
         "settings": vars(given) | {"threads": 1, "eps": THREAT.eps, "limit": LIMIT},
-        "machine": {"processor": platform.machine(), "python": platform.python_version()},
-        "versions": {package: installed(package) for package in PEERS},
         "measured": time.strftime("%Y-%m-%d"),
         "step": rows,
         "epoch": whole,
     }
-    RESULT.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save("training", record, *PEERS)
 
 
 if __name__ == "__main__":

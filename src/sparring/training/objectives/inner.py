@@ -12,7 +12,7 @@ from torch import Tensor
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
 from sparring.registry import find, members
-from sparring.search import forward
+from sparring.search import forward, slope
 from sparring.steps import ascent, chain, scale
 from sparring.streams import Streams
 from sparring.threats import Ball
@@ -42,7 +42,7 @@ class Ascent:
         for i in range(self.steps):
             point, outputs = forward(model, z)
             with torch.enable_grad():
-                (gradient,) = torch.autograd.grad(self.loss(outputs, goal).sum(), point)
+                gradient = slope(self.loss(outputs, goal).sum(), point)
             move, state = self.step.update(gradient.nan_to_num_(), state, i)
             z = project(z + move)
         return z
