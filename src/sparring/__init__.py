@@ -6,9 +6,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from sparring.evaluate import audit, examine
+    from sparring.hardening import train
     from sparring.models.loading import adopt, load
     from sparring.threats import l0, l1, l2, linf
-    from sparring.training.run import train
 
 _WHERE = {
     "adopt": "sparring.models.loading",
@@ -19,7 +19,7 @@ _WHERE = {
     "l2": "sparring.threats",
     "linf": "sparring.threats",
     "load": "sparring.models.loading",
-    "train": "sparring.training.run",
+    "train": "sparring.hardening",
 }
 
 __all__ = ["__version__", "adopt", "audit", "examine", "l0", "l1", "l2", "linf", "load", "train"]

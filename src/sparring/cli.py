@@ -302,8 +302,8 @@ def train(**given: Any) -> int:
 
     Any torch network or Keras model on torch. Leaves weights.pt, train.toml, history.csv, result.json and a report.
     """
+    from sparring.hardening import train as run
     from sparring.training.hardware import Hardware
-    from sparring.training.run import train as run
     from sparring.training.settings import layers
 
     out = _folder(given["out"])

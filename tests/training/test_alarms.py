@@ -15,6 +15,7 @@ from torch.nn import functional
 from sparring.data import Arrays, Subset, first
 from sparring.data.named import digits
 from sparring.goals import Never
+from sparring.hardening import train
 from sparring.networks import mlp, wong_cnn
 from sparring.streams import Streams
 from sparring.threats import linf
@@ -30,7 +31,6 @@ from sparring.training.alarms import (
 )
 from sparring.training.objectives import single_step
 from sparring.training.rates import flat
-from sparring.training.run import train
 from sparring.training.weights import AWP
 from sparring.types import Data
 

@@ -25,10 +25,10 @@ from sparring.cli import cli, main
 from sparring.data import Arrays, digits, first
 from sparring.errors import BadInput
 from sparring.evaluate import Result
+from sparring.hardening import split, train
 from sparring.networks import mlp
 from sparring.threats import linf
 from sparring.training import Alarm, Looked, Progress, tensorboard
-from sparring.training.run import split, train
 
 SMALL = ("--data", "digits", "--limit", "600", "--threat", "linf:0.1", "--epochs", "2")
 QUICK = ("--budget", "quick", "--set", "audit.limit=60", "--set", "data.validation=60", "--set", "optimiser.lr=0.01")
@@ -277,7 +277,7 @@ import torch
 
 from sparring.data import digits, first
 from sparring.threats import linf
-from sparring.training.run import train
+from sparring.hardening import train
 
 torch.set_num_threads(1)
 keras.utils.set_random_seed(0)

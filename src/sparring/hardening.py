@@ -394,7 +394,7 @@ def _reported(done: Trained, folder: Path | None, language: Language, watch: Wat
     if folder is None or done.before is None or done.after is None:
         return done
     from sparring import report
-    from sparring.training.pages import section
+    from sparring.report.training import section
 
     done.after.save(folder / "result.json")
     galleries = {done.before.name: report.read(folder / "before")[1], done.after.name: report.read(folder)[1]}
