@@ -159,7 +159,8 @@ def train(
         if folder is not None:
             told.append(written(folder / "history.csv"))
         if log:
-            told.append(watchers.enter_context(tensorboard((folder or Path()) / "tensorboard", eps=ball.eps)))
+            place, faced = (folder or Path()) / "tensorboard", chosen.stretch * ball.eps
+            told.append(watchers.enter_context(tensorboard(place, eps=faced)))
 
         def tell(event: Event) -> None:
             for one in told:

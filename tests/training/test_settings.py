@@ -71,6 +71,15 @@ def test_settings_stand_for_what_they_say() -> None:
     assert settings.augmentation() == each(*(members("augmentations")["flip"].make(), shifts(4)))
 
 
+def test_training_faces_the_stretched_threat_and_the_audit_the_one_that_was_named() -> None:
+    settings = Settings.of({"threat": "linf:0.1", "stretch": 1.1, "remedy": {"name": "trades"}})
+    objective, remedy = settings.objectives(settings.ball(), 10)
+    assert isinstance(objective, Adversarial)
+    assert isinstance(remedy, TRADES)
+    assert objective.threat == remedy.threat == linf(1.1 * 0.1)
+    assert settings.ball() == linf(0.1)
+
+
 def test_what_is_not_said_is_what_the_trainer_does() -> None:
     settings = Settings.of({"threat": "linf:0.1"})
     objective, _ = settings.objectives(linf(0.1), 10)

@@ -23,6 +23,7 @@ from sparring.threats import linf
 from sparring.training import Event, Progress, adversarial, fit, inner_pgd, shifts, standard
 from sparring.training.rates import one_cycle
 from sparring.training.schedules import linear
+from sparring.training.weights import swa
 from sparring.types import Data
 
 
@@ -185,3 +186,13 @@ def test_inputs_that_are_not_finite_are_named_rather_than_the_learning_rate() ->
     x = torch.full((40, 1, 28, 28), torch.nan)
     with pytest.raises(BadInput, match=r"not finite.*clean the data"):
         fit(mlp(hidden=8), Arrays(x=x, y=torch.zeros(40, dtype=torch.int64), name="odd"), standard, epochs=1)
+
+
+def test_averaged_weights_get_running_statistics_of_their_own() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+    data = few(256)
+    trained = fit(network, data, standard, epochs=3, batch_size=256, lr=0.05, average=swa, settled=0.3)
+    with torch.no_grad():
+        hidden = trained[1](data.take(range(256))[0].flatten(1))
+    assert torch.allclose(trained[2].running_mean, hidden.mean(0), atol=1e-5)
+    assert torch.allclose(trained[2].running_var, hidden.var(0), rtol=1e-4)

@@ -102,6 +102,8 @@ class Settings(Part):
     optimiser: OptimiserPart = OptimiserPart()
     schedule: Named = Field(default_factory=lambda: {"name": "one-cycle"})
     ramp: Named = Field(default_factory=lambda: {"name": "linear", "share": 0.3})
+    stretch: float = Field(default=1.0, gt=0)
+    """The eps that training faces, as a multiple of the threat's: a little over 1 leaves room (Gowal et al., 2018)."""
     clip: float | None = Field(default=None, gt=0)
     precision: Literal["32", "bf16-mixed"] = "32"
     augment: tuple[str | Named, ...] = ()
@@ -161,7 +163,8 @@ class Settings(Part):
         return threat
 
     def objectives(self, threat: Ball, classes: int) -> tuple[Objective, Objective | None]:
-        """The objective, and the one to go on with after catastrophic overfitting."""
+        """The objective, and the one to go on with after catastrophic overfitting, against the stretched threat."""
+        threat = threat.at(self.stretch * threat.eps)
         remedy = None if self.remedy is None or self.remedy.get("name") == "none" else _objective(self.remedy, threat)
         objective = _objective(self.objective, threat)
         for one in self.augment:

@@ -33,7 +33,7 @@ from sparring.training.rates import Rate, one_cycle
 from sparring.training.reading import Mixed, reader
 from sparring.training.schedules import linear
 from sparring.training.validation import Validation, measure
-from sparring.training.weights import Average, Neighbourhood, ema
+from sparring.training.weights import Average, Neighbourhood, ema, refreshed
 from sparring.types import Data
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ MEASURED_NORM = 10
 
 AGREE = 20
 """Updates between two agreements of several processes on whether to stop, or to write a checkpoint."""
+
+REFRESH = 50
+"""Batches, as they are, from which the running statistics of averaged weights are taken anew."""
 
 WATCHED = 3
 """Updates, at the start of every epoch, that are watched for BatchNorm leaking."""
@@ -383,6 +386,10 @@ class _Run:
             classes=self.classes,
         )
         self.leaks = None
+        if self.average is not None and self.average.stale and self.average.seen:
+            refreshed(
+                self.average.network, (self.source(rows)[0].to(self.fabric.device) for rows in self.rows[:REFRESH])
+            )
         due = plan.validation is not None and (number % plan.validation.every == 0 or self.step == self.steps)
         x = z = None
         if due and self.tells:

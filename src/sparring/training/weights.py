@@ -103,12 +103,13 @@ class Average:
     """The running average of a network's weights: `a <- k a + (1 - k) w`, where `kept(n)` says k after n networks.
 
     `network` is a copy of the one handed over, in inference mode. Weights are averaged; buffers are those of the
-    network seen last (see `refreshed` for the running statistics of BatchNorm).
+    network seen last. Where that is far from the average, the running statistics of BatchNorm are `stale`, and have to
+    be `refreshed` before use.
     """
 
-    def __init__(self, network: nn.Module, kept: Callable[[int], float]) -> None:
+    def __init__(self, network: nn.Module, kept: Callable[[int], float], *, stale: bool = False) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self.kept, self.seen = kept, 0
+        self.kept, self.seen, self.stale = kept, 0, stale
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
@@ -146,12 +147,12 @@ def ema(network: nn.Module, decay: float = 0.999) -> Average:
 
 
 def swa(network: nn.Module) -> Average:
-    """The plain mean of all weights seen, `k = n / (n + 1)`; update it once an epoch late in training.
+    """The plain mean of all weights seen, `k = n / (n + 1)`, from late in training on.
 
     Izmailov et al. (2018). A network with BatchNorm must be `refreshed` before use: its running statistics are those of
-    other weights.
+    other weights. The trainer does so after every epoch.
     """
-    return Average(network, lambda n: n / (n + 1))
+    return Average(network, lambda n: n / (n + 1), stale=True)
 
 
 @torch.no_grad()
