@@ -11,8 +11,6 @@ that breaks at once, which this untrained one does. Writes `results/throughput.j
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import statistics
 import time
 from collections.abc import Callable
@@ -25,6 +23,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sparring.allocator import keep_freed
 from sparring.attacks import PGD, Grid, pgd
 from sparring.goals import Never, Untargeted
 from sparring.steps import ascent, chain, scale
@@ -103,18 +102,6 @@ def peers(model: nn.Module, x: Tensor, labels: Tensor, steps: int, size: float) 
     return found
 
 
-def keep_memory() -> None:
-    """Ask the C library to keep what is freed (glibc; elsewhere nothing happens).
-
-    Otherwise it hands megabytes back to the system and asks for them again in every step, or does not, as small
-    allocations happen to lie: a tenth of the time for one contestant or another, from one run to the next.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for option, value in ((-1, 2**31 - 1), (-2, 2**28), (-3, 2**25)):  # trim threshold, top pad, mmap threshold
-            mallopt(option, value)
-
-
 def measure(timed: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of every contestant in every round, after one round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in timed}
@@ -135,7 +122,7 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=64)
     given = options.parse_args()
     begin()
-    keep_memory()
+    keep_freed()
 
     model = small_cnn()
     x = Streams.of(0, range(given.batch)).uniform(3, 32, 32)

@@ -21,11 +21,12 @@ import torch
 from record import begin, save
 from rich.console import Console
 from rich.table import Table
-from throughput import keep_memory, measure
+from throughput import measure
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam
 
+from sparring.allocator import keep_freed
 from sparring.data.arrays import Arrays
 from sparring.networks import slim_cnn, wong_cnn
 from sparring.streams import Streams
@@ -130,7 +131,7 @@ def main() -> None:
     options.add_argument("--examples", type=int, default=256)
     given = options.parse_args()
     begin()
-    keep_memory()
+    keep_freed()
 
     console, rows = Console(), {}
     table = Table(title=f"A step of training with PGD-{given.steps}, batch {given.batch}, one thread")

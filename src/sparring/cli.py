@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from sparring import __version__
+from sparring.allocator import keep_freed
 from sparring.errors import BadInput
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ PLAIN_WIDTH = 160
 
 def main() -> NoReturn:
     """Run the command line. Status 0: fine; 1: a gate failed; 2: wrong use or bad input, said in one line."""
+    keep_freed()
     try:
         status = cli.main(standalone_mode=False)
     except BadInput as error:

@@ -18,6 +18,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from sparring.allocator import keep_freed
 from sparring.errors import BadInput
 from sparring.evaluate.ledger import Cost, Ledger, Outcome
 from sparring.goals import Untargeted
@@ -186,6 +187,7 @@ def _enter(ring: Ring) -> None:
     global _RING  # noqa: PLW0603  (a worker process is handed its ring once)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    keep_freed()
     _RING = ring
 
 
