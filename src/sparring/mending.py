@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from sparring.norms import rows
 from sparring.streams import Streams
 from sparring.types import Model
+from sparring.views import stand
 
 
 def mended(model: Model) -> Model:
@@ -87,26 +88,9 @@ def nearby(model: Model, *, width: float, draws: int = 8) -> Model:
         if not torch.is_grad_enabled():
             return outputs
         around = width * noise.normal(*x.shape[1:], device=x.device).to(x.dtype)
-        return _stand(outputs, torch.stack([model(x + u) for u in around]).mean(0))
+        return stand(outputs, torch.stack([model(x + u) for u in around]).mean(0))
 
     return view
-
-
-class _Stand(torch.autograd.Function):
-    """The value of one tensor with the gradient of another, to the last bit."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, soft: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        return None, gradients[0]
-
-
-def _stand(value: Tensor, soft: Tensor) -> Tensor:
-    stood: Tensor = _Stand.apply(value.detach(), soft.to(value.dtype))  # type: ignore[no-untyped-call]
-    return stood
 
 
 def _moderate(x: Tensor, most: float) -> Tensor:
@@ -201,7 +185,7 @@ class _Mend(TorchFunctionMode):
             if soft is not None:
                 value = func(first.detach().clone(), *args[1:], **kwargs)
                 self.met += [name.strip("_")] * self._blocks(name, value, first)
-                return first.copy_(_stand(value, soft)) if in_place else self._known(value, soft)
+                return first.copy_(stand(value, soft)) if in_place else self._known(value, soft)
         return self._carried(func, name, args, kwargs)
 
     def _blocks(self, name: str, value: Tensor, x: Tensor) -> bool:
@@ -214,7 +198,7 @@ class _Mend(TorchFunctionMode):
     def _known(self, value: Tensor, soft: Tensor) -> Tensor:
         """The value, with the gradient of what stands for it, now or once it is a float tensor again."""
         if value.is_floating_point():
-            return _stand(value, soft)
+            return stand(value, soft)
         self.soft[id(value)] = (value, soft)
         return value
 
@@ -330,7 +314,7 @@ def bridged(model: Model, *, stages: tuple[Stage, ...], width: float = 0.1, draw
         if call not in wanted or not x.requires_grad:
             return None
         if wanted[call] == "identity":
-            return _stand(y, x)
+            return stand(y, x)
         pulled: Tensor = _Slopes.apply(y.detach(), x, module, (width, draws))  # type: ignore[no-untyped-call]
         return pulled
 

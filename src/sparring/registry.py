@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 from sparring.errors import BadInput
 from sparring.types import Access
 
-Kind = Literal["attacks", "threats", "defences", "suites", "objectives", "augmentations", "certificates"]
+Kind = Literal["attacks", "threats", "defences", "detectors", "suites", "objectives", "augmentations", "certificates"]
 Aim = Literal["fixed budget", "smallest perturbation", "control"]
 """The worst point inside the threat; the nearest success, whatever its size; or nothing, for comparison."""
 
@@ -59,6 +59,8 @@ class Entry:
 
 _MEMBERS: dict[Kind, dict[str, Entry]] = {}
 _HOMES: dict[Kind, str] = {
+    "defences": "sparring.defences",
+    "detectors": "sparring.defences",
     "objectives": "sparring.training",
     "augmentations": "sparring.training",
     "certificates": "sparring.certify",

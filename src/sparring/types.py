@@ -163,6 +163,41 @@ class Amortised(Attack, Protocol):
         ...
 
 
+@runtime_checkable
+class Defence(Protocol):
+    """What is put around a model to protect it, together with the view through which it must be attacked."""
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether gradients pass what is deployed, as they are."""
+        ...
+
+    @property
+    def draws(self) -> int:
+        """Over how many calls of the adaptive view an attacker should average; 1 where nothing is random."""
+        ...
+
+    def defend(self, model: Model) -> Model:
+        """What is deployed."""
+        ...
+
+    def adaptive(self, model: Model) -> Model:
+        """What an attacker who knows the defence climbs: the outputs of what is deployed, and a pullback that leads on.
+
+        The outputs are equal to the last bit; where something is random, they have the same distribution.
+        """
+        ...
+
+
+@runtime_checkable
+class Learns(Protocol):
+    """A defence that has to learn from examples first."""
+
+    def fit(self, model: Model, x: Tensor, labels: Tensor) -> Defence:
+        """The defence as it has learned from these examples, `(B, *shape)` and `(B,)`, for this model."""
+        ...
+
+
 class Data(Protocol):
     """Labelled examples, read by index, so that a data set need not fit in memory."""
 

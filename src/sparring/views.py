@@ -67,17 +67,42 @@ def preprocessed(model: Model, transform: Transform) -> Model:
     return lambda x: model(transform(x))
 
 
-def bpda(transform: Transform, surrogate: Transform = lambda x: x) -> Transform:
+class _Stand(torch.autograd.Function):
+    """The value of one tensor with the gradient of another, to the last bit."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, soft: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, gradients[0]
+
+
+def stand(value: Tensor, soft: Tensor) -> Tensor:
+    """The value of one tensor with the gradient of another, to the last bit."""
+    stood: Tensor = _Stand.apply(value.detach(), soft.to(value.dtype))  # type: ignore[no-untyped-call]
+    return stood
+
+
+def unchanged(x: Tensor, *rng: Streams) -> Tensor:
+    """`x` itself: the stand-in of a transform that changes little."""
+    return x
+
+
+def bpda(transform: Callable[..., Tensor], surrogate: Callable[..., Tensor] = unchanged) -> Callable[..., Tensor]:
     """A transform whose gradient is that of a stand-in, the identity unless told (Athalye et al., 2018, section 4.1).
 
-    `preprocessed(model, bpda(jpeg))` lets gradients through what has none.
+    `preprocessed(model, bpda(jpeg))` lets gradients through what has none. The values are the transform's own, to the
+    last bit. Random transforms have random stand-ins, with the same draws.
     """
+    return partial(_bypassed, transform, surrogate)
 
-    def through(x: Tensor) -> Tensor:
-        stand_in = surrogate(x)
-        return stand_in + (transform(x) - stand_in).detach()
 
-    return through
+def _bypassed(transform: Callable[..., Tensor], surrogate: Callable[..., Tensor], x: Tensor, *rng: Streams) -> Tensor:
+    with torch.no_grad():
+        value = transform(x, *rng)
+    return stand(value, surrogate(x, *rng)) if torch.is_grad_enabled() else value
 
 
 def randomised(model: Model, transform: RandomTransform, rng: Streams) -> Model:

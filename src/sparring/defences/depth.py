@@ -1,0 +1,25 @@
+"""Fewer levels for every value."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparring.defences.cleaning import Cleaning
+from sparring.errors import BadInput
+from sparring.registry import register
+from sparring.views import settled, unchanged
+
+
+def rounded(x: Tensor, *, bits: int) -> Tensor:
+    """`x` in [0, 1] on the nearest of `2^bits` levels."""
+    steps = float(2**bits - 1)
+    return torch.round(x * steps).div(steps)
+
+
+@register("defences", "bit-depth", paper="Xu et al., 2018")
+def bit_depth(*, bits: int = 3) -> Cleaning:
+    """Round every value to a few bits (Xu et al., 2018)."""
+    if bits < 1:
+        raise BadInput(f"{bits} bits", "one or more", "give bits=3, say")
+    return Cleaning(clean=settled(rounded, bits=bits), surrogate=unchanged)

@@ -1,0 +1,73 @@
+"""What defences that learn have in common: fresh copies of a network, and images as what a network gives."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sparring.data.arrays import Arrays
+from sparring.errors import BadInput
+from sparring.models.victim import Victim
+from sparring.types import Model
+
+if TYPE_CHECKING:
+    from sparring.training import Objective
+
+
+def network_of(model: Model) -> nn.Module:
+    """The torch network behind a model.
+
+    Raises:
+        BadInput: there is none, so that nothing can be trained in its place.
+    """
+    found = (model.trainee or model.module) if isinstance(model, Victim) else model
+    if not isinstance(found, nn.Module):
+        raise BadInput(f"{type(model).__name__} for a defence that trains", "a torch network", "use another defence")
+    return found
+
+
+def afresh(network: nn.Module, seed: int) -> nn.Module:
+    """A copy of a network with fresh weights, that can be trained; torch's global random numbers are left alone."""
+    new = copy.deepcopy(network).requires_grad_(True)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        for part in new.modules():
+            if callable(reset := getattr(part, "reset_parameters", None)):
+                reset()
+    return new
+
+
+def frozen(network: nn.Module) -> nn.Module:
+    """The network in inference mode, its weights no longer to be trained."""
+    return network.eval().requires_grad_(False)
+
+
+def retrained(network: nn.Module, x: Tensor, labels: Tensor, objective: Objective, **settings: Any) -> nn.Module:
+    """A network trained on these examples (`sparring.training.fit`), and frozen."""
+    from sparring.training import fit
+
+    usual = {"epochs": 8, "batch_size": 100, "average": 0.95, "lr": 3e-3}
+    return frozen(fit(network, Arrays("examples", x.cpu(), labels.cpu()), objective, **{**usual, **settings}))
+
+
+class _Flat(nn.Module):
+    """A network that gives images, with flat outputs, as the trainer expects them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *given: Tensor) -> Tensor:
+        """Its outputs, `(B, n)`."""
+        images: Tensor = self.network(*given)
+        return images.flatten(1)
+
+
+def taught(network: nn.Module, x: Tensor, objective: Objective, **settings: Any) -> nn.Module:
+    """A network that gives images, trained on these; the objective sees it give `(B, n)`."""
+    flat = retrained(_Flat(network), x, torch.zeros(len(x), dtype=torch.int64), objective, **settings)
+    assert isinstance(flat, _Flat)
+    return flat.network

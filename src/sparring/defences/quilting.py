@@ -1,0 +1,80 @@
+"""Quilting: the image sewn together from patches of clean ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sparring.defences.cleaning import Cleaning, Learning, images
+from sparring.registry import register
+from sparring.streams import Streams
+from sparring.types import Defence, Model
+
+SOFTNESS = 0.5
+"""By which squared distances are divided where the choice of a patch is soft."""
+
+
+class Quilt(nn.Module):
+    """Every patch of an image, replaced by the nearest in a bank `(N, C size^2)`; the mean where they overlap."""
+
+    bank: Tensor
+
+    def __init__(self, bank: Tensor, size: int, stride: int) -> None:
+        super().__init__()
+        self.register_buffer("bank", bank)
+        self.size, self.stride = size, stride
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The quilted images."""
+        return self._sewn(x, lambda patches: self.bank[self._far(patches).argmin(1)])
+
+    def soft(self, x: Tensor) -> Tensor:
+        """The same with a mean over the bank, the nearer the heavier, in place of the nearest."""
+        return self._sewn(x, lambda patches: (-self._far(patches) / SOFTNESS).softmax(1) @ self.bank)
+
+    def _sewn(self, x: Tensor, chosen: Callable[[Tensor], Tensor]) -> Tensor:
+        over = [-(length - self.size) % self.stride for length in images(x).shape[2:]]
+        wide = functional.pad(x, (0, over[1], 0, over[0]), mode="replicate")
+        patches = functional.unfold(wide, self.size, stride=self.stride)
+        flat = patches.transpose(1, 2).reshape(-1, patches.shape[1])
+        found = torch.cat([chosen(some) for some in torch.split(flat, 2048)])
+        sewn = found.view(len(x), -1, patches.shape[1]).transpose(1, 2)
+        folded = [
+            functional.fold(part, wide.shape[2:], self.size, stride=self.stride)
+            for part in (sewn, torch.ones_like(sewn[:1]))
+        ]
+        return (folded[0] / folded[1])[:, :, : x.shape[2], : x.shape[3]]
+
+    def _far(self, patches: Tensor) -> Tensor:
+        """`|a - b|^2`, without what all members of the bank have in common."""
+        return self.bank.square().sum(1) - 2 * patches @ self.bank.T
+
+
+def bank_of(x: Tensor, count: int, size: int) -> Tensor:
+    """Patches of these images, from places drawn with a fixed seed, `(count, C size^2)`."""
+    height, width = images(x).shape[2:]
+    rows, down, right = (
+        (Streams.of(0, range(count)).at(name).uniform() * high).long()
+        for name, high in (("row", len(x)), ("down", height - size + 1), ("right", width - size + 1))
+    )
+    cut = [x[i, :, j : j + size, k : k + size] for i, j, k in zip(rows, down, right, strict=True)]
+    return torch.stack(cut).flatten(1)
+
+
+@register("defences", "quilting", shape="image", paper="Guo et al., 2018")
+def quilting(*, size: int = 5, stride: int = 3, patches: int = 2000) -> Learning:
+    """Sew the image together from patches of clean ones (Guo et al., 2018).
+
+    Each patch becomes the nearest of the bank, where the paper draws one of the ten nearest; overlaps are averaged, not
+    cut. The gradient is that of a soft choice: the identity's (Athalye et al., 2018, section 5.3.1) is weaker.
+    """
+
+    def fit(model: Model, x: Tensor, labels: Tensor) -> Defence:
+        quilt = Quilt(bank_of(x, patches, size), size, stride)
+        return Cleaning(clean=quilt, surrogate=quilt.soft)
+
+    return Learning(fit)

@@ -1,0 +1,16 @@
+"""A random size at a random place."""
+
+from __future__ import annotations
+
+from sparring.defences.cleaning import RandomCleaning
+from sparring.registry import register
+from sparring.views import settled, shrink_each
+
+
+@register("defences", "random-resize", shape="image", paper="Xie et al., 2018")
+def random_resize(*, smallest: float = 0.85, draws: int = 8) -> RandomCleaning:
+    """Shrink the image to a random size, and put it at a random place on black (Xie et al., 2018).
+
+    The paper enlarges images of 299 pixels to 331; here they keep their size, as digits and CIFAR need it.
+    """
+    return RandomCleaning(clean=settled(shrink_each, smallest=smallest), draws=draws)

@@ -1,0 +1,78 @@
+"""Thermometer codes: values as the levels that they are above, for a network that has learned to read them."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from sparring.defences.cleaning import Learning
+from sparring.defences.learning import afresh, network_of, retrained
+from sparring.defences.replacing import Replacement
+from sparring.errors import BadInput
+from sparring.registry import register
+from sparring.types import Defence, Model
+from sparring.views import settled
+
+
+def coded(x: Tensor, *, levels: int) -> Tensor:
+    """Each channel of `x` in [0, 1] as `levels` ones and zeros: above 0, above 1/levels, ... `(B, C levels, ...)`."""
+    return (x.unsqueeze(2) > _marks(x, levels)).flatten(1, 2).to(x.dtype)
+
+
+def ramped(x: Tensor, *, levels: int) -> Tensor:
+    """The same with ramps in place of steps, `min(max(x - mark, 0), 1)` (Athalye et al., 2018, section 5.2.1)."""
+    return (x.unsqueeze(2) - _marks(x, levels)).clamp(0, 1).flatten(1, 2)
+
+
+def _marks(x: Tensor, levels: int) -> Tensor:
+    return (torch.arange(levels, device=x.device).to(x) / levels).view(-1, *[1] * (x.dim() - 2))
+
+
+def widened(network: nn.Module, times: int) -> nn.Module:
+    """A copy of a network whose first layer, a convolution or linear, takes `times` as many channels; fresh weights.
+
+    Raises:
+        BadInput: no such layer.
+    """
+    wide = copy.deepcopy(network)
+    for name, part in wide.named_modules():
+        new: nn.Module
+        if isinstance(part, nn.Conv2d) and part.groups == 1:
+            new = nn.Conv2d(
+                times * part.in_channels,
+                part.out_channels,
+                part.kernel_size,  # type: ignore[arg-type]
+                part.stride,  # type: ignore[arg-type]
+                part.padding,  # type: ignore[arg-type]
+                part.dilation,  # type: ignore[arg-type]
+                bias=part.bias is not None,
+            )
+        elif isinstance(part, nn.Linear):
+            new = nn.Linear(times * part.in_features, part.out_features, part.bias is not None)
+        else:
+            continue
+        parent, _, last = name.rpartition(".")
+        setattr(wide.get_submodule(parent), last, new)
+        return afresh(wide, 0)
+    raise BadInput(f"{type(network).__name__}", "a first layer that is a convolution or linear", "use another defence")
+
+
+@register("defences", "thermometer", paper="Buckman et al., 2018")
+def thermometer(*, levels: int = 16, epochs: int = 8) -> Learning:
+    """Show a network, trained for it, each value as the levels that it is above (Buckman et al., 2018).
+
+    The model's own layers with a wider first one, trained from fresh weights, on clean examples: the paper's other
+    half, adversarial training, is left out. Not for networks that normalise their inputs.
+    """
+
+    def fit(model: Model, x: Tensor, labels: Tensor) -> Defence:
+        from sparring.training import standard
+
+        clean, soft = settled(coded, levels=levels), settled(ramped, levels=levels)
+        with torch.enable_grad():
+            network = retrained(widened(network_of(model), levels), clean(x), labels, standard, epochs=epochs)
+        return Replacement(network, clean, soft)
+
+    return Learning(fit)
