@@ -7,6 +7,7 @@ random numbers are neither read nor moved.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -109,6 +110,45 @@ def slim_cnn(seed: int = 0) -> nn.Sequential:
             nn.Linear(200, 10),
         ),
     )
+
+
+def certified_cnn(seed: int = 0, *, width: int = 32, hidden: int = 256) -> nn.Sequential:
+    """Two strided convolutions and two linear layers with BatchNorm, started for certified training.
+
+    The layers of Gowal et al.'s small network (2018), normalised and `settled_weights` as by Shi et al. (2021).
+    """
+    return _fresh(
+        seed,
+        lambda: settled_weights(
+            nn.Sequential(
+                nn.Conv2d(1, width, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+                nn.Conv2d(width, 2 * width, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(2 * width),
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.Linear(2 * width * 7 * 7, hidden, bias=False),
+                nn.BatchNorm1d(hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, 10),
+            )
+        ),
+    )
+
+
+def settled_weights(network: Network) -> Network:
+    """Draw weights anew, so that boxes grow as little from layer to layer as signals do: `W ~ N(0, 2 pi / n^2)`.
+
+    n is what a unit sums over (Shi et al., 2021). Changes the network and returns it, biases zero; draws
+    from torch's global random numbers.
+    """
+    for part in network.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            nn.init.normal_(part.weight, std=math.sqrt(2 * math.pi) / part.weight[0].numel())
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    return network
 
 
 class Normalise(nn.Module):

@@ -101,7 +101,7 @@ def test_every_objective_says_what_it_is() -> None:
         assert entry.summary.endswith("."), name
         assert entry.passes, name
         assert entry.paper or name == "standard", name
-        assert entry.family in ("baseline", "adversarial", "smoothness"), name
+        assert entry.family in ("baseline", "adversarial", "smoothness", "certified"), name
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -23,6 +23,8 @@ from sparring.training.objectives.adversarial import (
     n_fgsm,
     targeted,
 )
+from sparring.training.objectives.boxes import Box
+from sparring.training.objectives.certified import CROWNIBP, IBP, MTLIBP, SABR, crown_ibp, ibp, mtl_ibp, sabr
 from sparring.training.objectives.ensemble import EnsembleAdversarial, ensemble_adversarial
 from sparring.training.objectives.fast import Aligned, Free, free, grad_align
 from sparring.training.objectives.generator import AgainstGenerator, against_generator
@@ -47,8 +49,12 @@ from sparring.training.objectives.plain import (
 from sparring.training.objectives.smoothness import MART, SCORE, TRADES, VAT, mart, score, trades, vat
 
 __all__ = [
+    "CROWNIBP",
+    "IBP",
     "INNER",
     "MART",
+    "MTLIBP",
+    "SABR",
     "SCORE",
     "TRADES",
     "VAT",
@@ -58,6 +64,7 @@ __all__ = [
     "Apart",
     "Ascent",
     "Average",
+    "Box",
     "Distillation",
     "EnsembleAdversarial",
     "Free",
@@ -71,16 +78,19 @@ __all__ = [
     "adversarial",
     "against_generator",
     "alp",
+    "crown_ibp",
     "distillation",
     "ensemble_adversarial",
     "fgsm_rs",
     "free",
     "grad_align",
+    "ibp",
     "inner_pgd",
     "label_smoothing",
     "mart",
     "maximiser",
     "mixup",
+    "mtl_ibp",
     "multi_average",
     "multi_max",
     "n_fgsm",
@@ -88,6 +98,7 @@ __all__ = [
     "noisy",
     "pinned",
     "random_start",
+    "sabr",
     "score",
     "single_step",
     "standard",

@@ -1,0 +1,367 @@
+"""A network on boxes of inputs: `network(Box(x, low, high))` gives bounds that can be trained.
+
+A box goes through a network's own forward pass in the place of a tensor, and every operation of torch bounds itself
+(`__torch_function__`): no graph is read, no second network built. Float32, differentiable in the weights, and not
+sound to the last bit: that is for `sparring.certify` to say, once training is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sparring.certify.graph import Rectifier
+from sparring.certify.lines import Constants, relax
+from sparring.errors import BadInput
+from sparring.training.augmentations import shares
+
+Map = Callable[[Tensor], Tensor]
+
+
+@dataclass(eq=False)
+class Walk:
+    """What the boxes of one pass share: the bounds before every ReLU, and what lines give away (see `Box.line`)."""
+
+    bounds: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    slack: Tensor | None = None
+
+
+class Box:
+    """Everything from `low` to `high`, `(B, *shape)`, and a `point` in it that goes through the network as usual.
+
+    BatchNorm in training mode gathers the statistics of the points, once, and bounds by the same statistics. `line`,
+    where there is one, takes the way of the point, but hands back the slopes of lines under and over every ReLU in
+    place of its own.
+    """
+
+    def __init__(
+        self, point: Tensor, low: Tensor, high: Tensor, walk: Walk | None = None, line: Tensor | None = None
+    ) -> None:
+        self.point, self.low, self.high, self.line = point, low, high, line
+        self.walk = Walk() if walk is None else walk
+        self.head: tuple[Box, Tensor] | None = None
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """The rule for an operation of torch, by its name."""
+        return _rule(func.__name__)(*args, **(kwargs or {}))
+
+    def __getattr__(self, name: str) -> Any:
+        """A method of tensors, bound to this box."""
+        if name not in RULES:
+            raise AttributeError(name)
+        return partial(RULES[name], self)
+
+    # What modules and hooks ask of a tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of a value."""
+        return self.point.shape
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether the bounds have a gradient."""
+        return self.low.requires_grad
+
+    def dim(self) -> int:
+        """The number of dimensions, the batch among them."""
+        return self.point.dim()
+
+    def size(self, *dim: int) -> Any:
+        """The shape of a value, or one of its sizes."""
+        return self.point.size(*dim)
+
+    def register_hook(self, hook: Callable[[Tensor], None]) -> None:
+        """Call `hook` when a gradient comes by, whichever way."""
+        before = () if self.head is None else (self.head[0].low, self.head[0].high)
+        for part in (self.point, self.low, self.high, *before):
+            if part.requires_grad:
+                part.register_hook(hook)
+
+    # Arithmetic
+
+    def __add__(self, other: Any) -> Box:
+        return added(self, other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Box:
+        return added(self, -other)
+
+    def __rsub__(self, other: Any) -> Box:
+        return added(-self, other)
+
+    def __neg__(self) -> Box:
+        return times(self, -1.0)
+
+    def __mul__(self, other: Any) -> Box:
+        return times(self, other)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Box:
+        return times(self, 1 / other)
+
+    # The three kinds of operations
+
+    def affine(self, f: Map, size: Map) -> Box:
+        """Through an affine function; `size` is its linear part, with weights without sign.
+
+        `[f(m) - |f|(r), f(m) + |f|(r)]`, m the middle of the box and r its radius (Gowal et al., 2018).
+        """
+        middle, reach = f((self.low + self.high) / 2), size((self.high - self.low) / 2)
+        return Box(
+            f(self.point), middle - reach, middle + reach, self.walk, None if self.line is None else f(self.line)
+        )
+
+    def each(self, f: Map) -> Box:
+        """Through a linear function without negative weights."""
+        line = None if self.line is None else f(self.line)
+        return Box(f(self.point), f(self.low), f(self.high), self.walk, line)
+
+    def rising(self, f: Map) -> Box:
+        """Through a function that rises, or stays, in every coordinate."""
+        low, high = f(self.low), f(self.high)
+        line = self.line
+        if line is not None:
+            line = _Relaxed.apply(line, self.walk.slack, self.low, self.high, low, high, f)  # type: ignore[no-untyped-call]
+        return Box(f(self.point), low, high, self.walk, line)
+
+
+class _Relaxed(torch.autograd.Function):
+    """`v = f(h)`, whose backward pass hands back a line under `<a, f>` in the place of a gradient, for CROWN's walk.
+
+    Between its bounds `<a, f(h')> >= <a', h'> + c` for all `h'`. `a'` goes on to `h`; what the line gives away at `h`
+    itself, `<a', h> + c - <a, v>`, is the gradient of `slack`, where all layers' shares add up.
+    """
+
+    @staticmethod
+    def forward(  # noqa: PLR0917  (torch passes them so)
+        ctx: Any, h: Tensor, slack: Tensor, low: Tensor, high: Tensor, least: Tensor, most: Tensor, f: Map
+    ) -> Tensor:
+        v = f(h)
+        ctx.save_for_backward(h, v, low, high, least, most)
+        ctx.f = f
+        return v
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (a,), (h, v, low, high, least, most) = gradients, ctx.saved_tensors
+        lines = relax(ctx.f, low, high) if isinstance(ctx.f, Rectifier) else Constants(least, most)
+        back, constant = lines.back(a.unsqueeze(1))
+        slope = torch.zeros_like(h) if back is None else back.squeeze(1)
+        lost = constant.squeeze(1) + (slope * h).flatten(1).sum(1) - (a * v).flatten(1).sum(1)
+        return slope, lost, None, None, None, None, None
+
+
+def linear(x: Box, weight: Tensor, bias: Tensor | None = None) -> Box:
+    """`W x + b`; the last one of a network is remembered, and joined with what is asked of the logits."""
+    y = x.affine(lambda h: functional.linear(h, weight, bias), lambda h: functional.linear(h, weight.abs()))
+    y.head = x, weight
+    return y
+
+
+def conv2d(x: Box, weight: Tensor, bias: Tensor | None = None, *settings: Any, **more: Any) -> Box:
+    """A convolution."""
+    shared = partial(functional.conv2d, **more)
+    return x.affine(lambda h: shared(h, weight, bias, *settings), lambda h: shared(h, weight.abs(), None, *settings))
+
+
+def batch_norm(  # noqa: PLR0917  (those of torch)
+    x: Box,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Box:
+    """Normalised by the statistics of the points, or by those of training."""
+    point = functional.batch_norm(x.point, running_mean, running_var, weight, bias, training, momentum, eps)
+    if training:
+        var, mean = torch.var_mean(x.point, [d for d in range(x.dim()) if d != 1], correction=0)
+    else:
+        assert running_mean is not None
+        assert running_var is not None
+        var, mean = running_var, running_mean
+    gain = (var + eps).rsqrt()
+    gain = gain if weight is None else gain * weight
+    shift = -mean * gain if bias is None else bias - mean * gain
+    gain, shift = (part.view(-1, *[1] * (x.dim() - 2)) for part in (gain, shift))
+    y = x.affine(lambda h: h * gain + shift, lambda h: h * gain.abs())
+    y.point = point
+    return y
+
+
+def rectified(x: Box, slope: float = 0.0) -> Box:
+    """ReLU, or with a slope LeakyReLU."""
+    x.walk.bounds.append((x.low, x.high))
+    return x.rising(Rectifier(slope))
+
+
+def max_pool2d(x: Box, *settings: Any, **more: Any) -> Box:
+    """The largest of every window."""
+    return x.rising(lambda h: functional.max_pool2d(h, *settings, **more))
+
+
+def dropout(x: Box, p: float = 0.5, training: bool = True, inplace: bool = False) -> Box:
+    """The same coordinates left out everywhere."""
+    return times(x, functional.dropout(torch.ones_like(x.point), p, training)) if training else x
+
+
+def added(x: Any, other: Any) -> Box:
+    """The sum of two boxes, or of a box and a constant."""
+    x, other = (x, other) if isinstance(x, Box) else (other, x)
+    if not isinstance(other, Box):
+        return Box(x.point + other, x.low + other, x.high + other, x.walk, None if x.line is None else x.line + other)
+    line = None if x.line is None or other.line is None else x.line + other.line
+    return Box(x.point + other.point, x.low + other.low, x.high + other.high, x.walk, line)
+
+
+def times(x: Any, other: Any) -> Box:
+    """A box times a constant."""
+    x, other = (x, other) if isinstance(x, Box) else (other, x)
+    if isinstance(other, Box):
+        raise _lacks("a product of two values that depend on the input")
+    return x.affine(lambda h: h * other, lambda h: h * abs(other))  # type: ignore[no-any-return]
+
+
+def beside(parts: Sequence[Box], dim: int = 0) -> Box:
+    """Boxes side by side."""
+    if not all(isinstance(part, Box) for part in parts):
+        raise _lacks("a constant beside what depends on the input")
+    lines = [part.line for part in parts if part.line is not None]
+    point, low, high = (torch.cat([getattr(part, name) for part in parts], dim) for name in ("point", "low", "high"))
+    return Box(point, low, high, parts[0].walk, torch.cat(lines, dim) if lines else None)
+
+
+def _each(name: str, home: Any) -> Callable[..., Box]:
+    """The rule of a function that is linear, without negative weights."""
+    f = getattr(home, name)
+    return lambda x, *settings, **more: x.each(lambda h: f(h, *settings, **more))
+
+
+RULES: dict[str, Callable[..., Box]] = {
+    "linear": linear,
+    "conv2d": conv2d,
+    "batch_norm": batch_norm,
+    "relu": lambda x, inplace=False: rectified(x),
+    "leaky_relu": lambda x, negative_slope=0.01, inplace=False: rectified(x, negative_slope),
+    "sigmoid": lambda x: x.rising(torch.sigmoid),
+    "tanh": lambda x: x.rising(torch.tanh),
+    "max_pool2d": max_pool2d,
+    "dropout": dropout,
+    "dropout2d": dropout,
+    "add": added,
+    "sub": lambda x, other: x - other,
+    "rsub": lambda x, other: other - x,
+    "mul": times,
+    "div": lambda x, other: x / other,
+    "cat": beside,
+    "concat": beside,
+    **{name: _each(name, functional) for name in ("avg_pool2d", "adaptive_avg_pool2d")},
+    **{
+        name: _each(name, Tensor)
+        for name in ("flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze", "contiguous", "float")
+    },
+}
+"""What an operation of torch does to a box, by its name; in-place ones (`relu_`) give a box of their own."""
+
+
+def _rule(name: str) -> Callable[..., Box]:
+    name = name.strip("_")
+    if name not in RULES:
+        raise _lacks(f"the operation {name}")
+    return RULES[name]
+
+
+def _lacks(what: str) -> BadInput:
+    return BadInput(
+        what,
+        "Linear, Conv2d, BatchNorm, ReLU, LeakyReLU, Sigmoid, Tanh, pooling, Flatten, sums, Concat",
+        "write the network with those",
+    )
+
+
+# What is asked of the logits
+
+
+def ranked(out: Box, labels: Tensor) -> Tensor:
+    """Upper bounds of `z_k - z_y` for every class k, `(B, K)`, by intervals up to the last layer.
+
+    That one is joined with the difference, which leaves nothing of what the logits have in common (Gowal et al.,
+    2018). Where labels are shares `s`, of `z_k - <s, z>`.
+    """
+    rows = _rows(out, labels)
+    low, high = out.low, out.high
+    if out.head is not None:
+        before, weight = out.head
+        low, high = before.low, before.high
+        centre = (out.low + out.high) / 2
+        across = rows @ weight
+    else:
+        centre, across = (low + high) / 2, rows
+    reach = ((high - low) / 2).unsqueeze(2)
+    return ((rows @ centre.unsqueeze(2)) + across.abs() @ reach).squeeze(2)
+
+
+def ranked_by_lines(out: Box, x: Box, labels: Tensor) -> Tensor:
+    """The same by CROWN between the bounds of intervals, for `out = network(x)` with a line (Zhang et al., 2020).
+
+    Costs a backward pass a class.
+    """
+    assert x.line is not None
+    assert out.line is not None
+    assert out.walk.slack is not None
+    middle, reach = (x.low + x.high) / 2 - x.point, (x.high - x.low) / 2
+    bounds = []
+    for row in (-_rows(out, labels)).unbind(1):
+        slope, lost = torch.autograd.grad(out.line, (x.line, out.walk.slack), row, create_graph=True)
+        least = (slope * middle - slope.abs() * reach).flatten(1).sum(1)
+        bounds.append((row * out.line).sum(1) + lost + least)
+    return -torch.stack(bounds, 1)
+
+
+def _rows(out: Box, labels: Tensor) -> Tensor:
+    """`e_k - s` for every class k, `(B, K, K)`."""
+    count = out.shape[1]
+    eye = torch.eye(count, dtype=out.low.dtype, device=out.low.device)
+    return eye - shares(labels, count).to(eye).unsqueeze(1)
+
+
+def unsettled(x: Box, out: Box, tolerance: float = 0.5) -> Tensor:
+    """How far bounds grow from the input to a ReLU, and how unevenly ReLUs are active and inactive.
+
+    The two regularisers of Shi et al. (2021), the mean over all ReLUs: each ratio should be
+    `tolerance` or more. Active and inactive are compared by their share of the mean, and of the variance.
+    """
+    width = ((x.high - x.low) / 2).mean().clamp(min=1e-12)
+    total = out.low.new_zeros(())
+    for low, high in out.walk.bounds:
+        centre, reach = (high + low) / 2, (high - low) / 2
+        spread = (centre - centre.mean()).square()
+        on, off = (low > 0).to(low), (high < 0).to(low)
+        ratios = torch.stack(
+            [
+                width / reach.mean().clamp(min=1e-12),
+                _balance((centre * on).mean(), -(centre * off).mean()),
+                _balance((spread * on).mean(), (spread * off).mean()),
+            ]
+        )
+        total = total + (tolerance - ratios).relu().sum() / tolerance
+    return total / max(len(out.walk.bounds), 1)
+
+
+def _balance(one: Tensor, other: Tensor) -> Tensor:
+    """`min(a, 1 / a)` of their ratio."""
+    return torch.minimum(one, other) / torch.maximum(one, other).clamp(min=1e-12)
