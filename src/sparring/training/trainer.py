@@ -410,9 +410,12 @@ class _Run:
         """The accuracies of an epoch; the first examples before and under attack."""
         validation = self.plan.validation
         assert validation is not None
-        look = partial(measure, validation=validation, seed=self.plan.seed, device=self.fabric.device)
-        live = look(self.plan.hardware.casting(self.network), single_step=True)
-        shown = live if self.shown() is self.network else look(self.plan.hardware.casting(self.shown()))
+        look = partial(measure, seed=self.plan.seed, device=self.fabric.device)
+        # What is in training has only met the threat as far as it has grown.
+        grown = replace(validation, threat=validation.threat.at(min(1.0, epoch.strength) * validation.threat.eps))
+        live = look(self.plan.hardware.casting(self.network), validation=grown, single_step=True)
+        same = self.shown() is self.network and epoch.strength >= 1
+        shown = live if same else look(self.plan.hardware.casting(self.shown()), validation=validation)
         _, labels = validation.data.take(range(len(validation.data)))
         measured = replace(
             epoch,
