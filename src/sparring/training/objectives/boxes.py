@@ -1,4 +1,4 @@
-"""A network on boxes of inputs: `network(Box(x, low, high))` gives bounds that can be trained.
+"""A network on boxes of inputs: `network(Box.of(x, low, high))` gives bounds that can be trained.
 
 A box goes through a network's own forward pass in the place of a tensor, and every operation of torch bounds itself
 (`__torch_function__`): no graph is read, no second network built. Float32, differentiable in the weights, and not
@@ -26,14 +26,14 @@ Map = Callable[[Tensor], Tensor]
 
 @dataclass(eq=False)
 class Walk:
-    """What the boxes of one pass share: the bounds before every ReLU, and what lines give away (see `Box.line`)."""
+    """What the boxes of one pass share: those before every ReLU, and what lines give away (see `Box.line`)."""
 
-    bounds: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    before: list[Box] = field(default_factory=list)
     slack: Tensor | None = None
 
 
 class Box:
-    """Everything from `low` to `high`, `(B, *shape)`, and a `point` in it that goes through the network as usual.
+    """Everything within `reach` of `middle`, `(B, *shape)`, and a `point` in it that goes through the network as usual.
 
     BatchNorm in training mode gathers the statistics of the points, once, and bounds by the same statistics. `line`,
     where there is one, takes the way of the point, but hands back the slopes of lines under and over every ReLU in
@@ -41,11 +41,26 @@ class Box:
     """
 
     def __init__(
-        self, point: Tensor, low: Tensor, high: Tensor, walk: Walk | None = None, line: Tensor | None = None
+        self, point: Tensor, middle: Tensor, reach: Tensor, walk: Walk | None = None, line: Tensor | None = None
     ) -> None:
-        self.point, self.low, self.high, self.line = point, low, high, line
+        self.point, self.middle, self.reach, self.line = point, middle, reach, line
         self.walk = Walk() if walk is None else walk
         self.head: tuple[Box, Tensor] | None = None
+
+    @classmethod
+    def of(cls, point: Tensor, low: Tensor, high: Tensor, walk: Walk | None = None, line: Tensor | None = None) -> Box:
+        """The box from `low` to `high`."""
+        return cls(point, (low + high) / 2, (high - low) / 2, walk, line)
+
+    @property
+    def low(self) -> Tensor:
+        """The least values."""
+        return self.middle - self.reach
+
+    @property
+    def high(self) -> Tensor:
+        """The greatest values."""
+        return self.middle + self.reach
 
     @classmethod
     def __torch_function__(
@@ -70,7 +85,7 @@ class Box:
     @property
     def requires_grad(self) -> bool:
         """Whether the bounds have a gradient."""
-        return self.low.requires_grad
+        return self.middle.requires_grad
 
     def dim(self) -> int:
         """The number of dimensions, the batch among them."""
@@ -82,10 +97,10 @@ class Box:
 
     def register_hook(self, hook: Callable[[Tensor], None]) -> None:
         """Call `hook` when a gradient comes by, whichever way."""
-        before = () if self.head is None else (self.head[0].low, self.head[0].high)
-        for part in (self.point, self.low, self.high, *before):
+        last = self if self.head is None else self.head[0]
+        for part in (self.point, self.middle, self.reach, last.reach):
             if part.requires_grad:
-                part.register_hook(hook)
+                part.register_hook(hook)  # type: ignore[no-untyped-call]
 
     # Arithmetic
 
@@ -116,25 +131,21 @@ class Box:
     def affine(self, f: Map, size: Map) -> Box:
         """Through an affine function; `size` is its linear part, with weights without sign.
 
-        `[f(m) - |f|(r), f(m) + |f|(r)]`, m the middle of the box and r its radius (Gowal et al., 2018).
+        `f(m) - |f|(r)` to `f(m) + |f|(r)`, m the middle of the box and r its reach (Gowal et al., 2018).
         """
-        middle, reach = f((self.low + self.high) / 2), size((self.high - self.low) / 2)
-        return Box(
-            f(self.point), middle - reach, middle + reach, self.walk, None if self.line is None else f(self.line)
-        )
+        line = None if self.line is None else f(self.line)
+        return Box(f(self.point), f(self.middle), size(self.reach), self.walk, line)
 
     def each(self, f: Map) -> Box:
         """Through a linear function without negative weights."""
-        line = None if self.line is None else f(self.line)
-        return Box(f(self.point), f(self.low), f(self.high), self.walk, line)
+        return self.affine(f, f)
 
-    def rising(self, f: Map) -> Box:
-        """Through a function that rises, or stays, in every coordinate."""
-        low, high = f(self.low), f(self.high)
-        line = self.line
+    def rising(self, f: Map, slope: float | None = None) -> Box:
+        """Through a function that rises, or stays, in every coordinate; with `slope` a ReLU that has it below zero."""
+        low, high, line = f(self.low), f(self.high), self.line
         if line is not None:
-            line = _Relaxed.apply(line, self.walk.slack, self.low, self.high, low, high, f)  # type: ignore[no-untyped-call]
-        return Box(f(self.point), low, high, self.walk, line)
+            line = _Relaxed.apply(line, self.walk.slack, self.low, self.high, low, high, f, slope)  # type: ignore[no-untyped-call]
+        return Box.of(f(self.point), low, high, self.walk, line)
 
 
 class _Relaxed(torch.autograd.Function):
@@ -146,21 +157,21 @@ class _Relaxed(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: PLR0917  (torch passes them so)
-        ctx: Any, h: Tensor, slack: Tensor, low: Tensor, high: Tensor, least: Tensor, most: Tensor, f: Map
+        ctx: Any, h: Tensor, slack: Tensor, low: Tensor, high: Tensor, least: Tensor, most: Tensor, f: Map, slope: Any
     ) -> Tensor:
         v = f(h)
         ctx.save_for_backward(h, v, low, high, least, most)
-        ctx.f = f
+        ctx.slope = slope
         return v
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (a,), (h, v, low, high, least, most) = gradients, ctx.saved_tensors
-        lines = relax(ctx.f, low, high) if isinstance(ctx.f, Rectifier) else Constants(least, most)
+        lines = Constants(least, most) if ctx.slope is None else relax(Rectifier(ctx.slope), low, high)
         back, constant = lines.back(a.unsqueeze(1))
         slope = torch.zeros_like(h) if back is None else back.squeeze(1)
         lost = constant.squeeze(1) + (slope * h).flatten(1).sum(1) - (a * v).flatten(1).sum(1)
-        return slope, lost, None, None, None, None, None
+        return slope, lost, None, None, None, None, None, None
 
 
 def linear(x: Box, weight: Tensor, bias: Tensor | None = None) -> Box:
@@ -205,8 +216,8 @@ def batch_norm(  # noqa: PLR0917  (those of torch)
 
 def rectified(x: Box, slope: float = 0.0) -> Box:
     """ReLU, or with a slope LeakyReLU."""
-    x.walk.bounds.append((x.low, x.high))
-    return x.rising(Rectifier(slope))
+    x.walk.before.append(x)
+    return x.rising(partial(functional.leaky_relu, negative_slope=slope) if slope else functional.relu, slope)
 
 
 def max_pool2d(x: Box, *settings: Any, **more: Any) -> Box:
@@ -223,9 +234,9 @@ def added(x: Any, other: Any) -> Box:
     """The sum of two boxes, or of a box and a constant."""
     x, other = (x, other) if isinstance(x, Box) else (other, x)
     if not isinstance(other, Box):
-        return Box(x.point + other, x.low + other, x.high + other, x.walk, None if x.line is None else x.line + other)
+        return x.affine(lambda h: h + other, lambda h: h)  # type: ignore[no-any-return]
     line = None if x.line is None or other.line is None else x.line + other.line
-    return Box(x.point + other.point, x.low + other.low, x.high + other.high, x.walk, line)
+    return Box(x.point + other.point, x.middle + other.middle, x.reach + other.reach, x.walk, line)
 
 
 def times(x: Any, other: Any) -> Box:
@@ -241,8 +252,9 @@ def beside(parts: Sequence[Box], dim: int = 0) -> Box:
     if not all(isinstance(part, Box) for part in parts):
         raise _lacks("a constant beside what depends on the input")
     lines = [part.line for part in parts if part.line is not None]
-    point, low, high = (torch.cat([getattr(part, name) for part in parts], dim) for name in ("point", "low", "high"))
-    return Box(point, low, high, parts[0].walk, torch.cat(lines, dim) if lines else None)
+    names = ("point", "middle", "reach")
+    point, middle, reach = (torch.cat([getattr(part, name) for part in parts], dim) for name in names)
+    return Box(point, middle, reach, parts[0].walk, torch.cat(lines, dim) if lines else None)
 
 
 def _each(name: str, home: Any) -> Callable[..., Box]:
@@ -303,16 +315,8 @@ def ranked(out: Box, labels: Tensor) -> Tensor:
     2018). Where labels are shares `s`, of `z_k - <s, z>`.
     """
     rows = _rows(out, labels)
-    low, high = out.low, out.high
-    if out.head is not None:
-        before, weight = out.head
-        low, high = before.low, before.high
-        centre = (out.low + out.high) / 2
-        across = rows @ weight
-    else:
-        centre, across = (low + high) / 2, rows
-    reach = ((high - low) / 2).unsqueeze(2)
-    return ((rows @ centre.unsqueeze(2)) + across.abs() @ reach).squeeze(2)
+    across, reach = (rows, out.reach) if out.head is None else (rows @ out.head[1], out.head[0].reach)
+    return (rows @ out.middle.unsqueeze(2) + across.abs() @ reach.unsqueeze(2)).squeeze(2)
 
 
 def ranked_by_lines(out: Box, x: Box, labels: Tensor) -> Tensor:
@@ -323,11 +327,10 @@ def ranked_by_lines(out: Box, x: Box, labels: Tensor) -> Tensor:
     assert x.line is not None
     assert out.line is not None
     assert out.walk.slack is not None
-    middle, reach = (x.low + x.high) / 2 - x.point, (x.high - x.low) / 2
     bounds = []
     for row in (-_rows(out, labels)).unbind(1):
         slope, lost = torch.autograd.grad(out.line, (x.line, out.walk.slack), row, create_graph=True)
-        least = (slope * middle - slope.abs() * reach).flatten(1).sum(1)
+        least = (slope * (x.middle - x.point) - slope.abs() * x.reach).flatten(1).sum(1)
         bounds.append((row * out.line).sum(1) + lost + least)
     return -torch.stack(bounds, 1)
 
@@ -335,7 +338,7 @@ def ranked_by_lines(out: Box, x: Box, labels: Tensor) -> Tensor:
 def _rows(out: Box, labels: Tensor) -> Tensor:
     """`e_k - s` for every class k, `(B, K, K)`."""
     count = out.shape[1]
-    eye = torch.eye(count, dtype=out.low.dtype, device=out.low.device)
+    eye = torch.eye(count, dtype=out.middle.dtype, device=out.middle.device)
     return eye - shares(labels, count).to(eye).unsqueeze(1)
 
 
@@ -345,21 +348,20 @@ def unsettled(x: Box, out: Box, tolerance: float = 0.5) -> Tensor:
     The two regularisers of Shi et al. (2021), the mean over all ReLUs: each ratio should be
     `tolerance` or more. Active and inactive are compared by their share of the mean, and of the variance.
     """
-    width = ((x.high - x.low) / 2).mean().clamp(min=1e-12)
-    total = out.low.new_zeros(())
-    for low, high in out.walk.bounds:
-        centre, reach = (high + low) / 2, (high - low) / 2
-        spread = (centre - centre.mean()).square()
-        on, off = (low > 0).to(low), (high < 0).to(low)
+    width = x.reach.mean().clamp(min=1e-12)
+    total = out.reach.new_zeros(())
+    for box in out.walk.before:
+        spread = (box.middle - box.middle.mean()).square()
+        on, off = (box.middle > box.reach).to(spread), (box.middle < -box.reach).to(spread)
         ratios = torch.stack(
             [
-                width / reach.mean().clamp(min=1e-12),
-                _balance((centre * on).mean(), -(centre * off).mean()),
+                width / box.reach.mean().clamp(min=1e-12),
+                _balance((box.middle * on).mean(), -(box.middle * off).mean()),
                 _balance((spread * on).mean(), (spread * off).mean()),
             ]
         )
         total = total + (tolerance - ratios).relu().sum() / tolerance
-    return total / max(len(out.walk.bounds), 1)
+    return total / max(len(out.walk.before), 1)
 
 
 def _balance(one: Tensor, other: Tensor) -> Tensor:

@@ -41,8 +41,7 @@ class IBP:
         """The loss at these weights."""
         box = around(self.threat.at(strength * self.threat.eps), x)
         out: Box = network(box)
-        k = 1 - strength * (1 - self.kappa)
-        loss = k * functional.cross_entropy(out.point, labels) + (1 - k) * worst(ranked(out, labels))
+        loss = _mixed(1 - strength * (1 - self.kappa), out, labels, ranked(out, labels))
         return loss + _settling(self.warmup * (1 - strength), box, out)
 
 
@@ -67,7 +66,7 @@ class CROWNIBP:
         bounds = ranked(out, labels)
         if b > 0:
             bounds = b * ranked_by_lines(out, box, labels) + (1 - b) * bounds
-        loss = k * functional.cross_entropy(out.point, labels) + (1 - k) * worst(bounds)
+        loss = _mixed(k, out, labels, bounds)
         return loss + _settling(self.warmup * (1 - strength), box, out)
 
 
@@ -120,7 +119,7 @@ class MTLIBP:
 def around(threat: Ball, x: Tensor, *, point: Tensor | None = None, lines: bool = False) -> Box:
     """The box of all inputs within the threat; `point` goes through the network with it, `x` itself unless given."""
     low, high = (x - threat.eps).clamp(min=threat.low), (x + threat.eps).clamp(max=threat.high)
-    box = Box(x if point is None else point, low, high)
+    box = Box.of(x if point is None else point, low, high)
     if lines:
         box.line = x.detach().clone().requires_grad_()
         box.walk.slack = x.new_zeros(len(x)).requires_grad_()
@@ -130,6 +129,13 @@ def around(threat: Ball, x: Tensor, *, point: Tensor | None = None, lines: bool 
 def worst(bounds: Tensor) -> Tensor:
     """The cross-entropy of logits that reach all bounds of `z_k - z_y` at once."""
     return bounds.logsumexp(1).mean()
+
+
+def _mixed(k: float, out: Box, labels: Tensor, bounds: Tensor) -> Tensor:
+    """`k L(f(x), y) + (1 - k) L(u(x), y)`, without a backward pass for what does not count."""
+    if not k:
+        return worst(bounds)
+    return k * functional.cross_entropy(out.point, labels) + (1 - k) * worst(bounds)
 
 
 def _settling(weight: float, box: Box, out: Box) -> Tensor | float:
