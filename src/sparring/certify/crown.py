@@ -11,14 +11,29 @@ ten bits of TF32, round more than that: keep them off where a certificate matter
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparring.certify.graph import UNIT, Affine, Concat, Graph, MaxPool, Op, Rectifier, Sigmoid, Sum, graph, rounding
+from sparring.certify.graph import (
+    UNIT,
+    Affine,
+    Concat,
+    Graph,
+    Map,
+    MaxPool,
+    Op,
+    Rectifier,
+    Sigmoid,
+    Sum,
+    Window,
+    graph,
+    rounding,
+)
 from sparring.certify.lines import Constants, Lines, Relaxation, relax
 from sparring.certify.region import Region, dot
 from sparring.registry import register
@@ -34,6 +49,36 @@ BATCH = 16
 Bound = Callable[[Graph, Region, Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Slopes:
+    """Slopes that bounds of single units were chosen with: for each unit as it is, then negated."""
+
+    row: Tensor
+    """Where the slopes of a unit are, `(n,)`; -1 where it has none."""
+    alpha: dict[int, Tensor]
+    """For each operation before `(2, rows, *shape)`."""
+
+    def of(self, units: Tensor) -> dict[int, Tensor]:
+        """The slopes of units `(B, S)`, then those of their negatives, `(B, 2 S, *shape)`."""
+        rows = self.row[units]
+        return {k: torch.cat([part[0][rows], part[1][rows]], 1) for k, part in self.alpha.items()}
+
+
+@dataclass(frozen=True)
+class Known:
+    """Bounds that hold already, by position, `(B, *shape)`, and where to look for better ones.
+
+    Only behind the position `since` `(B,)`, the first that something new is known of, and where at most `most` units
+    of an example are undecided; with the slopes of `slopes`.
+    """
+
+    low: dict[int, Tensor]
+    high: dict[int, Tensor]
+    since: Tensor
+    most: int
+    slopes: dict[int, Slopes]
+
+
 @dataclass
 class Reach:
     """What is known of every position: bounds `(B, *shape)`, rounding, and what stands for its operation."""
@@ -43,6 +88,11 @@ class Reach:
     high: list[Tensor]
     error: list[Tensor | None] = field(default_factory=lambda: [None])
     relaxed: dict[int, Relaxation] = field(default_factory=dict)
+    empty: Tensor = field(init=False)
+    """Where what is known contradicts itself: no input is there."""
+
+    def __post_init__(self) -> None:
+        self.empty = torch.zeros(len(self.region), dtype=torch.bool)
 
 
 def lower(
@@ -52,12 +102,18 @@ def lower(
     a: Tensor,
     *,
     which: Tensor | None = None,
-    alpha: dict[int, Tensor] | None = None,
+    alpha: Mapping[int, Tensor] | None = None,
+    beta: Mapping[int, Tensor] | None = None,
+    trail: dict[int, Tensor] | None = None,
 ) -> Tensor:
     """A lower bound of `<a, h>` over the region, `(B, S)`, for `h` the value at a position, `a` `(B or 1, S, *shape)`.
 
     With `which` `(B, S')`, `a` is `(1, S, *shape)`, and every example asks only for those of its rows, as they are,
     then negated: `(B, 2 S')`. Up to the first relaxation the rows are the same for all examples, and walked once.
+
+    `alpha` holds slopes for the non-linear operations at these positions, and `beta` multipliers of what is known of
+    the signs of their inputs: `<beta, h> >= 0` there. `trail` collects the coefficients of these operations, and those
+    of the input at 0.
     """
     pending = {start: a}
     total = lost = a.new_zeros(len(reach.region), a.shape[1])
@@ -67,7 +123,7 @@ def lower(
         op, inputs = net.nodes[k - 1].op, net.nodes[k - 1].inputs
         error = reach.error[k]
         if error is not None:
-            lost = lost + dot(pending[k].abs().flatten(2), error.flatten(1))
+            lost = lost + dot(pending[k].abs(), error)
         if which is not None and k in reach.relaxed:
             pending, total, lost = _apart(which, pending, total, lost)
             which = None
@@ -76,6 +132,10 @@ def lower(
             part, constant = reach.relaxed[k].back(a, None if alpha is None else alpha.get(k))
             parts: list[Tensor | None] = [part]
             total = total + constant
+            if beta is not None and k in beta and part is not None:
+                parts = [part - beta[k]]
+            if trail is not None:
+                trail[k] = a
         else:
             parts, one = _linear(op, a)
             total = total if one is None else total + one
@@ -84,7 +144,85 @@ def lower(
                 pending[i] = pending[i] + part if i in pending else part
     if which is not None:
         pending, total, lost = _apart(which, pending, total, lost)
+    if trail is not None and 0 in pending:
+        trail[0] = pending[0]
     return total - lost + (reach.region.least(pending[0]) if 0 in pending else 0.0)
+
+
+def near(net: Graph, reach: Reach, k: int, units: Tensor, which: Tensor) -> Tensor:
+    """`lower` of single units of a map, `which` of them, then of their negatives: `(B, 2 S')`.
+
+    A unit of a convolution depends on a window of the map before: only this is walked, while it is small.
+    """
+    channels, *sides = net.size(k)
+    places = units % math.prod(sides)
+    a = torch.zeros(1, len(units), channels, 1, 1, dtype=torch.float64)
+    a[0, torch.arange(len(units)), units // math.prod(sides)] = 1
+    window, each = Window(), torch.arange(len(which)).unsqueeze(1)
+    places = places.expand(len(which), -1)
+    total = lost = a.new_zeros(len(which), len(units))
+
+    def cut(maps: Tensor) -> Tensor:
+        return window.cut(maps)[each[: len(maps)], places[: len(maps)]]
+
+    apart = False
+    while k and (before := _stays_small(net, reach, k, window)):
+        op, error = net.nodes[k - 1].op, reach.error[k]
+        if error is not None:
+            lost = lost + dot(a.abs(), cut(error))
+        line = reach.relaxed.get(k)
+        if not apart and line is not None:
+            parts, total, lost = _apart(which, {k: a}, total, lost)
+            a, places, apart = parts[k], places.gather(1, which).repeat(1, 2), True
+        window = before
+        if isinstance(line, Lines):
+            a, constant = line.each(cut).back(a)
+        else:
+            assert isinstance(op, Affine)
+            assert op.spread is not None
+            constant = a.new_zeros(()) if op.constant is None else (a * op.constant).flatten(2).sum(2)
+            flat = _spread(op.spread, a.flatten(0, 1))
+            inside = cut(torch.ones(len(a), 1, *net.size(net.nodes[k - 1].inputs[0])[1:], dtype=torch.float64))
+            a = flat.view(*a.shape[:2], *flat.shape[1:]) * inside
+        total = total + constant
+        (k,) = net.nodes[k - 1].inputs
+    if not apart:
+        parts, total, lost = _apart(which, {k: a}, total, lost)
+        a, places = parts[k], places.gather(1, which).repeat(1, 2)
+    if k == 0:
+        return total - lost + reach.region.each(cut).least(a)
+    return total - lost + lower(net, reach, k, _whole(net.size(k), window, places, a))
+
+
+def _spread(spread: Map, a: Tensor) -> Tensor:
+    """A linear map of many rows; by its matrix where this is small, because convolutions of small maps are slow."""
+    size = a[0].numel()
+    if len(a) < 2 * size:
+        return spread(a)
+    matrix = spread(torch.eye(size, dtype=a.dtype).view(size, *a.shape[1:]))
+    return (
+        (a.flatten(1) @ matrix.flatten(1)).view(-1, *matrix.shape[1:]) if matrix.numel() <= CELLS // 16 else spread(a)
+    )
+
+
+def _stays_small(net: Graph, reach: Reach, k: int, window: Window) -> Window | None:
+    """The window on the inputs of an operation, if it has one that is under half of the map."""
+    node = net.nodes[k - 1]
+    if isinstance(reach.relaxed.get(k), Lines):
+        return window
+    if not (isinstance(node.op, Affine) and node.op.window and len(node.shape) == 3):
+        return None
+    before = window.after(node.op.window)
+    return before if 2 * math.prod(before.kernel) <= math.prod(net.size(node.inputs[0])[1:]) else None
+
+
+def _whole(shape: tuple[int, ...], window: Window, places: Tensor, a: Tensor) -> Tensor:
+    """Windows as whole maps, with zeros around."""
+    count = math.prod(shape[1:])
+    number = torch.arange(1, count + 1, dtype=torch.float64).view(1, 1, *shape[1:])
+    index = window.cut(number).long()[0][places].flatten(3).expand(-1, -1, shape[0], -1)
+    whole = a.new_zeros(*a.shape[:2], shape[0], count + 1).scatter_add_(3, index, a.flatten(3))
+    return whole[..., 1:].reshape(*a.shape[:2], *shape)
 
 
 def _apart(
@@ -110,10 +248,11 @@ def _linear(op: Op, a: Tensor) -> tuple[list[Tensor | None], Tensor | None]:
     raise AssertionError(op)
 
 
-def explore(net: Graph, region: Region, *, refine: bool) -> Reach:
+def explore(net: Graph, region: Region, *, refine: bool, known: Known | None = None) -> Reach:
     """Bounds of every position, from the input on: by intervals, and with `refine` by CROWN where they matter.
 
-    They matter for the inputs of non-linear operations, where intervals leave it open which piece is in use.
+    They matter for the inputs of non-linear operations, where intervals leave it open which piece is in use. Bounds
+    that are known already are used, and only tightened.
     """
     reach = Reach(region, [region.low], [region.high])
     for k, node in enumerate(net.nodes, 1):
@@ -134,15 +273,20 @@ def explore(net: Graph, region: Region, *, refine: bool) -> Reach:
                 low, high = op(*lows), op(*highs)
             case Rectifier() | Sigmoid() | MaxPool():
                 if refine:
-                    _refine(net, reach, inputs[0], op)
+                    _refine(net, reach, inputs[0], op, known)
                 low, high = op(reach.low[inputs[0]]), op(reach.high[inputs[0]])
                 reach.relaxed[k] = (
                     relax(op, reach.low[inputs[0]], reach.high[inputs[0]]) if refine else Constants(low, high)
                 )
                 error = _slip(op, low, high)
+        low, high = (low, high) if error is None else (low - error, high + error)
         reach.error.append(error)
-        reach.low.append(low if error is None else low - error)
-        reach.high.append(high if error is None else high + error)
+        if known is not None and k in known.low:
+            low, high = torch.maximum(low, known.low[k]), torch.minimum(high, known.high[k])
+            reach.empty = reach.empty | (low > high).flatten(1).any(1)
+            high = torch.maximum(low, high)
+        reach.low.append(low)
+        reach.high.append(high)
     return reach
 
 
@@ -156,27 +300,39 @@ def _slip(op: Rectifier | Sigmoid | MaxPool, low: Tensor, high: Tensor) -> Tenso
     return None
 
 
-def _refine(net: Graph, reach: Reach, k: int, op: Rectifier | Sigmoid | MaxPool) -> None:
+def _refine(net: Graph, reach: Reach, k: int, op: Rectifier | Sigmoid | MaxPool, known: Known | None) -> None:
     """Tighten the bounds of a position by CROWN, where intervals leave the operation after it undecided."""
     low, high = reach.low[k].flatten(1).clone(), reach.high[k].flatten(1).clone()
     undecided = (low < 0) & (high > 0) if isinstance(op, Rectifier) else low < high
     if k == 0 or (reach.region.norm == "linf" and not _behind(net, k)):
         return  # one linear map of a box: intervals are exact
+    if known is not None:
+        undecided &= (known.since < k).unsqueeze(1)
+        undecided &= (undecided.sum(1) <= known.most).unsqueeze(1)
     units = undecided.any(0).nonzero().flatten()
-    widest = max(torch.Size(net.size(i)).numel() for i in range(k + 1))
+    slopes = None if known is None else known.slopes.get(k)
+    local = slopes is None and len(net.size(k)) == 3 and _stays_small(net, reach, k, Window()) is not None
+    widest = 512 if local else max(torch.Size(net.size(i)).numel() for i in range(k + 1))
     for some in torch.split(units, max(1, CELLS // (widest * len(low)))):
-        rows = torch.zeros(1, len(some), low.shape[1], dtype=low.dtype)
-        rows[0, torch.arange(len(some)), some] = 1
         asked = undecided[:, some]
         count = int(asked.sum(1).max())
         which = asked.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
-        found = lower(net, reach, k, rows.view(1, len(some), *net.size(k)), which=which)
+        if local:
+            found = near(net, reach, k, some, which)
+        else:
+            rows = torch.zeros(1, len(some), low.shape[1], dtype=low.dtype)
+            rows[0, torch.arange(len(some)), some] = 1
+            alpha = None if slopes is None else slopes.of(some[which])
+            found = lower(net, reach, k, rows.view(1, len(some), *net.size(k)), which=which, alpha=alpha)
         least, most = found[:, :count], -found[:, count:]
         units_of = some[which]
         own = asked.gather(1, which)  # the rest only fills the rows up
         old = low.gather(1, units_of), high.gather(1, units_of)
         low.scatter_(1, units_of, torch.where(own, torch.maximum(old[0], least), old[0]))
         high.scatter_(1, units_of, torch.where(own, torch.minimum(old[1], most), old[1]))
+    if known is not None:
+        reach.empty = reach.empty | (low > high).any(1)
+        high = torch.maximum(low, high)
     reach.low[k], reach.high[k] = low.view_as(reach.low[k]), high.view_as(reach.high[k])
 
 
@@ -256,35 +412,93 @@ class AlphaCROWN:
         best = lower(net, reach, len(net.nodes), rows)
         hard = (best.amin(1) <= 0).nonzero().flatten()
         if len(hard):
-            best[hard] = torch.maximum(best[hard], self.chosen(net, _some(reach, hard), rows[hard]))
-        return best
-
-    def chosen(self, net: Graph, reach: Reach, rows: Tensor) -> Tensor:
-        """The best bounds seen while slopes climb, from those of CROWN."""
-        lines = {k: one for k, one in reach.relaxed.items() if isinstance(one, Lines) and one.open is not None}
-        alpha = {
-            k: one.below.unsqueeze(1).repeat(1, rows.shape[1], *[1] * (one.below.dim() - 1)) for k, one in lines.items()
-        }
-        best = rows.new_full(rows.shape[:2], -torch.inf)
-        with torch.enable_grad():
-            slopes = [one.requires_grad_() for one in alpha.values()]
-            if not slopes:
-                return best
-            adam = torch.optim.Adam(slopes, lr=self.rate, maximize=True)
-            for step in range(self.steps):
-                adam.param_groups[0]["lr"] = self.rate * (1 - step / self.steps)
-                found = lower(net, reach, len(net.nodes), rows, alpha=alpha)
-                best = torch.maximum(best, found.detach())
-                for one, gradient in zip(slopes, torch.autograd.grad(found.sum(), slopes), strict=True):
-                    one.grad = gradient
-                adam.step()
-                with torch.no_grad():
-                    for k, one in alpha.items():
-                        one.clamp_(lines[k].least, 1.0)
+            some = some_of(reach, hard)
+            alpha = slopes_of_crown(some, rows.shape[1])
+            chosen, _, _ = ascend(
+                net,
+                some,
+                rows[hard],
+                start=len(net.nodes),
+                alpha=alpha,
+                beta={},
+                signs={},
+                steps=self.steps,
+                rate=self.rate,
+                score=lambda bounds: bounds,
+            )
+            best[hard] = torch.maximum(best[hard], chosen)
         return best
 
 
-def _some(reach: Reach, rows: Tensor) -> Reach:
+def slopes_of_crown(reach: Reach, rows: int) -> dict[int, Tensor]:
+    """The slopes that CROWN takes under undecided rectifiers, for so many rows: where climbing starts."""
+    return {
+        k: one.below.unsqueeze(1).repeat(1, rows, *[1] * (one.below.dim() - 1))
+        for k, one in reach.relaxed.items()
+        if isinstance(one, Lines) and one.open is not None
+    }
+
+
+def ascend(
+    net: Graph,
+    reach: Reach,
+    rows: Tensor,
+    *,
+    start: int,
+    alpha: dict[int, Tensor],
+    beta: dict[int, Tensor],
+    signs: dict[int, Tensor],
+    steps: int,
+    rate: float,
+    score: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
+    """Climb slopes and multipliers (Wang et al., 2021) by Adam: the best bounds, and what gave them.
+
+    `score` of the bounds `(B, S)` is what climbs, `(B, S')`. Every step is a bound by itself, whatever it climbs to.
+    `signs` are those that inputs of operations are known to have, zero where they are not.
+    """
+    lines = {k: one for k, one in reach.relaxed.items() if isinstance(one, Lines) and k in alpha}
+    alpha, beta = ({k: one.clone().requires_grad_() for k, one in part.items()} for part in (alpha, beta))
+    with torch.no_grad():
+        best = score(lower(net, reach, start, rows, alpha=alpha, beta={k: beta[k] * signs[k] for k in beta}))
+    best_alpha, best_beta = ({k: one.detach().clone() for k, one in part.items()} for part in (alpha, beta))
+    free = [*alpha.values(), *beta.values()]
+    if not free:
+        return best, best_alpha, best_beta
+    with torch.enable_grad():
+        adam = torch.optim.Adam(
+            [{"params": [*alpha.values()]}, {"params": [*beta.values()]}] if beta else free, lr=rate, maximize=True
+        )
+        for step in range(steps):
+            for group in adam.param_groups:
+                group["lr"] = rate * (1 - step / steps)
+            signed = {k: beta[k] * signs[k] for k in beta}
+            found = score(lower(net, reach, start, rows, alpha=alpha, beta=signed))
+            _keep(best, found.detach(), (alpha, best_alpha), (beta, best_beta))
+            for one, gradient in zip(free, torch.autograd.grad(found.sum(), free, allow_unused=True), strict=True):
+                one.grad = gradient
+            adam.step()
+            with torch.no_grad():
+                for k, one in alpha.items():
+                    one.clamp_(lines[k].least, 1.0)
+                for one in beta.values():
+                    one.clamp_(min=0.0)
+    with torch.no_grad():
+        found = score(lower(net, reach, start, rows, alpha=alpha, beta={k: beta[k] * signs[k] for k in beta}))
+        _keep(best, found, (alpha, best_alpha), (beta, best_beta))
+    return best, best_alpha, best_beta
+
+
+def _keep(best: Tensor, found: Tensor, *pairs: tuple[dict[int, Tensor], dict[int, Tensor]]) -> None:
+    """Take what is better into the best, with what gave it."""
+    better = found > best
+    best[better] = found[better]
+    for now, kept in pairs:
+        for k, one in now.items():
+            kept[k][better] = one.detach()[better]
+
+
+def some_of(reach: Reach, rows: Tensor) -> Reach:
     """What is known of some of the examples."""
 
     def taken(one: Relaxation) -> Relaxation:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -36,11 +36,32 @@ def rounding(terms: int) -> float:
 
 
 @dataclass(frozen=True)
+class Window:
+    """Which part of a map an output depends on, as a convolution says it: of a single convolution, or of several."""
+
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+
+    def after(self, first: Window) -> Window:
+        """The window on the inputs of `first`, whose outputs this one is on."""
+        axes = zip(self.kernel, self.stride, self.padding, first.kernel, first.stride, first.padding, strict=True)
+        one, two = (((k - 1) * t + m, s * t, p * t + q) for k, s, p, m, t, q in axes)
+        return Window(*zip(one, two, strict=True))
+
+    def cut(self, maps: Tensor) -> Tensor:
+        """The window of every place, `(B, places, C, *kernel)`, of maps `(B, C, H, W)`; zero outside of them."""
+        found = functional.unfold(maps, self.kernel, padding=self.padding, stride=self.stride)
+        return found.transpose(1, 2).view(len(maps), -1, maps.shape[1], *self.kernel)
+
+
+@dataclass(frozen=True)
 class Affine:
     """`forward(x) + constant`: `size` is `forward` with weights without sign, `transpose` its adjoint.
 
     `terms` counts the products that are summed for one output, the constant among them; `largest` bounds the size of
-    what the constant is computed from.
+    what the constant is computed from. Where outputs depend on a window of the inputs, `spread` is the adjoint from a
+    part of the outputs to its window.
     """
 
     forward: Map
@@ -49,6 +70,8 @@ class Affine:
     constant: Tensor | None = None
     largest: Tensor | None = None
     terms: int = 0
+    window: Window | None = None
+    spread: Map | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Outputs of `x`."""
@@ -152,6 +175,8 @@ class Graph:
 
     shape: tuple[int, ...]
     nodes: tuple[Node, ...]
+    source: Model | None = field(default=None, compare=False, repr=False)
+    """The network that it was read from, as float32 runs it."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits of `x`, computed in float64."""
@@ -188,7 +213,7 @@ def graph(model: Model | Graph, x: Tensor) -> Graph:
             "one that is a function of its input alone",
             "leave randomness and changes of state out of it",
         )
-    return found
+    return replace(found, source=model)
 
 
 @dataclass(frozen=True)
@@ -297,6 +322,7 @@ class _Reader:
         stride, padding, dilation = _pair(layer.stride), _pair(layer.padding), _pair(layer.dilation)
         sizes = zip(self.size(x)[1:], w.shape[2:], stride, padding, dilation, strict=True)
         left = tuple((n + 2 * p - d * (k - 1) - 1) % s for n, k, s, p, d in sizes)
+        local = layer.groups == 1 and dilation == (1, 1)
         shared = partial(functional.conv2d, stride=stride, padding=padding, dilation=dilation, groups=layer.groups)
         return self.add(
             Affine(
@@ -308,6 +334,8 @@ class _Reader:
                 constant=b,
                 largest=None if b is None else b.abs(),
                 terms=w[0].numel() + 1,
+                window=Window(_pair(layer.kernel_size), stride, padding) if local else None,
+                spread=(lambda a: functional.conv_transpose2d(a, w, None, stride)) if local else None,
             ),
             x,
         )
@@ -332,7 +360,11 @@ class _Reader:
         if (by * torch.zeros(1, *self.size(x))).shape != (1, *self.size(x)):
             raise _lacks(f"a product of shapes {tuple(by.shape)} and {self.size(x)}")
         times, widened = (lambda h: h * by), (lambda h: h * by.abs())
-        return self.add(Affine(times, widened, times, constant, largest, terms), x)
+        alike = len(self.size(x)) == 3 and by.shape[-2:] in {(), (1, 1)}
+        if constant is not None and constant.shape[-2:] not in {(), (1, 1)}:
+            alike = False
+        local = (Window(), times) if alike else (None, None)
+        return self.add(Affine(times, widened, times, constant, largest, terms, *local), x)
 
     def call(self, name: str, function: Any, args: tuple[Any, ...], settings: dict[str, Any]) -> Any:  # noqa: PLR0912  (one case an operation)
         """A function or a method of tensors, by its name."""

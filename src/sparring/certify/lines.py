@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,14 +32,23 @@ class Lines:
 
     def back(self, a: Tensor, alpha: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """A lower bound `a f(x) >= a' x + constant`: `a'` `(B, S, *shape)`, and the constant `(B, S)`."""
-        below, above = self.below.unsqueeze(1), self.above.unsqueeze(1)
+        below, above = _beside(self.below, a), _beside(self.above, a)
         if alpha is not None and self.open is not None:
-            below = torch.where(self.open.unsqueeze(1), alpha, below)
-        up = a > 0
-        constant = dot(a.clamp(max=0).flatten(2), self.above_at.flatten(1))
+            below = torch.where(_beside(self.open, a), alpha, below)
+        constant = dot(a.clamp(max=0), self.above_at)
         if self.below_at is not None:
-            constant = constant + dot(a.clamp(min=0).flatten(2), self.below_at.flatten(1))
-        return a * torch.where(up, below, above), constant
+            constant = constant + dot(a.clamp(min=0), self.below_at)
+        return a * torch.where(a > 0, below, above), constant
+
+    def each(self, part: Callable[[Tensor], Tensor]) -> Lines:
+        """The lines of a part of the coordinates for every row, `(B, S, ...)`."""
+        below_at = None if self.below_at is None else part(self.below_at)
+        return Lines(part(self.below), below_at, part(self.above), part(self.above_at))
+
+
+def _beside(part: Tensor, a: Tensor) -> Tensor:
+    """What is the same for all rows of `a`, beside them."""
+    return part if part.dim() == a.dim() else part.unsqueeze(1)
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,7 @@ class Constants:
 
     def back(self, a: Tensor, alpha: Tensor | None = None) -> tuple[None, Tensor]:
         """Nothing goes further back."""
-        centre, reach = ((self.high + self.low) / 2).flatten(1), ((self.high - self.low) / 2).flatten(1)
-        return None, dot(a.flatten(2), centre) - dot(a.abs().flatten(2), reach)
+        return None, dot(a, (self.high + self.low) / 2) - dot(a.abs(), (self.high - self.low) / 2)
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ class Picks:
     def back(self, a: Tensor, alpha: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Lines.back`."""
         sole = self.sole.unsqueeze(1)
-        constant = dot((a.clamp(max=0) * ~sole).flatten(2), self.high.flatten(1))
+        constant = dot(a.clamp(max=0) * ~sole, self.high)
         kept = torch.where(sole, a, a.clamp(min=0)).flatten(3)
         plane = kept.new_zeros(*kept.shape[:3], self.shape[1] * self.shape[2])
         place = self.place.flatten(2).unsqueeze(1).expand_as(kept)

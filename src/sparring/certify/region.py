@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -45,24 +46,33 @@ class Region:
         """The regions of some of the rows."""
         return Region(self.x[rows], self.low[rows], self.high[rows], self.eps[rows], self.norm)
 
+    def each(self, part: Callable[[Tensor], Tensor]) -> Region:
+        """A part of every row's inputs, for coefficients that are zero elsewhere."""
+        return Region(part(self.x), part(self.low), part(self.high), self.eps, self.norm)
+
     def least(self, a: Tensor) -> Tensor:
         """The least `<a, z>` over the region, `(B, S)`, of `a` `(B or 1, S, *shape)`.
 
         Exact for Linf and L1; for L2 a point of the dual function, which no primal point goes below.
         """
-        a = a.flatten(2)
         if self.norm == "linf":
-            centre, reach = ((self.high + self.low) / 2).flatten(1), ((self.high - self.low) / 2).flatten(1)
-            return dot(a, centre) - dot(a.abs(), reach)
-        x = self.x.flatten(1)
-        down, up = x - self.low.flatten(1), self.high.flatten(1) - x
-        room = torch.where(a > 0, down.unsqueeze(1), up.unsqueeze(1))
+            return dot(a, (self.high + self.low) / 2) - dot(a.abs(), (self.high - self.low) / 2)
+        down, up = (part.reshape(*_rows(part, a), -1) for part in (self.x - self.low, self.high - self.x))
+        size = a.flatten(2)
+        room = torch.where(size > 0, down, up)
         gain = _filled if self.norm == "l1" else _stretched
-        return dot(a, x) - gain(a.abs().expand_as(room), room, self.eps.view(-1, 1, 1))
+        return dot(a, self.x) - gain(size.abs().expand_as(room), room, self.eps.view(-1, 1, 1))
+
+
+def _rows(part: Tensor, a: Tensor) -> tuple[int, ...]:
+    return tuple(part.shape[:2]) if part.dim() == a.dim() else (len(part), 1)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """`<a, b>` of `(B or 1, S, n)` and `(B, n)`, `(B, S)`."""
+    """`<a, b>`, `(B, S)`, of `a` `(B or 1, S, *shape)` and `b` `(B, *shape)`, or `(B, S, *shape)`."""
+    if b.dim() == a.dim():
+        return (a * b).flatten(2).sum(2)
+    a, b = a.flatten(2), b.flatten(1)
     if len(a) == 1:
         return b @ a[0].T
     return (a @ b.unsqueeze(2)).squeeze(2)
