@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from sparring.evaluate import audit, examine
+    from sparring.evaluate.defended import audit_defence
     from sparring.hardening import train
     from sparring.models.loading import adopt, load
     from sparring.threats import l0, l1, l2, linf
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "adopt": "sparring.models.loading",
     "audit": "sparring.evaluate",
+    "audit_defence": "sparring.evaluate.defended",
     "examine": "sparring.evaluate",
     "l0": "sparring.threats",
     "l1": "sparring.threats",
@@ -22,7 +24,7 @@ _WHERE = {
     "train": "sparring.hardening",
 }
 
-__all__ = ["__version__", "adopt", "audit", "examine", "l0", "l1", "l2", "linf", "load", "train"]
+__all__ = ["__version__", "adopt", "audit", "audit_defence", "examine", "l0", "l1", "l2", "linf", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

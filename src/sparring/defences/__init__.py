@@ -4,6 +4,7 @@ from sparring.defences.autoencoder import Autoencoder, magnet
 from sparring.defences.cleaning import Chain, Cleaned, Cleaning, Learning, RandomCleaning
 from sparring.defences.deflection import pixel_deflection
 from sparring.defences.depth import bit_depth
+from sparring.defences.detectors import Detector, Unnoticed, calibrated, watched
 from sparring.defences.diffusion import Denoiser, diffusion
 from sparring.defences.jpeg import jpeg
 from sparring.defences.noise import noise
@@ -22,12 +23,15 @@ __all__ = [
     "Cleaned",
     "Cleaning",
     "Denoiser",
+    "Detector",
     "Learning",
     "RandomCleaning",
     "Replacement",
     "Shifts",
+    "Unnoticed",
     "bilateral",
     "bit_depth",
+    "calibrated",
     "diffusion",
     "distillation",
     "ensemble",
@@ -46,4 +50,5 @@ __all__ = [
     "shifts",
     "thermometer",
     "total_variation",
+    "watched",
 ]

@@ -1,0 +1,80 @@
+"""What a detector is: a score for every input, higher where it looks attacked, and a threshold that was calibrated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sparring.errors import BadInput
+from sparring.types import Model
+
+Score = Callable[[Tensor], Tensor]
+"""Inputs `(B, *shape)` to scores `(B,)`, higher where they look attacked; differentiable, rows on their own."""
+
+
+class Scoring(Protocol):
+    """A kind of detector: what `fit` learns from clean examples is a score."""
+
+    def fit(self, model: Model, x: Tensor, labels: Tensor) -> Score:
+        """The score for this model, as learned from these examples."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """A kind of detector, by the function that makes its score: `scoring(model, x, labels)`."""
+
+    scoring: Callable[[Model, Tensor, Tensor], Score]
+
+    def fit(self, model: Model, x: Tensor, labels: Tensor) -> Score:
+        """The score for this model, as learned from these examples."""
+        return self.scoring(model, x, labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Detector:
+    """A score and its threshold: inputs above it are refused.
+
+    On clean inputs like those it was calibrated on this refuses a share of `rate` at most, on average. `spread` is the
+    median distance of their scores from the median: the unit in which attacks measure how far above they are.
+    """
+
+    score: Score
+    threshold: float
+    rate: float
+    spread: float
+
+    def flagged(self, x: Tensor) -> Tensor:
+        """Which inputs are refused, `(B,)` bool. A score that is no number is refused."""
+        with torch.no_grad():
+            return ~(self.score(x) <= self.threshold)
+
+
+def calibrated(score: Score, x: Tensor, *, rate: float = 0.05) -> Detector:
+    """A detector whose threshold lets `rate` of clean inputs be refused, from held-out ones `(N, *shape)`.
+
+    The threshold is the score of rank `ceil((1 - rate)(N + 1))`: for inputs drawn as these were, the chance of a false
+    alarm is `rate` at most (split conformal prediction; Vovk et al., 2005).
+
+    Raises:
+        BadInput: too few examples for this rate, or scores that are no numbers.
+    """
+    need = math.ceil(1 / rate) - 1 if 0 < rate < 1 else 0
+    if not need or len(x) < need:
+        raise BadInput(
+            f"{len(x)} clean examples for a false-positive rate of {rate:g}",
+            f"{need or 'a rate in 0..1'} or more" * bool(need),
+            "calibrate on more examples, or at another rate",
+        )
+    with torch.no_grad():
+        scores = torch.cat([score(some) for some in torch.split(x, 200)]).double()
+    if not bool(scores.isfinite().all()):
+        raise BadInput("scores of clean examples that are not finite", "finite scores", "check inputs and model")
+    rank = min(math.ceil((1 - rate) * (len(x) + 1)), len(x))
+    spread = float((scores - scores.median()).abs().median())
+    return Detector(score, float(scores.sort().values[rank - 1]), rate, max(spread, 1e-6))

@@ -1,0 +1,59 @@
+"""What the layers of a network give, a vector for each input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sparring.defences.learning import network_of
+from sparring.errors import BadInput
+from sparring.types import Model
+
+Features = Callable[[Tensor], list[Tensor]]
+
+
+def features_of(model: Model) -> Features:
+    """The outputs of every convolution and linear layer but the last, `(B, d)` each; maps are averaged over places.
+
+    Raises:
+        BadInput: no torch network, or none with such layers.
+    """
+    network = network_of(model)
+    layers = [part for part in network.modules() if isinstance(part, nn.Conv2d | nn.Linear)][:-1]
+    if not layers:
+        raise BadInput(
+            f"{type(network).__name__}", "a hidden layer", "use a detector on the outputs: energy, max-softmax"
+        )
+
+    def features(x: Tensor) -> list[Tensor]:
+        seen: list[Tensor] = []
+        handles = [
+            layer.register_forward_hook(
+                lambda module, given, out: seen.append(out.relu().flatten(2).mean(2) if out.dim() > 2 else out.relu())
+            )
+            for layer in layers
+        ]
+        try:
+            network(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return seen
+
+    return features
+
+
+def quietly(features: Features, x: Tensor) -> list[Tensor]:
+    """The features of many examples, without gradients."""
+    with torch.no_grad():
+        parts = [features(some) for some in torch.split(x, 200)]
+    return [torch.cat(layer) for layer in zip(*parts, strict=True)]
+
+
+def standardised(scores: Callable[[Tensor], list[Tensor]], x: Tensor) -> Callable[[Tensor], Tensor]:
+    """The mean over layers of scores in units of their deviation on these clean examples."""
+    clean = torch.stack(quietly(scores, x))
+    mean, deviation = clean.mean(1, keepdim=True), clean.std(1, keepdim=True).clamp(min=1e-6)
+    return lambda z: ((torch.stack(scores(z)) - mean) / deviation).mean(0)

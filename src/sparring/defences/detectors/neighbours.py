@@ -1,0 +1,68 @@
+"""Detectors that ask how an input lies among clean ones: its local dimension, and how dense they are around it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparring.defences.detectors.detector import Learned, Score
+from sparring.defences.detectors.layers import features_of, quietly, standardised
+from sparring.errors import BadInput
+from sparring.registry import register
+from sparring.types import Model
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Between all rows of two sets, `(A, B)`."""
+    return (a.square().sum(1, keepdim=True) - 2 * a @ b.T + b.square().sum(1)).clamp(min=0)
+
+
+def local_dimension(f: Tensor, among: Tensor, k: int) -> Tensor:
+    """The maximum-likelihood estimate from the `k` nearest others: `-1 / mean log(r_i / r_k)`, `(B,)`."""
+    squares = squared_distances(f, among).topk(k + 1, largest=False).values
+    squares = torch.where(squares[:, :1] < 1e-9, squares[:, 1:], squares[:, :-1]).clamp(min=1e-12)  # not itself
+    return -1 / (0.5 * (squares / squares[:, -1:]).log()).mean(1).clamp(max=-1e-6)
+
+
+@register("detectors", "lid", paper="Ma et al., 2018")
+def lid(*, k: int = 20, among: int = 500) -> Learned:
+    """The local intrinsic dimension of the features of every layer (Ma et al., 2018).
+
+    Among a fixed set of clean examples, with a plain mean over layers in place of weights learned from attacked ones.
+    """
+
+    def scoring(model: Model, x: Tensor, labels: Tensor) -> Score:
+        if len(x) < k + 2:
+            raise BadInput(f"{len(x)} examples for {k} neighbours", f"{k + 2} or more", "learn from more, or lower k")
+        features = features_of(model)
+        banks = [f[:among] for f in quietly(features, x)]
+        return standardised(
+            lambda z: [local_dimension(f, bank, k) for f, bank in zip(features(z), banks, strict=True)],
+            x[among:][:500] if len(x) > among else x,
+        )
+
+    return Learned(scoring)
+
+
+@register("detectors", "kernel-density", paper="Feinman et al., 2017")
+def kernel_density(*, width: float = 0.5) -> Learned:
+    """How sparse clean examples of the same decision are around the last features (Feinman et al., 2017).
+
+    `-log mean exp(-d^2 / w^2)`, where w is `width` times the root of the median squared distance within classes.
+    """
+
+    def scoring(model: Model, x: Tensor, labels: Tensor) -> Score:
+        features = features_of(model)
+        bank = quietly(features, x)[-1]
+        same = labels.unsqueeze(0) == labels.unsqueeze(1)
+        w2 = width**2 * squared_distances(bank, bank)[same].median()
+
+        def score(z: Tensor) -> Tensor:
+            decided = model(z).argmax(1)
+            closeness = -squared_distances(features(z)[-1], bank) / w2
+            others = decided.unsqueeze(1) != labels
+            return -closeness.masked_fill(others, -1e4).logsumexp(1)
+
+        return score
+
+    return Learned(scoring)

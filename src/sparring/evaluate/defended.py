@@ -1,0 +1,238 @@
+"""What a defence is worth: under attack without it, with it, and with it against an attack that knows it.
+
+Three numbers, on the same examples:
+
+- **bare**: without the defence;
+- **unaware**: with it, against the examples that were made on the bare model, transferred;
+- **adaptive**: with it, attacked through the view that it hands out itself.
+
+The last is the one that counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparring.attacks import Restarts, pgd_cosine
+from sparring.data import Arrays, first
+from sparring.errors import BadInput
+from sparring.evaluate.result import Interval, Result, Verdict
+from sparring.evaluate.run import asked, home, one_thread, own_draws
+from sparring.evaluate.statistics import clopper_pearson
+from sparring.evaluate.verdict import audit
+from sparring.goals import Never, Untargeted
+from sparring.losses import cross_entropy, margin
+from sparring.models.loading import adopt
+from sparring.models.victim import Victim, inference
+from sparring.registry import find
+from sparring.streams import Streams
+from sparring.threats import Ball
+from sparring.types import Attack, Data, Defence, Goal, Learns, Model
+from sparring.views import eot
+
+JUDGED = 16
+"""Calls whose mean decides, for a defence that is random."""
+
+LEARNED_FROM = 2000
+"""Examples that a defence learns from, at most, unless told."""
+
+BATCH = 200
+
+MISSED = 0.02
+"""The share of examples that an unaware attack may break and the adaptive one not, before that one is in doubt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faced:
+    """Accuracies of a model and of its defence, with exact intervals: clean, and under three attacks."""
+
+    examples: int
+    clean: Interval
+    defended: Interval
+    bare: Interval
+    unaware: Interval
+    adaptive: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefenceAudit:
+    """Two audits and a transfer attack: `bare` without the defence, `adaptive` through the view that it hands out.
+
+    `unaware` is the accuracy with it on what PGD made of the examples on the bare model; `missed` counts what that
+    broke and the adaptive audit did not.
+    """
+
+    name: str
+    bare: Result
+    unaware: Interval
+    adaptive: Result
+    missed: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """The adaptive audit's, which is suspect where an attack that knows less breaks what it left standing."""
+        return self.adaptive.verdict
+
+
+def climb(threat: Ball, steps: int = 40) -> Restarts:
+    """What is climbed without the defence and with it: PGD on the margin, then on the cross-entropy."""
+    return Restarts(
+        attacks=tuple(pgd_cosine(threat, steps=steps, loss=loss) for loss in (margin, cross_entropy)), times=2
+    )
+
+
+def chosen(defence: Defence | Learns | str) -> Defence | Learns:
+    """A defence, by its name in the registry too.
+
+    Raises:
+        BadInput: no defence of this name, or something that is none.
+    """
+    made = find("defences", defence).make() if isinstance(defence, str) else defence
+    if not isinstance(made, Defence | Learns):
+        raise BadInput(
+            f"a {type(made).__name__} for a defence",
+            "defend, adaptive and draws, or fit",
+            "see: sparring list defences",
+        )
+    return made
+
+
+def ready(defence: Defence | Learns | str, model: Model, train: Data | None) -> Defence:
+    """A defence that has learned from the first of these examples what it has to.
+
+    Raises:
+        BadInput: it has to learn, and there is nothing to learn from.
+    """
+    made = chosen(defence)
+    if isinstance(made, Defence):
+        return made
+    if train is None or not len(train):
+        raise BadInput("a defence that learns, without examples", "training data", "pass train=, a data set")
+    x, labels = train.take(range(min(LEARNED_FROM, len(train))))
+    return made.fit(model, x, labels)
+
+
+def face(
+    model: object,
+    defence: Defence,
+    data: Data | tuple[Tensor, Tensor],
+    threat: Ball,
+    *,
+    attack: Attack | None = None,
+    seed: int = 0,
+) -> Faced:
+    """The three numbers, by one attack: PGD on the margin and on the cross-entropy unless told, 40 steps each.
+
+    The same attack runs on the bare model and on the adaptive view, averaged over `defence.draws` calls where that is
+    random. Whoever knows the defence can do what somebody who does not can: what the transferred examples break is
+    broken for the adaptive attack too. A random defence is judged by the mean of 16 calls. Not an audit: no checks and
+    no verdict.
+    """
+    subject = data if not isinstance(data, tuple) else Arrays("data", *data)
+    victim, climber = adopt(model, example=subject.take([0])[0]), attack or climb(threat)
+    counts = torch.zeros(5, dtype=torch.int64)
+    with one_thread():
+        for rows in torch.arange(len(subject)).split(BATCH):  # type: ignore[no-untyped-call]
+            x, y = (part.to(home(victim)) for part in subject.take(rows.tolist()))
+            counts += _counted(victim, defence, x, y, attack=climber, rng=Streams.of(seed, rows))
+    names = ("clean", "defended", "bare", "unaware", "adaptive")
+    found = {name: clopper_pearson(int(n), len(subject)) for name, n in zip(names, counts, strict=True)}
+    return Faced(examples=len(subject), **found)
+
+
+def _counted(victim: Victim, defence: Defence, x: Tensor, y: Tensor, *, attack: Attack, rng: Streams) -> Tensor:
+    """How many stand: clean, defended, bare, unaware, adaptive."""
+    bare, judge = asked(victim), _judge(defence, defence.defend(victim.call))
+    with inference(victim), own_draws("face", int(rng.keys[0])):
+        z = _made(bare, x, Never(y), attack, rng.at("bare"))
+        view, goal = defence.adaptive(victim.call), Untargeted(y)
+        if defence.draws > 1:
+            view, goal = eot(view, defence.draws), Never(y)
+        known = _made(view, x, goal, attack, rng.at("adaptive"))
+        with torch.no_grad():
+            cases = ((bare, x), (judge, x), (bare, z), (judge, z), (judge, known))
+            stand = torch.stack([model(at).argmax(1) == y for model, at in cases])
+    stand[4] &= stand[3]
+    return stand.sum(1).cpu()
+
+
+def _made(model: Model, x: Tensor, goal: Goal, attack: Attack, rng: Streams) -> Tensor:
+    """What the attack makes of `x`, where that is within the threat; `x` itself where it is not."""
+    z = attack(model, x, goal, rng)
+    inside = attack.threat.contains(z, x)
+    return torch.where(inside.view(-1, *[1] * (x.dim() - 1)), z, x)
+
+
+def _judge(defence: Defence, model: Model) -> Model:
+    return model if defence.draws == 1 else eot(model, JUDGED)
+
+
+def audit_defence(
+    model: object,
+    defence: Defence | Learns | str,
+    data: Data | tuple[Tensor, Tensor],
+    threat: Ball,
+    *,
+    train: Data | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    out: Path | str | None = None,
+    **settings: Any,
+) -> DefenceAudit:
+    """Audit a defence: the model without it, and with it through the view that knows it; the verdict is the latter's.
+
+    `defence` may be a name (`sparring list defences`); one that has to learn does so from the first 2000 examples of
+    `train`. `settings` are those of `sparring.audit`. With `out`, a folder, the audit of the defended model is written
+    there, with the three numbers as `defence` in its result, and that of the bare model in its folder `bare`.
+
+    Raises:
+        BadInput: what `sparring.audit` refuses, an unknown defence, or one that has nothing to learn from.
+    """
+    subject = data if not isinstance(data, tuple) else Arrays("data", *data)
+    subject = subject if limit is None else first(subject, limit)
+    victim = adopt(model, example=subject.take([0])[0])
+    name = defence if isinstance(defence, str) else type(defence).__name__.lower()
+    made, folder = ready(defence, victim.call, train), Path(out) if out is not None else None
+    known = adopt(made.adaptive(victim.call), name=f"{victim.name} behind {name}")
+    known = replace(known, probabilities=victim.probabilities)
+    bare = audit(victim, subject, threat, seed=seed, out=folder / "bare" if folder else None, **settings)
+    adaptive = audit(known, subject, threat, seed=seed, out=folder, **settings)
+    standing = _standing(victim, made, subject, threat, seed)
+    fell = {row.index for row in adaptive.per_example if row.broken_by is not None or row.clean != row.label}
+    missed = len(set(range(len(subject))) - standing - fell)
+    verdict, reasons = adaptive.verdict, adaptive.reasons
+    if missed > MISSED * len(subject):
+        said = f"{missed} examples fell to an attack that does not know the defence, and not to the adaptive one"
+        told = (f"{said}: give the defence a better surrogate, or more draws",)
+        verdict, reasons = (verdict, (*told, *reasons)) if verdict != "trusted" else ("suspect", told)
+    unaware = clopper_pearson(len(standing), len(subject))
+    numbers = {
+        "name": name,
+        "bare": bare.robust_accuracy.estimate,
+        "unaware": unaware.estimate,
+        "adaptive": adaptive.robust_accuracy.estimate,
+        "missed": missed,
+    }
+    adaptive = adaptive.model_copy(update={"verdict": verdict, "reasons": reasons, "defence": numbers})
+    if folder is not None:
+        adaptive.save(folder / "result.json")
+    return DefenceAudit(name=name, bare=bare, unaware=unaware, adaptive=adaptive, missed=missed)
+
+
+def _standing(victim: Victim, defence: Defence, data: Data, threat: Ball, seed: int) -> set[int]:
+    """The examples that stand with the defence, when the bare model's are transferred."""
+    standing: set[int] = set()
+    judge, attack = _judge(defence, defence.defend(victim.call)), climb(threat)
+    with one_thread(), inference(victim):
+        for rows in torch.arange(len(data)).split(BATCH):  # type: ignore[no-untyped-call]
+            x, y = (part.to(home(victim)) for part in data.take(rows.tolist()))
+            with own_draws(seed, "unaware", int(rows[0])):
+                z = _made(asked(victim), x, Never(y), attack, Streams.of(seed, rows).at("bare"))
+                with torch.no_grad():
+                    standing |= set(rows[(judge(z).argmax(1) == y).cpu()].tolist())
+    return standing

@@ -1,0 +1,116 @@
+"""What a detector is worth: false alarms, what it notices of attacks that do not know it, and of those that do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparring.attacks import Restarts, pgd_cosine
+from sparring.defences.detectors import Detector, Unnoticed, watched
+from sparring.evaluate.result import Interval
+from sparring.evaluate.run import own_draws
+from sparring.evaluate.statistics import clopper_pearson
+from sparring.goals import Untargeted
+from sparring.losses import cross_entropy, margin
+from sparring.models.victim import inference
+from sparring.streams import Streams
+from sparring.threats import Ball
+from sparring.types import Attack, Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A place on the ROC curve: at this threshold, the share of clean inputs and of attacked ones that are refused."""
+
+    threshold: float
+    false_positives: Interval
+    detected: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """A detector against two attacks, with exact intervals.
+
+    `false_positives` is of clean examples; `unaware` and `adaptive` of the `fooled` examples on which the attack that
+    does not know the detector fools the model: the share of them that does not get past model and detector together.
+    `auc` is the chance that an attacked example has a higher score than a clean one.
+    """
+
+    fooled: int
+    false_positives: Interval
+    unaware: Interval
+    adaptive: Interval
+    auc: float
+    roc: tuple[Point, ...]
+
+
+def roc(
+    clean: Tensor, attacked: Tensor, rates: Sequence[float] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+) -> tuple[Point, ...]:
+    """The curve at thresholds with about these false-positive rates, from scores `(N,)` and `(M,)`."""
+    points = []
+    for rate in rates:
+        threshold = float(clean.double().quantile(1 - rate))
+        refused = ((clean > threshold).sum(), (attacked > threshold).sum())
+        shares = [clopper_pearson(int(n), len(of)) for n, of in zip(refused, (clean, attacked), strict=True)]
+        points.append(Point(threshold=threshold, false_positives=shares[0], detected=shares[1]))
+    return tuple(points)
+
+
+def area(clean: Tensor, attacked: Tensor) -> float:
+    """The area under the ROC curve: `P(attacked > clean)`, ties by half (Mann and Whitney, 1947)."""
+    if not len(clean) or not len(attacked):
+        return 0.5
+    gaps = attacked.unsqueeze(1) - clean
+    return float(((gaps > 0).double() + 0.5 * (gaps == 0).double()).mean())
+
+
+def joint(threat: Ball, steps: int = 60) -> Restarts:
+    """PGD on both at once: on what both lack, then on their sum."""
+    return Restarts(
+        attacks=tuple(pgd_cosine(threat, steps=steps, loss=loss) for loss in (margin, cross_entropy)), times=4
+    )
+
+
+def detect(
+    model: Model,
+    detector: Detector,
+    x: Tensor,
+    labels: Tensor,
+    threat: Ball,
+    *,
+    attack: Attack | None = None,
+    seed: int = 0,
+) -> Detection:
+    """Test a detector on examples that it has not seen, `(B, *shape)` with labels `(B,)`.
+
+    The attack that does not know the detector is PGD with 40 steps on the model; the one that does climbs `watched`
+    with the goal `Unnoticed`, twice 2 runs of 60 steps (or is the attack given).
+    """
+    rng = Streams.of(seed, range(len(x)))
+    with inference(model), own_draws("detect", seed):
+        with torch.no_grad():
+            right = (model(x).argmax(1) == labels).nonzero().flatten()
+            clean = detector.score(x)
+        x, labels, rng = x[right], labels[right], rng[right]
+        z = pgd_cosine(threat, steps=40, loss=margin)(model, x, Untargeted(labels), rng.at("unaware"))
+        with torch.no_grad():
+            rows = (model(z).argmax(1) != labels).nonzero().flatten()
+        x, labels, rng, z = x[rows], labels[rows], rng[rows], z[rows]
+        goal, view = Unnoticed(labels), watched(model, detector)
+        found = (attack or joint(threat))(view, x, goal, rng.at("adaptive"))
+        with torch.no_grad():
+            past = goal.reached(view(found)) & threat.contains(found, x)
+            scores = detector.score(z)
+        unaware = ~(scores <= detector.threshold)
+    return Detection(
+        fooled=len(rows),
+        false_positives=clopper_pearson(int((~(clean <= detector.threshold)).sum()), len(clean)),
+        unaware=clopper_pearson(int(unaware.sum()), len(rows)),
+        adaptive=clopper_pearson(int((unaware & ~past).sum()), len(rows)),
+        auc=area(clean, scores),
+        roc=roc(clean, scores),
+    )
