@@ -229,7 +229,8 @@ class _Run:
             raise BadInput(
                 f"batches of {self.size} for {fabric.world_size} processes", "equal shares", "change batch_size"
             )
-        self.network = copy.deepcopy(network).train()
+        # With channels last, convolutions take four fifths of the time on a processor, and less on an accelerator.
+        self.network = copy.deepcopy(network).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         wrapped = fabric.setup_module(plan.hardware.casting(self.network))
         # Alone, Fabric's wrapper does nothing but cost time in every pass of an attack.
         self.called = wrapped if fabric.world_size > 1 else plan.hardware.casting(self.network).train()
@@ -284,6 +285,7 @@ class _Run:
         if self.best is not None and validation is not None and validation.keep_best:
             network.load_state_dict(self.best["weights"])
         network.zero_grad()
+        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         for weight, trained in zip(network.parameters(), self.network.parameters(), strict=True):
             weight.requires_grad_(trained.requires_grad)  # an average has none of its own
         return Course(
