@@ -112,7 +112,7 @@ def slim_cnn(seed: int = 0) -> nn.Sequential:
     )
 
 
-def certified_cnn(seed: int = 0, *, width: int = 32, hidden: int = 256) -> nn.Sequential:
+def certified_cnn(seed: int = 0, *, width: int = 24, hidden: int = 200) -> nn.Sequential:
     """Two strided convolutions and two linear layers with BatchNorm, started for certified training.
 
     The layers of Gowal et al.'s small network (2018), normalised and `settled_weights` as by Shi et al. (2021).

@@ -101,7 +101,7 @@ def test_every_objective_says_what_it_is() -> None:
         assert entry.summary.endswith("."), name
         assert entry.passes, name
         assert entry.paper or name == "standard", name
-        assert entry.family in ("baseline", "adversarial", "smoothness", "certified"), name
+        assert entry.family in ("baseline", "adversarial", "smoothness", "certified", "smoothing"), name
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -517,7 +517,7 @@ def test_any_attack_of_the_registry_will_do() -> None:
 
 # And they work: what is trained for a threat stands more of it
 
-WORKING = [name for name in NAMES if ENTRIES[name].family != "baseline"]
+WORKING = [name for name in NAMES if ENTRIES[name].family not in ("baseline", "smoothing")]
 RADIUS = linf(0.1)
 
 

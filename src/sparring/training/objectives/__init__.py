@@ -27,6 +27,7 @@ from sparring.training.objectives.boxes import Box
 from sparring.training.objectives.certified import CROWNIBP, IBP, MTLIBP, SABR, crown_ibp, ibp, mtl_ibp, sabr
 from sparring.training.objectives.ensemble import EnsembleAdversarial, ensemble_adversarial
 from sparring.training.objectives.fast import Aligned, Free, free, grad_align
+from sparring.training.objectives.gaussian import Consistency, Gaussian, SmoothAdv, consistency, gaussian, smooth_adv
 from sparring.training.objectives.generator import AgainstGenerator, against_generator
 from sparring.training.objectives.inner import (
     INNER,
@@ -65,24 +66,29 @@ __all__ = [
     "Ascent",
     "Average",
     "Box",
+    "Consistency",
     "Distillation",
     "EnsembleAdversarial",
     "Free",
+    "Gaussian",
     "LabelSmoothing",
     "LogitPairing",
     "Maximiser",
     "MinMax",
     "Objective",
+    "SmoothAdv",
     "TowardsOthers",
     "WorstOf",
     "adversarial",
     "against_generator",
     "alp",
+    "consistency",
     "crown_ibp",
     "distillation",
     "ensemble_adversarial",
     "fgsm_rs",
     "free",
+    "gaussian",
     "grad_align",
     "ibp",
     "inner_pgd",
@@ -101,6 +107,7 @@ __all__ = [
     "sabr",
     "score",
     "single_step",
+    "smooth_adv",
     "standard",
     "targeted",
     "trades",

@@ -21,7 +21,7 @@ from sparring.models.victim import inference
 from sparring.search import forward
 from sparring.streams import Streams
 from sparring.threats import Ball
-from sparring.types import Attack, Goal
+from sparring.types import Attack, Goal, Model
 
 Maximiser = Callable[[Ball], Attack]
 """An attack for a threat of any size, so that eps can grow from zero."""
@@ -67,13 +67,16 @@ def pinned(  # noqa: PLR0917  (those of an objective)
     return partial(objective, network, x, labels, strength, rng)
 
 
-def searched(attack: Attack, network: nn.Module, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
+def searched(
+    attack: Attack, network: nn.Module, x: Tensor, goal: Goal, rng: Streams, *, view: Model | None = None
+) -> Tensor:
     """What an attack finds on the network as users meet it: in inference mode, its running statistics left alone.
 
-    The weights ask for no gradient meanwhile: nothing need be kept of the passes for their sake.
+    The weights ask for no gradient meanwhile: nothing need be kept of the passes for their sake. `view` is what the
+    attack is to see of the network, where that is not the network itself.
     """
     with inference(network), _frozen(network):
-        return attack(network, x, goal, rng).detach()
+        return attack(network if view is None else view, x, goal, rng).detach()
 
 
 @contextmanager

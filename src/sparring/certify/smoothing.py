@@ -1,0 +1,250 @@
+"""Randomised smoothing: a radius around every input in which the majority's answer under noise cannot change.
+
+    g(x) = argmax_c P(f(x + sigma n) = c),  n ~ N(0, 1)        R = sigma Phi^-1(p),  p <= P(f(x + sigma n) = g(x))
+
+Cohen et al. (2019), theorem 1. It is `g` that is certified, not `f`, whatever `f` is, in L2, and with a chance of
+`alpha` to be wrong for an input: p comes from samples. An abstention certifies nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import betaincinv, betaln, logsumexp, ndtr, ndtri
+from torch import Tensor
+
+from sparring.certify.prove import Proved
+from sparring.errors import BadInput
+from sparring.models.victim import inference
+from sparring.streams import Streams
+from sparring.threats import TOLERANCE, Ball
+from sparring.types import Data, Model
+
+Floats = NDArray[np.float64]
+
+BLOCK = 2000
+"""Samples that go through the model together, at most."""
+
+ABSTAINED = -1
+"""The answer of an abstention."""
+
+
+# What a count of successes says of the share behind it
+
+
+def exactly(successes: ArrayLike, trials: ArrayLike, alpha: float) -> Floats:
+    """A lower bound of a share that fails with chance `alpha`, for a number of trials fixed beforehand.
+
+    Clopper and Pearson (1934), one-sided.
+    """
+    k, t = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
+    found: Floats = np.where(k > 0, betaincinv(np.maximum(k, 1), t - k + 1, alpha), 0.0)
+    return found
+
+
+SHAPES = np.array([1.0, 30.0, 1e3, 3e4])
+"""First parameters of the Beta priors that a share is bet on; the second is 1/2. The last is for shares next to one."""
+
+WEIGHTS = np.array([0.2, 0.2, 0.2, 0.4])
+
+
+def at_all_times(successes: ArrayLike, trials: ArrayLike, alpha: float) -> tuple[Floats, Floats]:
+    """Bounds of a share that hold after every trial at once, but for chance `alpha`: one may look, and stop, at will.
+
+    A confidence sequence from a bet (Robbins, 1970; Waudby-Smith and Ramdas, 2023): where the share is q, the wealth
+
+        E_t(q) = int p^k (1 - p)^(t - k) dB(p)  /  q^k (1 - q)^(t - k)
+
+    is a martingale that starts at 1 and passes `1 / alpha` with chance `alpha` at most (Ville, 1939). The bounds are
+    the ends of all q that it hasn't passed at. B is a mixture of Beta distributions.
+    """
+    k, t = np.broadcast_arrays(np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64))
+    won = logsumexp(
+        np.log(WEIGHTS) + betaln(SHAPES + k[..., None], 0.5 + (t - k)[..., None]) - betaln(SHAPES, 0.5), axis=-1
+    )
+    middle = k / t
+
+    def passed(q: Floats) -> NDArray[np.bool_]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            paid = np.where(k > 0, k * np.log(q), 0.0) + np.where(k < t, (t - k) * np.log1p(-q), 0.0)
+        lost: NDArray[np.bool_] = won - paid >= -np.log(alpha)
+        return lost
+
+    ends = []
+    for end in (np.zeros_like(k), np.ones_like(k)):
+        outside, inside = end, middle
+        for _ in range(60):
+            q = (outside + inside) / 2
+            out = passed(q)
+            outside, inside = np.where(out, q, outside), np.where(out, inside, q)
+        ends.append(np.where(passed(end), outside, end))
+    return ends[0], ends[1]
+
+
+class Rule(Protocol):
+    """When enough samples were seen of an input, and what they say."""
+
+    def __call__(self, successes: int, trials: int, plan: Smoothing) -> tuple[float, bool]:
+        """A lower bound of the share, and whether that is all."""
+        ...
+
+
+def every_sample(successes: int, trials: int, plan: Smoothing) -> tuple[float, bool]:
+    """All samples, as Cohen et al. (2019) have it."""
+    return float(exactly(successes, trials, plan.alpha)), trials >= plan.n
+
+
+@dataclass(frozen=True)
+class Nearly:
+    """Until the radius is within a `share` of what all samples would be expected to give, or an abstention is sure.
+
+    Where all votes agree no method can stop before about half of the usual samples: the bound after t of them is
+    `alpha^(1 / t)` at best, and its radius grows with every one.
+    """
+
+    share: float = 0.05
+
+    def __call__(self, successes: int, trials: int, plan: Smoothing) -> tuple[float, bool]:
+        """As `Rule`."""
+        low, high = (float(end) for end in at_all_times(successes, trials, plan.alpha))
+        whole = float(exactly(round(successes / trials * plan.n), plan.n, plan.alpha))
+        return low, high <= 0.5 or (low > 0.5 and ndtri(low) >= (1 - self.share) * ndtri(whole))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Until it is known whether the radius reaches `eps`: some hundreds of samples, where that is not close."""
+
+    eps: float
+
+    def __call__(self, successes: int, trials: int, plan: Smoothing) -> tuple[float, bool]:
+        """As `Rule`."""
+        needed = max(float(ndtr(self.eps / plan.sigma)), 0.5)
+        low, high = (float(end) for end in at_all_times(successes, trials, plan.alpha))
+        return low, low > needed or high <= needed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Radii:
+    """What the smoothed model says, `(B,)`: -1 where it abstains; the radius in which that holds, and samples taken."""
+
+    answer: Tensor
+    radius: Tensor
+    samples: Tensor
+
+    def certified(self, labels: Tensor, eps: float) -> Tensor:
+        """Which answers are right, and stay so within `eps` in L2, what audits forgive for rounding included."""
+        return (self.answer == labels) & (self.radius > eps * (1 + 2 * TOLERANCE))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothing:
+    """Certify `g(x) = argmax_c P(f(x + sigma n) = c)` by votes of a classifier f under noise (Cohen et al., 2019).
+
+    `n0` samples say which class to bet on, up to `n` others bound its share from below, with a chance of `alpha` to be
+    wrong for an input. `rule` says when to stop. Every input has its own noise, from its stream: nothing depends on
+    which others are beside it. Noise is not clipped to the box. Costs up to `n0 + n` forward passes an input.
+    """
+
+    sigma: float = 0.25
+    n0: int = 100
+    n: int = 100_000
+    alpha: float = 0.001
+    rule: Rule = field(default_factory=Nearly)
+
+    def __post_init__(self) -> None:
+        if not (self.sigma > 0 and np.isfinite(self.sigma)):
+            raise BadInput(f"sigma {self.sigma}", "a positive number", "give it in the unit of the inputs")
+        if not 0 < self.alpha < 0.5:
+            raise BadInput(f"alpha {self.alpha}", "a chance above 0 and below 0.5", "take 0.001")
+        if self.n0 < 1 or self.n < 1:
+            raise BadInput(f"{self.n0} and {self.n} samples", "1 or more of each", "take 100 and 100000")
+
+    def __call__(self, model: Model, x: Tensor, rng: Streams) -> Radii:
+        """The answer for every row, and its radius."""
+        with inference(model), torch.no_grad():
+            found = [self.one(model, x[i], rng[torch.tensor([i])]) for i in range(len(x))]
+        answer, radius, samples = zip(*found, strict=True) if found else ((), (), ())
+        return Radii(
+            answer=torch.tensor(answer, dtype=torch.int64),
+            radius=torch.tensor(radius, dtype=torch.float64).float().nextafter(torch.tensor(0.0)),
+            samples=torch.tensor(samples, dtype=torch.int64),
+        )
+
+    def one(self, model: Model, x: Tensor, rng: Streams) -> tuple[int, float, int]:
+        """The answer for one input without its batch, its radius, and how many samples that took."""
+        guess = int(torch.cat([*votes(model, x, self.sigma, self.n0, rng.at("guess"))]).mode().values)
+        successes = trials = 0
+        low = 0.0
+        for answers in votes(model, x, self.sigma, self.n, rng.at("bound")):
+            successes, trials = successes + int((answers == guess).sum()), trials + len(answers)
+            low, done = self.rule(successes, trials, self)
+            if done:
+                break
+        spent = self.n0 + trials
+        return (guess, self.sigma * float(ndtri(low)), spent) if low > 0.5 else (ABSTAINED, 0.0, spent)
+
+
+def votes(model: Model, x: Tensor, sigma: float, count: int, rng: Streams) -> Iterator[Tensor]:
+    """The model's answers for an input under noise, in blocks that double until they are large enough to be cheap."""
+    done = 0
+    while done < count:
+        size = min(max(done, 100), BLOCK, count - done)
+        noise = torch.randn(size, *x.shape, generator=_generator(rng.at(done)))
+        yield model(x + sigma * noise.to(x)).argmax(1).cpu()
+        done += size
+
+
+def _generator(rng: Streams) -> torch.Generator:
+    """Torch's own generator from a stream of one row: many numbers for one input."""
+    return torch.Generator().manual_seed(int(rng.keys[0]))
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """The smoothed model itself, as a view: the share of votes of every class under `draws` samples of noise.
+
+    The noise is the same for every input and every call. Costs `draws` passes; votes have no gradient.
+    """
+
+    model: Model
+    sigma: float = 0.25
+    draws: int = 1000
+    seed: int = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Shares `(B, K)`."""
+        rng = Streams.of(self.seed, [0]).at("smoothed")
+        with inference(self.model), torch.no_grad():
+            classes = self.model(x[:1]).shape[1]
+            counts = [
+                torch.cat([*votes(self.model, row, self.sigma, self.draws, rng)]).bincount(minlength=classes)
+                for row in x
+            ]
+        return (torch.stack(counts) / self.draws).to(x)
+
+
+def prove(
+    model: Model, data: Data, smoothing: Smoothing, threat: Ball, *, seed: int, watch: Callable[[str, int, int], None]
+) -> Proved:
+    """Certify a data set: `lower` is what a radius has over eps; minus infinity for wrong answers and abstentions.
+
+    Raises:
+        BadInput: another threat than one in L2.
+    """
+    if threat.norm.name != "l2":
+        raise BadInput(f"smoothing within {threat}", "an l2 threat", "write for example l2:0.5")
+    lower = torch.full((len(data),), -torch.inf)
+    for i in range(len(data)):
+        x, labels = data.take([i])
+        found = smoothing(model, x, Streams.of(seed, [i]))
+        if found.answer == labels:
+            sure = found.certified(labels, threat.eps)
+            lower[i] = torch.where(sure, found.radius - threat.eps, (found.radius - threat.eps).clamp(max=0.0))
+        watch("certify", i + 1, len(data))
+    return Proved(lower, int(lower.isfinite().sum()))

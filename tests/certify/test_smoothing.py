@@ -1,0 +1,190 @@
+"""Smoothing: the bounds of a share hold, radii are those that are known on a line, and rows do not see each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import ndtr
+from torch import Tensor, nn
+
+from sparring.certify.smoothing import (
+    Asked,
+    Nearly,
+    Smoothed,
+    Smoothing,
+    at_all_times,
+    every_sample,
+    exactly,
+    prove,
+)
+from sparring.data.arrays import Arrays
+from sparring.errors import BadInput
+from sparring.evaluate.statistics import clopper_pearson
+from sparring.streams import Streams
+from sparring.threats import l2, linf
+from sparring.training.objectives import consistency, gaussian, smooth_adv, standard
+
+SIGMA = 0.5
+SIZE = 20
+
+
+def line() -> nn.Linear:
+    """Two classes on either side of a plane: the smoothed model is the model, and its radius is the distance."""
+    layer = nn.Linear(SIZE, 2)
+    with torch.no_grad():
+        away = Streams.of(5, [0]).normal(SIZE)[0]
+        away = away / away.norm()
+        layer.weight.copy_(torch.stack([away, -away]))
+        layer.bias.copy_(torch.tensor([0.3, -0.3]))
+    return layer
+
+
+def inputs(count: int = 12) -> tuple[Tensor, Tensor, Tensor, Streams]:
+    """Inputs, their answers, and their distances from the plane: from nothing to three sigma."""
+    layer, rng = line(), Streams.of(2, range(count))
+    x = rng.normal(SIZE)
+    with torch.no_grad():
+        normal = layer.weight[0]
+        ahead = x @ normal + 0.3
+        wanted = torch.linspace(-3 * SIGMA, 3 * SIGMA, count)
+        x = x + (wanted - ahead).unsqueeze(1) * normal
+    return x, (wanted < 0).long(), wanted.abs(), rng
+
+
+def test_with_all_samples_a_radius_on_a_line_is_the_distance_but_for_what_samples_cannot_say() -> None:
+    x, answers, distances, rng = inputs()
+    found = Smoothing(sigma=SIGMA, rule=every_sample)(line(), x, rng)
+    assert torch.equal(found.samples, torch.full((12,), 100_100))
+    sure = distances > 0.1
+    assert torch.equal(found.answer[sure], answers[sure])
+    assert (found.radius <= distances).all()
+    middle = (distances > 0.5 * SIGMA) & (distances < 2.5 * SIGMA)
+    assert middle.sum() == 8
+    assert (found.radius[middle] >= 0.95 * distances[middle]).all()
+
+
+def test_stopping_early_gives_nearly_the_same_radius_with_fewer_samples() -> None:
+    x, answers, distances, rng = inputs()
+    whole = Smoothing(sigma=SIGMA, rule=every_sample)(line(), x, rng)
+    early = Smoothing(sigma=SIGMA, rule=Nearly(0.05))(line(), x, rng)
+    assert (early.radius <= distances).all()
+    sure = (distances > 0.5 * SIGMA) & (distances < 2.5 * SIGMA)
+    assert torch.equal(early.answer[sure], answers[sure])
+    assert (early.radius[sure] >= 0.93 * whole.radius[sure]).all()
+    assert early.samples[sure].float().mean() < 0.2 * 100_000
+
+
+def test_whether_a_radius_reaches_eps_takes_some_hundreds_of_samples() -> None:
+    x, answers, distances, rng = inputs()
+    eps = SIGMA
+    found = Smoothing(sigma=SIGMA, rule=Asked(eps))(line(), x, rng)
+    certified = found.certified(answers, eps)
+    assert torch.equal(certified, distances > eps)
+    assert found.samples.float().median() < 2000
+    assert not found.certified(1 - answers, eps).any()
+
+
+def test_a_bound_at_all_times_fails_no_more_often_than_it_says() -> None:
+    """Paths of trials, looked at after every few: a bound that is broken at any look has failed."""
+    rng, alpha, paths = np.random.default_rng(0), 0.1, 1000
+    looks = np.unique(np.geomspace(1, 4000, 40).astype(int))
+    for share in (0.02, 0.5, 0.9, 0.995):
+        steps = np.diff(looks, prepend=0)
+        successes = np.cumsum(rng.binomial(steps, share, (paths, len(steps))), axis=1)
+        low, high = at_all_times(successes, looks, alpha)
+        assert (low <= successes / looks).all()
+        assert (high >= successes / looks).all()
+        failed = ((low > share) | (high < share)).any(1).mean()
+        assert failed <= alpha + 3 * (alpha * (1 - alpha) / paths) ** 0.5
+        last = exactly(successes[:, -1], looks[-1], alpha)
+        assert (low[:, -1] <= last + 1e-9).all()
+    naive = exactly(successes, looks, alpha)
+    assert (naive > share).any(1).mean() > 1.5 * alpha
+
+
+def test_a_bound_at_all_times_costs_little_next_to_one_for_a_single_look() -> None:
+    shares = np.array([0.6, 0.9, 0.99, 0.999, 1.0])
+    low, _ = at_all_times(shares * 20_000, 20_000, 0.001)
+    single = exactly(shares * 20_000, 20_000, 0.001)
+    assert ((shares - low) <= 1.8 * (shares - single)).all()
+    assert 1 - low[-1] <= 1.25 * (1 - single[-1])
+
+
+def test_a_bound_for_a_single_look_is_that_of_clopper_and_pearson() -> None:
+    for successes in (0, 1, 70, 100):
+        assert exactly(successes, 100, 0.025) == pytest.approx(clopper_pearson(successes, 100, 0.95).low)
+
+
+def test_rows_do_not_see_each_other_and_the_same_seed_gives_the_same_radii() -> None:
+    x, _, _, rng = inputs()
+    smoothing = Smoothing(sigma=SIGMA, n=1000)
+    whole = smoothing(line(), x, rng)
+    rows = torch.tensor([7, 2])
+    some = smoothing(line(), x[rows], rng[rows])
+    assert torch.equal(whole.radius[rows], some.radius)
+    assert torch.equal(whole.samples[rows], some.samples)
+    nothing = smoothing(line(), x[:0], rng[torch.tensor([], dtype=torch.int64)])
+    assert nothing.radius.shape == (0,)
+
+
+def test_an_input_on_the_border_is_abstained_from_and_counts_as_a_failure() -> None:
+    x, answers, _, rng = inputs()
+    with torch.no_grad():
+        x = x - (x @ line().weight[0] + 0.3).unsqueeze(1) * line().weight[0]
+    found = Smoothing(sigma=SIGMA, n=500)(line(), x, rng)
+    abstained = found.answer == -1
+    assert abstained.float().mean() > 0.8
+    assert (found.radius[abstained] == 0).all()
+    assert not found.certified(answers, 0.0)[abstained].any()
+    assert not found.certified(found.answer.clamp(min=0), 0.0)[abstained].any()
+
+
+def test_the_smoothed_model_gives_the_shares_of_votes() -> None:
+    x, answers, distances, _ = inputs()
+    layer = line().train()
+    shares = Smoothed(layer, sigma=SIGMA, draws=4000)(x)
+    assert layer.training
+    assert shares.sum(1).allclose(torch.ones(12))
+    expected = torch.as_tensor(ndtr((distances / SIGMA).numpy()))
+    assert (shares[torch.arange(12), answers] - expected).abs().max() < 0.04
+
+
+def test_a_data_set_is_proved_and_other_norms_are_refused() -> None:
+    x, answers, distances, _ = inputs()
+    smoothing, told = Smoothing(sigma=SIGMA, rule=Asked(0.5)), []
+    data = Arrays("line", x, torch.cat([answers[:-1], 1 - answers[-1:]]))
+    found = prove(line(), data, smoothing, l2(0.5, low=-9, high=9), seed=3, watch=lambda *said: told.append(said))
+    assert found.certified == int((distances > 0.5).sum()) - 1
+    assert found.right >= found.certified
+    assert found.lower[-1] == -torch.inf
+    assert told[-1] == ("certify", 12, 12)
+    with pytest.raises(BadInput, match="l2"):
+        prove(line(), data, smoothing, linf(0.5, low=-9, high=9), seed=3, watch=lambda *said: None)
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    for settings in ({"sigma": 0.0}, {"alpha": 0.7}, {"n": 0}):
+        with pytest.raises(BadInput):
+            Smoothing(**settings)
+    for make in (gaussian, smooth_adv, consistency):
+        with pytest.raises(BadInput, match="sigma"):
+            make(l2(1.0), sigma=-1.0)
+    with pytest.raises(BadInput, match="draws"):
+        consistency(l2(1.0), draws=0)
+
+
+def test_training_under_noise_is_the_loss_at_what_the_noise_makes() -> None:
+    x, labels, _, rng = inputs()
+    layer = line()
+    z = x + 0.3 * rng.at("noise").at(0).normal(SIZE)
+    want = standard(layer, z, labels, 1.0, rng)
+    assert torch.allclose(gaussian(l2(1.0), sigma=0.3)(layer, x, labels, 1.0, rng), want)
+    alone = consistency(l2(1.0), sigma=0.3, draws=1, doubt=0.0)(layer, x, labels, 1.0, rng)
+    assert torch.allclose(alone, want, atol=1e-6)
+    box = l2(0.4, low=-9, high=9)
+    attacked = smooth_adv(box, sigma=0.3, draws=4)(layer, x, labels, 1.0, rng)
+    toward = (layer.weight[1 - labels] - layer.weight[labels]).detach()
+    worst = x + 0.4 * toward / toward.norm(dim=1, keepdim=True)
+    parts = [standard(layer, worst + 0.3 * rng.at("noise").at(i).normal(SIZE), labels, 1.0, rng) for i in range(4)]
+    assert torch.allclose(attacked, torch.stack(parts).mean(), atol=1e-2)
