@@ -341,26 +341,35 @@ def train(**given: Any) -> int:
 @MODEL
 @DATA
 @THREAT
-@click.option("--method", default="crown", show_default=True, help="See: sparring list certificates.")
+@click.option("--method", default="crown", show_default=True, help="See: sparring list certificates; or smoothing.")
+@click.option("--sigma", type=float, default=0.25, show_default=True, help="Of the noise, for --method smoothing.")
+@click.option("--samples", type=int, default=100_000, show_default=True, help="An image at most, for smoothing.")
 def certify(**given: Any) -> None:
     """Prove which answers of MODEL no input can change.
 
     Counts the examples for which no input within the threat changes the answer.
 
-    For torch networks and imported ONNX files, on the CPU. What is not certified may still be robust.
+    For torch networks and imported ONNX files, on the CPU. What is not certified may still be robust. Smoothing is for
+    any classifier in L2, and certifies what most of its answers under noise are.
     """
     from sparring.certify.prove import prove
+    from sparring.certify.smoothing import Asked, Smoothing
+    from sparring.certify.smoothing import prove as prove_smoothed
     from sparring.evaluate.statistics import clopper_pearson
     from sparring.registry import find
 
-    certificate = find("certificates", given["method"]).make()
+    made = None if given["method"] == "smoothing" else find("certificates", given["method"]).make()
     victim, data, threat = _bout(given)
     with _watch() as watch:
-        found = prove(victim, data, certificate, threat, watch=watch)
+        if made is None:
+            made = Smoothing(sigma=given["sigma"], n=given["samples"], rule=Asked(threat.eps))
+            found = prove_smoothed(victim, data, made, threat, seed=0, watch=watch)
+        else:
+            found = prove(victim, data, made, threat, watch=watch)
     count = len(found.lower)
     share = clopper_pearson(found.certified, count)
     click.echo(f"{found.right} of {count} examples are classified correctly")
-    click.echo(f"{found.certified} of them cannot be changed within {threat}: {certificate}")
+    click.echo(f"{found.certified} of them cannot be changed within {threat}: {made}")
     click.echo(f"certified accuracy {share.estimate:.1%}, from {share.low:.1%} to {share.high:.1%} with 95% confidence")
 
 

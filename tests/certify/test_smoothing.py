@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from scipy.special import ndtr
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from sparring.certify.smoothing import (
     exactly,
     prove,
 )
+from sparring.cli import cli
 from sparring.data.arrays import Arrays
 from sparring.errors import BadInput
 from sparring.evaluate.statistics import clopper_pearson
@@ -188,3 +190,12 @@ def test_training_under_noise_is_the_loss_at_what_the_noise_makes() -> None:
     worst = x + 0.4 * toward / toward.norm(dim=1, keepdim=True)
     parts = [standard(layer, worst + 0.3 * rng.at("noise").at(i).normal(SIZE), labels, 1.0, rng) for i in range(4)]
     assert torch.allclose(attacked, torch.stack(parts).mean(), atol=1e-2)
+
+
+def test_the_command_line_certifies_the_smoothed_model() -> None:
+    given = ["certify", "sparring.networks:mlp", "--data", "digits", "--limit", "4", "--method", "smoothing"]
+    result = CliRunner().invoke(cli, [*given, "--threat", "l2:0.01", "--samples", "1000"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "of them cannot be changed within l2:0.01: Smoothing(sigma=0.25" in result.output
+    with pytest.raises(BadInput, match="l2"):
+        CliRunner().invoke(cli, [*given, "--threat", "linf:0.1"], catch_exceptions=False)
