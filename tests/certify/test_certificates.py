@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sparring.attacks import pgd
-from sparring.certify import crown, graph, interval
+from sparring.certify import BranchAndBound, crown, graph, interval
 from sparring.errors import BadInput
 from sparring.goals import Never
 from sparring.losses import margin
@@ -19,6 +19,7 @@ from sparring.streams import Streams
 from sparring.threats import Ball, l0, linf
 
 CERTIFICATES = {name: entry.make() for name, entry in members("certificates").items()}
+CERTIFICATES["branch-and-bound"] = BranchAndBound(seconds=0.05, batch=8, restarts=1)
 EPS = {"linf": 0.08, "l2": 0.1, "l1": 0.12}
 
 

@@ -314,6 +314,8 @@ def _refine(net: Graph, reach: Reach, k: int, op: Rectifier | Sigmoid | MaxPool,
     local = slopes is None and len(net.size(k)) == 3 and _stays_small(net, reach, k, Window()) is not None
     widest = 512 if local else max(torch.Size(net.size(i)).numel() for i in range(k + 1))
     for some in torch.split(units, max(1, CELLS // (widest * len(low)))):
+        if not len(some):
+            break  # nothing splits into one chunk of nothing
         asked = undecided[:, some]
         count = int(asked.sum(1).max())
         which = asked.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
@@ -423,7 +425,7 @@ class AlphaCROWN:
                 beta={},
                 signs={},
                 steps=self.steps,
-                rate=self.rate,
+                rates=(self.rate, 0.0),
                 score=lambda bounds: bounds,
             )
             best[hard] = torch.maximum(best[hard], chosen)
@@ -449,7 +451,7 @@ def ascend(
     beta: dict[int, Tensor],
     signs: dict[int, Tensor],
     steps: int,
-    rate: float,
+    rates: tuple[float, float],
     score: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
     """Climb slopes and multipliers (Wang et al., 2021) by Adam: the best bounds, and what gave them.
@@ -466,11 +468,10 @@ def ascend(
     if not free:
         return best, best_alpha, best_beta
     with torch.enable_grad():
-        adam = torch.optim.Adam(
-            [{"params": [*alpha.values()]}, {"params": [*beta.values()]}] if beta else free, lr=rate, maximize=True
-        )
+        groups = [(rate, [*part.values()]) for rate, part in zip(rates, (alpha, beta), strict=True) if part]
+        adam = torch.optim.Adam([{"params": part, "lr": rate} for rate, part in groups], maximize=True)
         for step in range(steps):
-            for group in adam.param_groups:
+            for group, (rate, _) in zip(adam.param_groups, groups, strict=True):
                 group["lr"] = rate * (1 - step / steps)
             signed = {k: beta[k] * signs[k] for k in beta}
             found = score(lower(net, reach, start, rows, alpha=alpha, beta=signed))

@@ -1,0 +1,350 @@
+"""Questions in VNN-LIB: an ONNX network, a box of inputs, and what its outputs must not do.
+
+Read is the form of the VNN competitions: constants `X_i` and `Y_j`, bounds of every input, and comparisons of sums of
+outputs, joined by `and` and `or`. The answer is `unsat` (no input of the box does it), `sat` with one that does, or
+`timeout`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparring.certify.branch import Answer, BranchAndBound, Claims, Question
+from sparring.certify.graph import Graph, graph
+from sparring.certify.region import Region
+from sparring.errors import BadInput
+from sparring.models.victim import Victim
+from sparring.threats import linf
+from sparring.types import Model
+
+Tree = str | list["Tree"]
+Sum = dict[str, Fraction]
+"""A sum of constants by their names, each with its factor; a number stands under the empty name."""
+
+MOST = 10_000
+"""Cases that are told apart at most."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A box of inputs `(n,)`, float64, and sums of outputs that are all zero or less: `rows y + at <= 0`.
+
+    Rows are `(J, K)`, `at` is `(J,)`.
+    """
+
+    low: Tensor
+    high: Tensor
+    rows: Tensor
+    at: Tensor
+
+
+@dataclass(frozen=True)
+class Property:
+    """What must not happen: any of the cases."""
+
+    inputs: int
+    outputs: int
+    cases: tuple[Case, ...]
+
+
+def read(path: Path) -> Property:
+    """Read a `.vnnlib` file.
+
+    Raises:
+        BadInput: not VNN-LIB, or more than bounds of inputs and linear comparisons of outputs.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise _refused(path, "is not text") from None
+    try:
+        return _property(_trees(text))
+    except _Odd as odd:
+        raise _refused(path, str(odd)) from None
+
+
+class _Odd(Exception):
+    """What is wrong with a file."""
+
+
+def _refused(path: Path, why: str) -> BadInput:
+    return BadInput(
+        f"{path}, which {why}",
+        "a property of the VNN competitions: bounds of every X_i, and linear comparisons of Y_j",
+        "check the file",
+    )
+
+
+def _trees(text: str) -> list[Tree]:
+    """The s-expressions of a text."""
+    stack: list[list[Tree]] = [[]]
+    for token in re.findall(r"[()]|[^\s()]+", re.sub(r";[^\n]*", "", text)):
+        match token:
+            case "(":
+                stack.append([])
+            case ")" if len(stack) == 1:
+                raise _Odd("closes a bracket that is not open")
+            case ")":
+                done = stack.pop()
+                stack[-1].append(done)
+            case name:
+                stack[-1].append(name)
+    if len(stack) > 1:
+        raise _Odd("is cut short: a bracket is left open")
+    return stack[0]
+
+
+def _property(trees: list[Tree]) -> Property:
+    declared: list[str] = []
+    cases: list[list[Sum]] = [[]]
+    for tree in trees:
+        match tree:
+            case ["declare-const", str(name), "Real"] if re.fullmatch(r"[XY]_\d+", name):
+                declared.append(name)
+            case ["assert", claim]:
+                cases = _joined([cases, _cases(claim)])
+            case _:
+                raise _Odd(f"has {_shown(tree)} where a declaration or an assertion should be")
+    counts = {letter: sum(name[0] == letter for name in declared) for letter in "XY"}
+    if set(declared) != {f"{letter}_{i}" for letter in "XY" for i in range(counts[letter])} or not all(counts.values()):
+        raise _Odd("does not declare X_0, X_1, ... and Y_0, Y_1, ... without gaps")
+    known = {*declared, ""}
+    for one in itertools.chain.from_iterable(cases):
+        if unknown := set(one) - known:
+            raise _Odd(f"uses {min(unknown)}, which is not declared")
+    return Property(counts["X"], counts["Y"], tuple(_case(sums, counts["X"], counts["Y"]) for sums in cases))
+
+
+def _cases(tree: Tree) -> list[list[Sum]]:
+    """A claim as cases, each of sums that are all zero or less."""
+    match tree:
+        case ["and", *parts]:
+            return _joined([_cases(part) for part in parts])
+        case ["or", *parts] if parts:
+            return [case for part in parts for case in _cases(part)]
+        case ["<=" | "<", one, other]:
+            return [[_sum([(_linear(one), 1), (_linear(other), -1)])]]
+        case [">=" | ">", one, other]:
+            return [[_sum([(_linear(other), 1), (_linear(one), -1)])]]
+        case ["=", one, other]:
+            return _joined([_cases(["<=", one, other]), _cases([">=", one, other])])
+    raise _Odd(f"has {_shown(tree)} where a comparison should be")
+
+
+def _joined(parts: list[list[list[Sum]]]) -> list[list[Sum]]:
+    """All of the parts: a case of each."""
+    if math.prod(map(len, parts)) > MOST:
+        raise _Odd(f"has more than {MOST} cases")
+    if len(parts) == 2 and len(parts[0]) == len(parts[1]) == 1:  # thousands of bounds, one after the other
+        parts[0][0].extend(parts[1][0])
+        return parts[0]
+    return [list(itertools.chain.from_iterable(case)) for case in itertools.product(*parts)]
+
+
+def _linear(tree: Tree) -> Sum:
+    match tree:
+        case str(name) if re.fullmatch(r"[XY]_\d+", name):
+            return {name: Fraction(1)}
+        case str(number):
+            try:
+                return {"": Fraction(number)}
+            except (ValueError, ZeroDivisionError):
+                raise _Odd(f"has {_shown(number)} where a number or a constant should be") from None
+        case ["+", *parts] if parts:
+            return _sum([(_linear(part), 1) for part in parts])
+        case ["-", one]:
+            return _sum([(_linear(one), -1)])
+        case ["-", one, *others]:
+            return _sum([(_linear(one), 1), *((_linear(part), -1) for part in others)])
+        case ["*", one, other]:
+            left, right = _linear(one), _linear(other)
+            if set(left) - {""} and set(right) - {""}:
+                raise _Odd(f"has the product {_shown(tree)}, which is not linear")
+            factor, rest = (left, right) if not set(left) - {""} else (right, left)
+            return _sum([(rest, factor.get("", Fraction(0)))])
+    raise _Odd(f"has {_shown(tree)} where a number or a constant should be")
+
+
+def _sum(parts: list[tuple[Sum, int | Fraction]]) -> Sum:
+    total: Sum = {}
+    for one, factor in parts:
+        for name, value in one.items():
+            total[name] = total.get(name, Fraction(0)) + factor * value
+    return {name: value for name, value in total.items() if value}
+
+
+def _shown(tree: Tree) -> str:
+    text = tree if isinstance(tree, str) else f"({' '.join(map(_shown, tree))})"
+    return text if len(text) <= 40 else f"{text[:36]} ..."
+
+
+def _case(sums: list[Sum], inputs: int, outputs: int) -> Case:
+    low, high = [-math.inf] * inputs, [math.inf] * inputs
+    rows: list[list[float]] = []
+    at: list[float] = []
+    for one in sums:
+        names = [name for name in one if name]
+        if any(name[0] == "X" for name in names):
+            if len(names) > 1:
+                raise _Odd("compares inputs with each other")
+            i, factor = int(names[0][2:]), one[names[0]]
+            bound = float(-one.get("", Fraction(0)) / factor)
+            if factor > 0:
+                high[i] = min(high[i], bound)
+            else:
+                low[i] = max(low[i], bound)
+        else:
+            rows.append([float(one.get(f"Y_{j}", 0)) for j in range(outputs)])
+            at.append(float(one.get("", 0)))
+    if not all(map(math.isfinite, (*low, *high))):
+        raise _Odd("leaves an input without bounds")
+    if not rows:
+        rows, at = [[0.0] * outputs], [0.0]  # nothing is asked of the outputs: every input will do
+    made = (torch.tensor(part, dtype=torch.float64) for part in (low, high, rows, at))
+    return Case(*made)
+
+
+# --- the answer
+
+Verdict = Literal["unsat", "sat", "timeout"]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The answer, the input `(n,)` and outputs `(K,)` of a counterexample, and how many parts were bounded."""
+
+    verdict: Verdict
+    x: Tensor | None
+    y: Tensor | None
+    parts: int
+
+    def __str__(self) -> str:
+        """As the competitions want it: the verdict, then the counterexample."""
+        if self.x is None or self.y is None:
+            return self.verdict
+        pairs = [
+            f"({letter}_{i} {value!r})"
+            for letter, values in (("X", self.x), ("Y", self.y))
+            for i, value in enumerate(values.double().tolist())
+        ]
+        return self.verdict + "\n(" + "\n ".join(pairs) + ")"
+
+
+def solve(victim: Victim, shape: tuple[int, ...], asked: Property, how: BranchAndBound) -> Solved:
+    """Whether any input of a case does what the case says, for a network of inputs of this shape.
+
+    Holds for the network as float32 runs it, on all inputs that round into the box. Cases that share a box are decided
+    together, and `how.seconds` are for each box.
+
+    Raises:
+        BadInput: a network of another size, or without bounds.
+    """
+    if math.prod(shape) != asked.inputs:
+        raise BadInput(
+            f"a property of {asked.inputs} inputs for a network of {math.prod(shape)}",
+            "a property of this network",
+            "check which file belongs to which",
+        )
+    net = graph(victim, torch.zeros(1, *shape))
+    if net.size(len(net.nodes)) != (asked.outputs,):
+        raise BadInput(
+            f"a property of {asked.outputs} outputs for a network of {net.size(len(net.nodes))}",
+            "a property of this network",
+            "check which file belongs to which",
+        )
+    parts, open_ = 0, False
+    for box in _boxes(asked.cases):
+        answer, z = _decide(net, victim, shape, box, how)
+        parts += answer.parts
+        if z is not None:
+            return Solved("sat", z.flatten(), victim(z)[0].detach(), parts)
+        open_ = open_ or answer.status != "certified"
+    return Solved("timeout" if open_ else "unsat", None, None, parts)
+
+
+def _boxes(cases: tuple[Case, ...]) -> Iterator[list[Case]]:
+    """Cases by their box."""
+    left = [case for case in cases if bool((case.low <= case.high).all())]
+    while left:
+        first = left[0]
+        same = [bool((one.low == first.low).all() and (one.high == first.high).all()) for one in left]
+        yield [one for one, alike in zip(left, same, strict=True) if alike]
+        left = [one for one, alike in zip(left, same, strict=True) if not alike]
+
+
+def _decide(
+    net: Graph, model: Model, shape: tuple[int, ...], cases: list[Case], how: BranchAndBound
+) -> tuple[Answer, Tensor | None]:
+    low, high = cases[0].low.view(1, *shape), cases[0].high.view(1, *shape)
+    region = Region((low + high) / 2, _rounded(low, -1), _rounded(high, 1), torch.zeros(1), "linf")
+    inner = torch.maximum(_rounded(low, 1), region.low).float(), _rounded(high, -1).float()
+
+    def place(t: Tensor) -> Tensor:
+        """A point of the unit box in the box."""
+        return torch.minimum(torch.maximum(inner[0] + (inner[1] - inner[0]) * t, inner[0]), inner[1])
+
+    count = max(len(case.rows) for case in cases)
+    claims = Claims(  # a case is ruled out where any of its sums is above zero; a sum more or less changes nothing
+        torch.stack([torch.cat([one.rows, one.rows[-1:].expand(count - len(one.rows), -1)]) for one in cases]),
+        torch.stack([torch.cat([one.at, one.at[-1:].expand(count - len(one.at))]) for one in cases]),
+    )
+    half = torch.full((1, *shape), 0.5)
+    answer = how.decide(Question(net, region, claims, lambda t: model(place(t)), half, linf(0.5)))
+    return answer, None if answer.z is None else place(answer.z)
+
+
+def _rounded(bound: Tensor, way: int) -> Tensor:
+    """The next float32 upwards or downwards, itself where it is one."""
+    near = bound.float()
+    over = near.double() < bound if way > 0 else near.double() > bound
+    return torch.where(over, torch.nextafter(near, torch.tensor(way * torch.inf)), near).double()
+
+
+def confirmed(path: Path, asked: Property, found: Solved) -> bool | None:
+    """Whether onnxruntime agrees with a counterexample; None where it is not installed."""
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        return None
+    assert found.x is not None
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    given: Any = session.get_inputs()[0]
+    shape = [size if isinstance(size, int) and size > 0 else 1 for size in given.shape]
+    y = (
+        torch.from_numpy(np.asarray(session.run(None, {given.name: found.x.view(*shape).numpy()})[0]))
+        .double()
+        .flatten()
+    )
+    x = found.x.double()
+    return any(
+        bool(((x >= case.low) & (x <= case.high)).all() and (case.rows @ y + case.at <= 0).all())
+        for case in asked.cases
+    )
+
+
+def load(path: Path) -> tuple[Victim, tuple[int, ...]]:
+    """The network of an ONNX file, and the shape of its inputs.
+
+    Raises:
+        BadInput: no network with gradients, or one that leaves the shape open.
+    """
+    from sparring.models import onnx
+
+    victim = onnx.load(path)
+    if victim.module is None:
+        raise BadInput(f"{path} ({victim.notes[0]})", "a network that can be imported", "export it again")
+    import onnxruntime
+
+    shape = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).get_inputs()[0].shape
+    return victim, cast(tuple[int, ...], tuple(shape[1:]))
