@@ -9,6 +9,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -134,7 +135,9 @@ def _share(context: click.Context, option: click.Parameter, value: float | None)
 )
 @RUN
 @click.option("--out", type=Path, default=Path("sparring-audit"), show_default=True, help="The folder of the run.")
+@click.option("--certify", metavar="NAME", help="Prove what stands, too, by certificates up to this one: alpha-crown.")
 @click.option("--fail-under", type=float, callback=_share, help="Status 1 if robust accuracy is lower, or in doubt.")
+@click.option("--defence", metavar="NAME", help="Put it before MODEL, and attack both through the view it hands out.")
 @click.option("--language", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Of the report.")
 def audit(**given: Any) -> int:
     """Attack MODEL, and say how robust it is, with a verdict. Ends with a report."""
@@ -144,8 +147,11 @@ def audit(**given: Any) -> int:
 
     out = _folder(given["out"])
     victim, data, threat = _bout(given)
+    if given["certify"] is not None and given["defence"] is not None:
+        raise BadInput("--certify with --defence", "one of them", "certificates are for networks that torch sees whole")
+    judge = partial(run, certify=given["certify"]) if given["defence"] is None else _defended(given)
     with _resumable(out), _watch() as watch:
-        result = run(
+        result = judge(
             victim,
             data,
             threat,
@@ -436,7 +442,20 @@ def report(folder: Path, language: Any, junit: Path | None, sarif: Path | None, 
 @cli.command("list")
 @click.argument(
     "kind",
-    type=click.Choice(["attacks", "threats", "suites", "objectives", "recipes", "certificates", "datasets", "models"]),
+    type=click.Choice(
+        [
+            "attacks",
+            "threats",
+            "suites",
+            "defences",
+            "detectors",
+            "objectives",
+            "recipes",
+            "certificates",
+            "datasets",
+            "models",
+        ]
+    ),
 )
 def list_(kind: str) -> None:
     """Print what there is to choose from."""
@@ -489,6 +508,25 @@ def _bout(given: dict[str, Any]) -> tuple[Victim, Data, Ball]:
     if not isinstance(threat, Ball):
         raise BadInput(f"threat {threat}", "a norm: linf, l2, l1 or l0", "use sparring attack, which takes any threat")
     return *_met(given), threat
+
+
+def _defended(given: dict[str, Any]) -> Callable[..., Result]:
+    """What audits a model with the defence that was asked for, and prints the three numbers."""
+    from sparring.data import load as load_data
+    from sparring.evaluate.defended import audit_defence, chosen
+    from sparring.types import Defence
+
+    made = chosen(given["defence"])
+    train = None if isinstance(made, Defence) else load_data(given["data"], split="train")
+
+    def run(victim: Victim, data: Data, threat: Ball, **settings: Any) -> Result:
+        found = audit_defence(victim, given["defence"], data, threat, train=train, **settings)
+        click.echo(f"without {found.name}: {found.bare.robust_accuracy.estimate:.1%} under attack")
+        click.echo(f"with it, against an attack that does not know it: {found.unaware.estimate:.1%}")
+        click.echo(f"with it, against one that does: {found.adaptive.robust_accuracy.estimate:.1%}\n")
+        return found.adaptive
+
+    return run
 
 
 def _threat(given: dict[str, Any]) -> Boxed:
@@ -593,10 +631,12 @@ def _command(name: str, given: dict[str, Any]) -> str:
     """The command that gives this result again, without the options that change nothing in it."""
     words = ["sparring", name, given["model"], "--data", given["data"], "--threat", given["threat"]]
     words += ["--budget", given["budget"], "--seed", str(given["seed"])]
-    words += [word for key in ("weights", "limit") if given[key] is not None for word in (f"--{key}", str(given[key]))]
+    for key in ("weights", "limit", "passes", "certify"):
+        words += [f"--{key}", str(given[key])] if given[key] is not None else []
     words += ["--split", given["split"]] if given["split"] != "test" else []
     words += ["--bounds", *map(str, given["bounds"])] if given["bounds"] != (0.0, 1.0) else []
     words += ["--trust"] if given["trust"] else []
+    words += ["--defence", given["defence"]] if given["defence"] is not None else []
     return shlex.join(words)
 
 
@@ -731,6 +771,26 @@ def _list_suites(console: Console) -> None:
     _print(console, ("suite", "what it is for"), rows)
 
 
+def _list_defences(console: Console) -> None:
+    from sparring.registry import members
+    from sparring.types import Defence
+
+    def told(made: object) -> str:
+        if not isinstance(made, Defence):
+            return "learns"
+        return "random" if made.draws > 1 else "exact" if made.differentiable else "stand-in"
+
+    rows = [(one.name, told(one.make()), one.shape, one.summary) for one in members("defences").values()]
+    _print(console, ("defence", "gradient", "inputs", "what it does"), rows)
+
+
+def _list_detectors(console: Console) -> None:
+    from sparring.registry import members
+
+    rows = [(entry.name, entry.shape, entry.summary) for entry in members("detectors").values()]
+    _print(console, ("detector", "inputs", "what its score is"), rows)
+
+
 def _list_objectives(console: Console) -> None:
     from sparring.registry import members
 
@@ -742,8 +802,19 @@ def _list_recipes(console: Console) -> None:
     from sparring.training.settings import Settings, recipe, recipes
 
     found = {name: Settings.of(recipe(name)) for name in recipes()}
-    rows = [(name, one.model, one.data.name, one.threat, str(one.objective["name"])) for name, one in found.items()]
-    _print(console, ("recipe", "model", "data", "threat", "objective"), rows)
+    rows = [
+        (
+            name,
+            one.model.rpartition(":")[2] or "any",
+            one.data.name or "any",
+            one.threat or "any",
+            str(one.objective["name"]),
+            *(f"{share:.1%}" if (share := one.reached.get(kind)) is not None else "" for kind in ("clean", "robust")),
+            f"{one.reached['minutes']:g} min" if "minutes" in one.reached else "",
+        )
+        for name, one in found.items()
+    ]
+    _print(console, ("recipe", "network", "data", "threat", "objective", "clean", "robust", "took"), rows)
 
 
 def _list_certificates(console: Console) -> None:
@@ -770,6 +841,8 @@ _LISTS: dict[str, Callable[[Console], None]] = {
     "attacks": _list_attacks,
     "threats": _list_threats,
     "suites": _list_suites,
+    "defences": _list_defences,
+    "detectors": _list_detectors,
     "objectives": _list_objectives,
     "recipes": _list_recipes,
     "certificates": _list_certificates,

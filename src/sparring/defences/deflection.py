@@ -47,7 +47,7 @@ def shrunk(x: Tensor, sigma: float, levels: int = LEVELS) -> Tensor:
 
 def deflected(x: Tensor, rng: Streams, *, share: float, reach: int, sigma: float) -> Tensor:
     """Pixels replaced, then wavelets shrunk; images that halve too few times go on as their last rows do."""
-    height, width = x.shape[2:]
+    height, width = images(x).shape[2:]
     block = 2**LEVELS
     wide = functional.pad(moved(x, rng, share=share, reach=reach), (0, -width % block, 0, -height % block), "replicate")
     return shrunk(wide, sigma)[:, :, :height, :width].clamp(0, 1)

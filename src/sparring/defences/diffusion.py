@@ -108,7 +108,7 @@ class Purified(nn.Module):
 
 
 @register("defences", "diffusion", shape="image", paper="Nie et al., 2022")
-def diffusion(*, until: float = 0.25, steps: int = 3, epochs: int = 6, draws: int = 8) -> Learning:
+def diffusion(*, until: float = 0.25, steps: int = 2, epochs: int = 6, draws: int = 4) -> Learning:
     """Drown the input in noise, and denoise it by a diffusion model (DiffPure; Nie et al., 2022).
 
     A small model, trained on the examples at hand; `until` is how far the noise goes, 1 all the way. Denoising is

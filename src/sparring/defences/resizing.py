@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from sparring.defences.cleaning import RandomCleaning
+from torch import Tensor
+
+from sparring.defences.cleaning import RandomCleaning, images
 from sparring.registry import register
+from sparring.streams import Streams
 from sparring.views import settled, shrink_each
+
+
+def resized(x: Tensor, rng: Streams, *, smallest: float) -> Tensor:
+    """Every image at a random size of its own, at a random place on black."""
+    return shrink_each(images(x), rng, smallest=smallest)
 
 
 @register("defences", "random-resize", shape="image", paper="Xie et al., 2018")
@@ -13,4 +21,4 @@ def random_resize(*, smallest: float = 0.85, draws: int = 8) -> RandomCleaning:
 
     The paper enlarges images of 299 pixels to 331; here they keep their size, as digits and CIFAR need it.
     """
-    return RandomCleaning(clean=settled(shrink_each, smallest=smallest), draws=draws)
+    return RandomCleaning(clean=settled(resized, smallest=smallest), draws=draws)

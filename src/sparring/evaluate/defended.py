@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparring.attacks import Restarts, pgd_cosine
 from sparring.data import Arrays, first
@@ -28,6 +28,7 @@ from sparring.evaluate.verdict import audit
 from sparring.goals import Never, Untargeted
 from sparring.losses import cross_entropy, margin
 from sparring.models.loading import adopt
+from sparring.models.torch import function
 from sparring.models.victim import Victim, inference
 from sparring.registry import find
 from sparring.streams import Streams
@@ -182,6 +183,7 @@ def audit_defence(
     limit: int | None = None,
     seed: int = 0,
     out: Path | str | None = None,
+    command: str | None = None,
     **settings: Any,
 ) -> DefenceAudit:
     """Audit a defence: the model without it, and with it through the view that knows it; the verdict is the latter's.
@@ -198,10 +200,11 @@ def audit_defence(
     victim = adopt(model, example=subject.take([0])[0])
     name = defence if isinstance(defence, str) else type(defence).__name__.lower()
     made, folder = ready(defence, victim.call, train), Path(out) if out is not None else None
-    known = adopt(made.adaptive(victim.call), name=f"{victim.name} behind {name}")
-    known = replace(known, probabilities=victim.probabilities)
+    view = made.adaptive(victim.call)
+    known = adopt(view) if isinstance(view, nn.Module) else function(view)  # a torch function, whatever it looks like
+    known = replace(known, name=f"{victim.name} behind {name}", probabilities=victim.probabilities)
     bare = audit(victim, subject, threat, seed=seed, out=folder / "bare" if folder else None, **settings)
-    adaptive = audit(known, subject, threat, seed=seed, out=folder, **settings)
+    adaptive = audit(known, subject, threat, seed=seed, out=folder, command=command, **settings)
     standing = _standing(victim, made, subject, threat, seed)
     fell = {row.index for row in adaptive.per_example if row.broken_by is not None or row.clean != row.label}
     missed = len(set(range(len(subject))) - standing - fell)

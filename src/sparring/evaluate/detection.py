@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -69,10 +69,9 @@ def area(clean: Tensor, attacked: Tensor) -> float:
 
 
 def joint(threat: Ball, steps: int = 60) -> Restarts:
-    """PGD on both at once: on what both lack, then on their sum."""
-    return Restarts(
-        attacks=tuple(pgd_cosine(threat, steps=steps, loss=loss) for loss in (margin, cross_entropy)), times=4
-    )
+    """PGD on both at once, from the input itself and from random starts: on what both lack, and on their sum."""
+    climbs = tuple(pgd_cosine(threat, steps=steps, loss=loss) for loss in (margin, cross_entropy))
+    return Restarts(attacks=(*(replace(one, random_start=False) for one in climbs), *climbs), times=4)
 
 
 def detect(
@@ -88,7 +87,7 @@ def detect(
     """Test a detector on examples that it has not seen, `(B, *shape)` with labels `(B,)`.
 
     The attack that does not know the detector is PGD with 40 steps on the model; the one that does climbs `watched`
-    with the goal `Unnoticed`, twice 2 runs of 60 steps (or is the attack given).
+    with the goal `Unnoticed`, 4 runs of 60 steps (or is the attack given).
     """
     rng = Streams.of(seed, range(len(x)))
     with inference(model), own_draws("detect", seed):

@@ -64,13 +64,12 @@ def calibrated(score: Score, x: Tensor, *, rate: float = 0.05) -> Detector:
     Raises:
         BadInput: too few examples for this rate, or scores that are no numbers.
     """
-    need = math.ceil(1 / rate) - 1 if 0 < rate < 1 else 0
-    if not need or len(x) < need:
-        raise BadInput(
-            f"{len(x)} clean examples for a false-positive rate of {rate:g}",
-            f"{need or 'a rate in 0..1'} or more" * bool(need),
-            "calibrate on more examples, or at another rate",
-        )
+    if not 0 < rate < 1:
+        raise BadInput(f"a false-positive rate of {rate:g}", "a share between 0 and 1", "0.05 is usual")
+    need = math.ceil(1 / rate) - 1
+    if len(x) < need:
+        given = f"{len(x)} clean examples for a false-positive rate of {rate:g}"
+        raise BadInput(given, f"{need} or more", "calibrate on more examples, or at a higher rate")
     with torch.no_grad():
         scores = torch.cat([score(some) for some in torch.split(x, 200)]).double()
     if not bool(scores.isfinite().all()):

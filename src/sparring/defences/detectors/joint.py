@@ -48,11 +48,10 @@ class Unnoticed(Measured):
         return (ahead > 0) & (room >= 0) & ~outputs.isnan().any(1)
 
     def margin(self, outputs: Tensor) -> Tensor:
-        """What both lack, added up; where neither lacks anything, the lesser of what they have over."""
+        """What both lack, the logarithms of 1 + each added up; where neither lacks anything, the lesser of the two."""
         ahead, room = self._parts(outputs)
-        return torch.where(
-            (ahead > 0) & (room >= 0), torch.minimum(ahead, room), ahead.clamp(max=0) + room.clamp(max=0)
-        )
+        lacking = (-ahead).clamp(min=0).log1p() + (-room).clamp(min=0).log1p()
+        return torch.where((ahead > 0) & (room >= 0), torch.minimum(ahead, room), -lacking)
 
     def loss(self, outputs: Tensor) -> Tensor:
         """The lead and the room added up, each up to what is plenty."""

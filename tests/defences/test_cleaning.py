@@ -1,0 +1,144 @@
+"""Transforms do what their names say, by other means."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import ndimage
+from torch import nn
+
+from sparring.defences.deflection import moved, shrunk
+from sparring.defences.depth import bit_depth, rounded
+from sparring.defences.diffusion import signal
+from sparring.defences.jpeg import compressed, jpeg, unrounded
+from sparring.defences.learning import afresh
+from sparring.defences.quilting import Quilt, bank_of
+from sparring.defences.replacing import Mean, MeanOfProbabilities
+from sparring.defences.smoothing import alike_mean, bell, bilateral_mean, medians
+from sparring.defences.thermometer import coded, ramped, widened
+from sparring.defences.variation import gathered, least_variation, slopes, variation
+from sparring.errors import BadInput
+from sparring.networks import mlp, wong_cnn
+from sparring.streams import Streams
+
+GREY = Streams.of(0, range(4)).uniform(1, 13, 10)
+COLOUR = Streams.of(1, range(4)).uniform(3, 16, 16)
+
+
+@pytest.mark.parametrize(("x", "mode"), [(GREY, "L"), (COLOUR, "RGB")])
+def test_jpeg_is_pillows(x, mode):
+    got = (compressed(x, quality=60) * 255).round().to(torch.uint8)
+    for row, one in zip(x, got, strict=True):
+        levels = (row * 255).round().to(torch.uint8).permute(1, 2, 0).squeeze(2).numpy()
+        file = BytesIO()
+        Image.fromarray(levels, mode=None).save(file, "JPEG", quality=60)
+        read = Image.open(file)
+        assert read.mode == mode
+        assert np.array_equal(np.asarray(read), one.permute(1, 2, 0).squeeze(2).numpy())
+
+
+def test_jpeg_without_its_rounding_keeps_brightness_and_is_near_the_best_file():
+    smooth = bell(COLOUR, sigma=2.0)
+    torch.testing.assert_close(unrounded(GREY), GREY)
+    assert (unrounded(smooth) - compressed(smooth, quality=95)).abs().mean() < 0.02
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    torch.testing.assert_close((unrounded(COLOUR) * weights).sum(1), (COLOUR * weights).sum(1))
+
+
+def test_medians_and_blurs_are_scipys():
+    for row, mid, soft in zip(GREY, medians(GREY, size=3), bell(GREY, sigma=1.0), strict=True):
+        assert np.allclose(ndimage.median_filter(row[0].numpy(), size=3, mode="mirror"), mid[0])
+        assert np.allclose(ndimage.gaussian_filter(row[0].numpy(), 1.0, mode="nearest", truncate=3), soft[0], atol=1e-5)
+
+
+def test_the_bilateral_filter_blurs_but_not_across_an_edge():
+    step = torch.zeros(1, 1, 9, 9)
+    step[..., 5:] = 1
+    noise = 0.02 * Streams.of(2, range(1)).normal(1, 9, 9)
+    got = bilateral_mean(step + noise, size=5, space=2.0, tone=0.2)
+    assert (got - step).abs().max() < 0.04
+    assert (got - step).std() < 0.6 * noise.std()
+    assert (bell(step, sigma=2.0) - step).abs().max() > 0.3
+    averaged = alike_mean(step + noise, patch=3, search=5, h=0.1)
+    assert (averaged - step).std() < 0.6 * noise.std()
+
+
+def test_slopes_and_their_transpose_belong_together():
+    p = Streams.of(3, range(2)).normal(4, 1, 13, 10)
+    torch.testing.assert_close((slopes(GREY) * p).sum(), -(GREY * gathered(p)).sum(), rtol=1e-4, atol=1e-4)
+
+
+def test_total_variation_falls_to_where_no_small_change_lowers_the_sum():
+    kept = (Streams.of(4, range(4)).uniform(13, 10) < 0.8).unsqueeze(1).float()
+
+    def cost(z):
+        return 0.5 * (kept * (z - GREY)).square().flatten(1).sum(1) + 0.1 * variation(z)
+
+    z = least_variation(GREY, kept, weight=0.1, steps=300)
+    assert (variation(z) < 0.8 * variation(GREY)).all()
+    for k in range(20):
+        assert (cost(z) <= cost(z + 0.02 * Streams.of(k, range(4)).normal(1, 13, 10)) + 1e-4).all()
+    half = least_variation(GREY, kept, weight=0.1, steps=30)
+    assert (cost(half) <= 1.02 * cost(z)).all()
+
+
+def test_few_bits_are_few_levels():
+    assert rounded(GREY, bits=2).unique().tolist() == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    with pytest.raises(BadInput, match="one or more"):
+        bit_depth(bits=0)
+    with pytest.raises(BadInput, match="1 to 95"):
+        jpeg(quality=0)
+    with pytest.raises(BadInput, match="1 or 3 for JPEG"):
+        jpeg().defend(lambda x: x)(torch.rand(1, 2, 8, 8))
+
+
+def test_a_thermometer_counts_the_levels_that_a_value_is_above():
+    codes = coded(GREY, levels=8).view(4, 8, 13, 10)
+    assert torch.equal(codes.sum(1), (8 * GREY[:, 0]).ceil())
+    assert torch.equal(codes, codes.sort(1, descending=True).values)
+    assert ((ramped(GREY, levels=8).view_as(codes) > 0) == (codes > 0)).all()
+    wide = widened(wong_cnn(), 8)
+    assert wide(torch.zeros(1, 8, 28, 28)).shape == (1, 10)
+    assert widened(mlp(), 8)(torch.zeros(1, 8, 28, 28)).shape == (1, 10)
+    with pytest.raises(BadInput, match="first layer"):
+        widened(nn.Flatten(), 8)
+
+
+def test_wavelets_without_noise_to_remove_change_nothing_and_pixels_move_a_little():
+    x = Streams.of(5, range(3)).uniform(3, 8, 12)
+    torch.testing.assert_close(shrunk(x, 0.0), x)
+    noisy = 0.5 + 0.05 * Streams.of(6, range(3)).normal(1, 16, 16)
+    assert shrunk(noisy, 0.05).std() < 0.5 * noisy.std()
+    z = moved(COLOUR, Streams.of(0, range(4)), share=0.1, reach=2)
+    assert 0.05 < (z != COLOUR).any(1).float().mean() <= 0.11
+    values = [set(map(tuple, one.flatten(1).T.tolist())) for one in (z[0], COLOUR[0])]
+    assert values[0] <= values[1]
+
+
+def test_a_quilt_of_an_images_own_patches_is_the_image():
+    x = GREY[:1]
+    patches = torch.nn.functional.unfold(x, 4).transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(Quilt(patches, 4, 3)(x), x)
+    bank = bank_of(GREY, 30, 4)
+    assert bank.shape == (30, 16)
+    assert torch.equal(bank, bank_of(GREY, 30, 4))
+
+
+def test_image_and_noise_share_one_variance():
+    kept, added = signal(torch.linspace(0, 1, 5))
+    torch.testing.assert_close(kept.square() + added.square(), torch.ones(5, 1, 1, 1))
+    assert kept[0] == 1
+    assert kept[-1].abs() < 1e-6
+
+
+def test_a_mean_of_probabilities_is_one_and_fresh_weights_come_from_the_seed():
+    nets, x = [mlp(0), mlp(1)], torch.rand(3, 1, 28, 28)
+    want = (nets[0](x).softmax(1) + nets[1](x).softmax(1)) / 2
+    torch.testing.assert_close(MeanOfProbabilities(nets)(x).softmax(1), want)
+    torch.testing.assert_close(Mean(nets)(x), (nets[0](x) + nets[1](x)) / 2)
+    assert torch.equal(afresh(nets[0], 5)(x), afresh(nets[1], 5)(x))
+    assert not torch.equal(afresh(nets[0], 5)(x), afresh(nets[0], 6)(x))

@@ -1,0 +1,118 @@
+"""Detectors: what is calibrated holds, scores rank, and whoever knows them gets past."""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+
+import pytest
+import torch
+from scipy.stats import binom
+
+from sparring.data import digits
+from sparring.defences.detectors import Unnoticed, calibrated, watched
+from sparring.defences.detectors.mahalanobis import whitening
+from sparring.defences.detectors.neighbours import local_dimension, squared_distances
+from sparring.errors import BadInput
+from sparring.evaluate.detection import area, detect, roc
+from sparring.registry import members
+from sparring.streams import Streams
+from sparring.threats import linf
+from sparring.zoo.honest import relu
+
+BRIEF = {"epochs": 1, "among": 100, "draws": 2}
+NAMES = list(members("detectors"))
+
+
+@cache
+def fitted(name):
+    make = members("detectors")[name].make
+    settings = inspect.signature(make).parameters
+    made = make(**{key: value for key, value in BRIEF.items() if key in settings})
+    return made.fit(relu_network(), *digits("train").take(range(200)))
+
+
+@cache
+def relu_network():
+    return relu().requires_grad_(False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_score_is_a_number_a_row_by_itself_with_a_gradient_and_leaves_the_model_alone(name):
+    score, x = fitted(name), digits("test").take(range(12))[0]
+    before, kept = [part.training for part in relu_network().modules()], x.clone()
+    point = x.clone().requires_grad_()
+    scores = score(point)
+    assert scores.shape == (12,)
+    (gradient,) = torch.autograd.grad(scores.sum(), point)
+    assert gradient.isfinite().all()
+    assert (gradient.flatten(1) != 0).any(1).float().mean() > 0.9
+    with torch.no_grad():
+        torch.testing.assert_close(score(x), scores.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(score(x[3:5]), scores.detach()[3:5], rtol=1e-3, atol=1e-4)
+    assert torch.equal(x, kept)
+    assert before == [part.training for part in relu_network().modules()]
+    assert not any(part._forward_hooks for part in relu_network().modules())
+
+
+def test_a_calibrated_threshold_refuses_as_many_clean_inputs_as_was_said():
+    draws = Streams.of(0, range(3000)).normal(1)
+    detector = calibrated(lambda x: x[:, 0].exp(), draws[:1000], rate=0.05)
+    refused = int(detector.flagged(draws[1000:]).sum())
+    # the threshold itself is drawn: twice the width of the test set's own 99.9 % interval
+    assert 2 * binom.ppf(0.0005, 2000, 0.05) - 100 < refused < 2 * binom.ppf(0.9995, 2000, 0.05) - 100
+    digits_refused = calibrated(fitted("energy"), digits("test").take(range(600))[0], rate=0.1)
+    share = digits_refused.flagged(digits("test").take(range(600, 1200))[0]).float().mean()
+    assert 0.05 < share < 0.17
+
+
+def test_a_rate_that_cannot_be_held_is_refused():
+    with pytest.raises(BadInput, match="19 or more"):
+        calibrated(lambda x: x, torch.rand(18), rate=0.05)
+    with pytest.raises(BadInput, match="between 0 and 1"):
+        calibrated(lambda x: x, torch.rand(18), rate=1.5)
+    with pytest.raises(BadInput, match="not finite"):
+        calibrated(lambda x: x / 0, torch.rand(40))
+
+
+def test_a_score_that_is_no_number_is_refused():
+    detector = calibrated(lambda x: x, torch.rand(40))
+    assert detector.flagged(torch.tensor([torch.nan, 2.0, 0.0])).tolist() == [True, True, False]
+
+
+def test_the_area_counts_pairs_and_the_curve_has_intervals():
+    clean, attacked = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.0, 3.0])
+    assert area(clean, attacked) == pytest.approx((1.5 + 3) / 6)
+    points = roc(torch.arange(1000.0), torch.arange(500.0, 1500.0))
+    assert [point.false_positives.estimate for point in points] == pytest.approx([0.01, 0.02, 0.05, 0.1, 0.2, 0.5])
+    assert points[2].detected.low < 0.55 < points[2].detected.high
+
+
+def test_both_goals_have_to_be_reached():
+    outputs = torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, 0.5], [0.0, 1.0, -0.5], [0.0, 1.0, torch.nan]])
+    goal = Unnoticed(torch.zeros(4, dtype=torch.int64))
+    assert goal.reached(outputs).tolist() == [False, False, True, False]
+    assert (goal.margin(outputs)[:3] > 0).tolist() == [False, False, True]
+    assert goal[torch.tensor([2])].reached(outputs[2:3]).all()
+
+
+def test_distances_and_dimensions_are_what_they_are():
+    a, b = Streams.of(0, range(5)).normal(3), Streams.of(1, range(7)).normal(3)
+    torch.testing.assert_close(squared_distances(a, b), torch.cdist(a, b).square(), rtol=1e-4, atol=1e-4)
+    for dimensions in (2, 6):
+        cloud = Streams.of(2, range(4000)).uniform(dimensions) - 0.5
+        assert local_dimension(cloud[:50] / 4, cloud, 100).mean() == pytest.approx(dimensions, rel=0.15)
+    f, labels = 5 * Streams.of(3, range(600)).normal(4), torch.arange(600) % 2
+    means = torch.stack([f[labels == c].mean(0) for c in range(2)])
+    white = (f - means[labels]) @ whitening(f, labels, means)
+    torch.testing.assert_close(white.T @ white / 600, torch.eye(4), rtol=0, atol=0.01)
+
+
+def test_whoever_knows_the_detector_gets_past_it_more_often():
+    net, (x, y) = relu_network(), digits("test").take(range(240))
+    detector = calibrated(fitted("kernel-density"), x[40:])
+    found = detect(net, detector, x[:40], y[:40], linf(0.2))
+    assert found.fooled > 30
+    assert found.adaptive.estimate <= found.unaware.estimate
+    assert found.adaptive.estimate < 0.1
+    assert watched(net, detector)(x[:2]).shape == (2, 11)
