@@ -345,11 +345,16 @@ def train(**given: Any) -> int:
 
 @cli.command()
 @MODEL
-@DATA
-@THREAT
+@click.argument("asked", metavar="[PROPERTY]", required=False, type=Path)
+@click.option("--data", metavar="DATA", help="As for an audit; or a PROPERTY in its place.")
+@click.option("--split", default="test", show_default=True, help="Which part of a named data set.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N examples.")
+@click.option("--threat", metavar="NORM:EPS", help="As for an audit.")
+@BOUNDS
 @click.option("--method", default="crown", show_default=True, help="See: sparring list certificates; or smoothing.")
+@click.option("--seconds", type=float, default=10.0, show_default=True, help="An example, for branch-and-bound.")
 @click.option("--sigma", type=float, default=0.25, show_default=True, help="Of the noise, for --method smoothing.")
-@click.option("--samples", type=int, default=100_000, show_default=True, help="An image at most, for smoothing.")
+@click.option("--samples", type=int, default=100_000, show_default=True, help="Noisy copies of an input, at most.")
 def certify(**given: Any) -> None:
     """Prove which answers of MODEL no input can change.
 
@@ -357,6 +362,8 @@ def certify(**given: Any) -> None:
 
     For torch networks and imported ONNX files, on the CPU. What is not certified may still be robust. Smoothing is for
     any classifier in L2, and certifies what most of its answers under noise are.
+
+    With a PROPERTY, a .vnnlib file on an .onnx file, prints unsat, timeout, or sat and a counterexample.
     """
     from sparring.certify.prove import prove
     from sparring.certify.smoothing import Asked, Smoothing
@@ -364,7 +371,16 @@ def certify(**given: Any) -> None:
     from sparring.evaluate.statistics import clopper_pearson
     from sparring.registry import find
 
-    made = None if given["method"] == "smoothing" else find("certificates", given["method"]).make()
+    if given["asked"] is not None:
+        from sparring.certify.vnnlib import answer
+
+        click.echo(answer(Path(given["model"]), given["asked"], given["seconds"]))
+        return
+    for name in ("data", "threat"):
+        if given[name] is None:
+            raise click.UsageError(f"Missing option '--{name}', or a PROPERTY.", click.get_current_context())
+    settings = {"seconds": given["seconds"]} if given["method"] == "branch-and-bound" else {}
+    made = None if given["method"] == "smoothing" else find("certificates", given["method"]).make(**settings)
     victim, data, threat = _bout(given)
     with _watch() as watch:
         if made is None:
@@ -376,6 +392,8 @@ def certify(**given: Any) -> None:
     share = clopper_pearson(found.certified, count)
     click.echo(f"{found.right} of {count} examples are classified correctly")
     click.echo(f"{found.certified} of them cannot be changed within {threat}: {made}")
+    if found.broken is not None:
+        click.echo(f"{found.broken} are changed by an attack, {found.right - found.certified - found.broken} are open")
     click.echo(f"certified accuracy {share.estimate:.1%}, from {share.low:.1%} to {share.high:.1%} with 95% confidence")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
@@ -40,10 +41,11 @@ class Interval(Record):
 
 
 class CurvePoint(Record):
-    """Accuracy under attack when the attacker may go as far as `eps`."""
+    """Accuracy when the attacker may go as far as `eps`: under attack, and proved where certificates were asked."""
 
     eps: float
     robust_accuracy: Fraction
+    certified_accuracy: Fraction | None = None
 
 
 class Check(Record):
@@ -101,7 +103,10 @@ class Passes(Record):
 
 
 class Example(Record):
-    """What became of one example: `clean` is the label that the model gave it before any attack."""
+    """What became of one example: `clean` is the label that the model gave it before any attack.
+
+    The least eps that breaks it lies between `proved` and `distance`, where these are known.
+    """
 
     index: int
     label: int
@@ -109,6 +114,7 @@ class Example(Record):
     broken_by: str | None
     distance: float | None
     certified: bool | None = None
+    proved: float | None = None
 
 
 class Result(Record):
@@ -154,6 +160,8 @@ class Result(Record):
             raise ValueError(f"a verdict of {self.verdict} needs a reason")
         if any(row.certified and row.broken_by for row in self.per_example):
             raise ValueError("an example is both certified and broken: one of the two is a bug")
+        if any((row.proved or 0.0) > (math.inf if row.distance is None else row.distance) for row in self.per_example):
+            raise ValueError("an example is broken nearer than it is proved to stand: one of the two is a bug")
         return self
 
     def save(self, path: Path) -> None:

@@ -21,6 +21,7 @@ from sparring.data import Arrays, first
 from sparring.errors import BadInput
 from sparring.evaluate import adaptive, identity
 from sparring.evaluate import checks as run_checks
+from sparring.evaluate.bracket import Prover, prover
 from sparring.evaluate.doctor import Diagnosis, examine, spread
 from sparring.evaluate.ledger import Cost, Ledger, Outcome
 from sparring.evaluate.result import (
@@ -73,6 +74,7 @@ def audit(
     *,
     suite: str = "standard",
     passes: int | None = None,
+    certify: str | None = None,
     seed: int = 0,
     limit: int | None = None,
     batch_size: int | None = None,
@@ -90,10 +92,12 @@ def audit(
     leaves `result.json` and `gallery.npz`. `watch(stage, done, total)` is told of progress.
 
     `passes` is the budget of the suite's rounds, forward and backward passes an example, where it is not to be the
-    suite's own.
+    suite's own. `certify` names a certificate: with all cheaper ones it is asked, after the first attacks, which of the
+    examples that stand are proved to stand, and in the end how far, so that the result brackets the truth from below
+    too. What is proved is not attacked again at that size.
 
-    The result depends on model, data, threat, suite, passes and seed alone: not on `batch_size` (chosen by free memory
-    unless given; 32 for a model that is random), not on `workers` (processes, each on one thread), not on
+    The result depends on model, data, threat, suite, passes, certify and seed alone: not on `batch_size` (chosen by
+    free memory unless given; 32 for a model that is random), not on `workers` (processes, each on one thread), not on
     interruptions. The model comes back as it was given.
 
     Where checks doubt the gradients, attacks are fitted to the model, without a hint, for as many passes again at most
@@ -101,7 +105,8 @@ def audit(
     suspect.
 
     Raises:
-        BadInput: what cannot be audited: no examples, an unknown suite, a run in `out` with other settings.
+        BadInput: what cannot be audited: no examples, an unknown suite, a run in `out` with other settings; a model
+            that cannot be certified, where that was asked for.
     """
     started = time.perf_counter()
     subject = data if not isinstance(data, tuple) else Arrays("data", *data)
@@ -117,18 +122,27 @@ def audit(
             threat=threat,
             suite=suite,
             passes=passes,
+            certify=certify,
             seed=seed,
             diagnosis=diagnosis,
             command=command or f"sparring.audit({victim.name}, {subject.name}, {threat}, suite={suite!r}, seed={seed})",
         )
         plan = case.plan()
+        proving = None if certify is None else prover(victim, subject, threat, certify)
         if diagnosis.invalid:
             result = _result(case, _Story())
             if folder is not None:
                 (folder / "gallery.npz").unlink(missing_ok=True)  # an earlier run's pictures are not this one's
         else:
             result = _run(
-                case, plan, folder, batch_size=batch_size, count=workers, watch=watch or _silent, resume=resume
+                case,
+                plan,
+                folder,
+                proving=proving,
+                batch_size=batch_size,
+                count=workers,
+                watch=watch or _silent,
+                resume=resume,
             )
     result = result.model_copy(update={"seconds": time.perf_counter() - started})
     if folder is not None:
@@ -146,6 +160,7 @@ class _Case:
     threat: Ball
     suite: str
     passes: int | None
+    certify: str | None
     seed: int
     diagnosis: Diagnosis
     command: str
@@ -190,6 +205,7 @@ class _Case:
             "threat": f"{self.threat} in {self.threat.low:g}..{self.threat.high:g}",
             "suite": self.suite,
             "passes": self.passes,
+            "certify": self.certify,
             "seed": self.seed,
         }
 
@@ -211,6 +227,7 @@ class _Story:
     costs: Mapping[str, Cost] = field(default_factory=dict)
     fought: Mapping[str, tuple[object, tuple[str, ...]]] = field(default_factory=dict)
     broken: Mapping[int, _Blow] = field(default_factory=dict)
+    proved: Mapping[int, float] | None = None
     progress: tuple[Progress, ...] = ()
     outlook: Outlook | None = None
     checks: tuple[Check, ...] = ()
@@ -236,6 +253,7 @@ def _run(
     plan: Suite,
     folder: Path | None,
     *,
+    proving: Callable[[Ledger, Watch], Prover] | None,
     batch_size: int | None,
     count: int,
     watch: Watch,
@@ -251,7 +269,7 @@ def _run(
         size = batch_size or memory_batch(case.victim, case.data.take(range(min(8, len(case.data))))[0])
         size = size if draws == 1 else DRAWN_TOGETHER
         runner = Runner(ring=ring, ledger=ledger, batch_size=size, pool=pool, watch=watch)
-        story = _fight(case, plan, runner)
+        story = _fight(case, plan, runner, None if proving is None else proving(ledger, watch))
         result = _result(case, story)
         if folder is not None:
             from sparring.report.gallery import save
@@ -278,6 +296,7 @@ class _Bout:
         self.fought: dict[str, tuple[object, tuple[str, ...]]] = {}
         self.broken: dict[int, _Blow] = {}
         self.nearness: dict[int, float] = {}
+        self.proved: dict[int, float] = {}
         self.progress: list[Progress] = []
 
     def sweep(self, stage: str, role: str, attack: Attack | None, examples: Sequence[int]) -> dict[int, Outcome]:
@@ -299,8 +318,8 @@ class _Bout:
         return len(self.broken) - before
 
     def ranked(self) -> list[int]:
-        """What stands of what was right, the nearest to falling first."""
-        standing = [example for example in self.right if example not in self.broken]
+        """What can still fall of what was right, the nearest to it first."""
+        standing = [example for example in self.right if example not in self.broken and example not in self.proved]
         return sorted(standing, key=lambda example: (-self.nearness.get(example, -math.inf), example))
 
     @property
@@ -346,8 +365,8 @@ class _Bout:
         )
 
 
-def _fight(case: _Case, plan: Suite, runner: Runner) -> _Story:
-    """The whole bout: clean, opening, rounds of the menu, closing, and what the checks ask for."""
+def _fight(case: _Case, plan: Suite, runner: Runner, prover: Prover | None) -> _Story:
+    """The whole bout: clean, opening, certificates, rounds of the menu, closing, and what the checks ask for."""
     bout = _Bout(case, runner)
     clean = bout.sweep("clean", "clean", None, range(len(case.data)))
     spoiled = [outcome for outcome in clean.values() if outcome.prediction < 0 or outcome.rejected]
@@ -359,6 +378,9 @@ def _fight(case: _Case, plan: Suite, runner: Runner) -> _Story:
     for stage in plan.opening:
         bout.fight(stage.name, stage.role, stage.attack, sorted(bout.ranked()))
         bout.note(stage.name, stage.name)
+    if prover is not None:
+        eps = case.threat.eps
+        bout.proved.update(dict.fromkeys(prover(eps, bout.ranked()[::-1]), eps))
     rounds = _rounds(plan, bout)
     for stage in plan.closing:
         bout.fight(stage.name, stage.role, stage.attack, bout.ranked()[: plan.hardest])
@@ -366,7 +388,8 @@ def _fight(case: _Case, plan: Suite, runner: Runner) -> _Story:
     _ask(plan, bout)
     climber = _adapt(bout) if _doubted(bout) else case.climber(steps=20, times=1)
     _trace(plan, bout, climber)
-    return bout.story(outlook=outlook(rounds) if rounds else None, checks=bout.checks())
+    proved = None if prover is None else _bracket(bout, prover)
+    return bout.story(outlook=outlook(rounds) if rounds else None, checks=bout.checks(), proved=proved)
 
 
 def _rounds(plan: Suite, bout: _Bout) -> list[Round]:
@@ -491,7 +514,7 @@ def _trace(plan: Suite, bout: _Bout, climber: Make) -> None:
         bout.fight("curve", "curve", plan.nearest(case.threat.at(sizes[-1])), right)
         return
     # What stands at eps is only tried at larger sizes, what fell only at smaller ones.
-    stood = set(bout.ranked())
+    stood = set(right) - set(bout.broken)
     above, below = tuple(size for size in sizes if size > eps), tuple(size for size in sizes if size < eps)
     for name, wanted, some in (
         ("curve above", [one for one in right if one in stood], above),
@@ -500,6 +523,29 @@ def _trace(plan: Suite, bout: _Bout, climber: Make) -> None:
         if wanted and some:
             grid = Grid(make=climber, ball=case.threat, sizes=some)
             bout.fight(name, "curve", grid, wanted, "curve")
+
+
+def _bracket(bout: _Bout, prover: Prover) -> dict[int, float]:
+    """Up to which of the sizes of the curve each example is proved to stand."""
+    case, proved = bout.case, bout.proved
+    eps, sizes = case.threat.eps, case.sizes()
+    fell = {example: blow.distance for example, blow in bout.broken.items()}
+    for stage in bout.fought.get("curve", (None, ()))[1]:
+        for example, outcome in bout.outcomes[stage].items():
+            if outcome.distance is not None:
+                fell[example] = min(outcome.distance, fell.get(example, outcome.distance))
+    safest = sorted(bout.right, key=lambda example: (bout.nearness.get(example, -math.inf), example))
+    for size in (size for size in sizes if size > eps):
+        some = [example for example in safest if proved.get(example, 0.0) >= eps and fell.get(example, math.inf) > size]
+        proved.update(dict.fromkeys(prover(size, [one for one in some if proved[one] == _before(sizes, size)]), size))
+    for size in reversed([size for size in sizes if size < eps]):
+        some = [example for example in safest if example not in proved and fell.get(example, math.inf) > size]
+        proved.update(dict.fromkeys(prover(size, some), size))
+    return proved
+
+
+def _before(sizes: Sequence[float], size: float) -> float:
+    return sizes[sizes.index(size) - 1]
 
 
 def _chance(clean: Mapping[int, Outcome]) -> float:
@@ -534,6 +580,12 @@ def _result(case: _Case, story: _Story) -> Result:
             if outcome.distance is not None:
                 found[example] = min(outcome.distance, found.get(example, outcome.distance))
 
+    def certified(eps: float) -> float | None:
+        """What is right is proved to stand where nothing changes."""
+        if story.proved is None:
+            return None
+        return sum(size >= eps for size in story.proved.values()) / count if eps else len(correct) / count
+
     def standing(eps: float) -> float:
         within = eps * (1 + 1e-4)  # recorded distances are rounded
         return sum(found.get(example, math.inf) > within for example in correct) / count
@@ -561,7 +613,13 @@ def _result(case: _Case, story: _Story) -> Result:
         },
         clean_accuracy=accuracy,
         robust_accuracy=robust,
-        curve=tuple(CurvePoint(eps=eps, robust_accuracy=standing(eps)) for eps in (0.0, *case.sizes(fine)))
+        certified_accuracy=None
+        if story.proved is None
+        else clopper_pearson(sum(size >= case.threat.eps for size in story.proved.values()), count),
+        curve=tuple(
+            CurvePoint(eps=eps, robust_accuracy=standing(eps), certified_accuracy=certified(eps))
+            for eps in (0.0, *case.sizes(fine))
+        )
         if story.fought
         else (),
         checks=checks,
@@ -585,6 +643,7 @@ def _result(case: _Case, story: _Story) -> Result:
         settings={
             "suite": case.suite,
             "passes": case.passes,
+            "certify": case.certify,
             "model": case.victim.name,
             "framework": case.victim.framework,
             "access": case.access,
@@ -599,6 +658,8 @@ def _result(case: _Case, story: _Story) -> Result:
                 clean=outcome.prediction,
                 broken_by=broken[example].attack if example in broken else None,
                 distance=found[example] if example in broken else None,
+                certified=None if story.proved is None else story.proved.get(example, 0.0) >= case.threat.eps,
+                proved=None if story.proved is None else story.proved.get(example, 0.0),
             )
             for example, outcome in sorted(clean.items())
         ),

@@ -21,9 +21,10 @@ class Epoch:
 
     `loss` is its mean. `clean` and `robust` are accuracies on the examples held out, of the weights that training
     would return (the averaged ones); `live`, under the same attack, and `single_step`, under FGSM, are those of the
-    weights that are being trained, at the size that the threat has grown to. `constant` is the share of the answer that these give most often, and `common` the
-    share of the commonest label. `at_rest` is the mean loss before a neighbourhood perturbed the weights, where `loss`
-    is that after. `leaks` counts passes of the attack, in one update, in which BatchNorm gathered statistics.
+    weights that are being trained, at the size that the threat has grown to. `constant` is the share of the answer
+    that these give most often, and `common` the share of the commonest label. `at_rest` is the mean loss before a
+    neighbourhood perturbed the weights, where `loss` is that after. `leaks` counts passes of the attack, in one update,
+    in which BatchNorm gathered statistics.
     """
 
     epoch: int

@@ -1,0 +1,112 @@
+"""The lower end of the bracket `certified <= true <= attacked`: which examples are proved to stand, and how far.
+
+Certificates are tried from cheap to dear, each first on a few of the examples that look safest: one that proves none
+of these is passed over. What is proved is not attacked again. Every batch goes through the ledger, as attacks' do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from sparring.certify.graph import Graph, graph
+from sparring.errors import BadInput
+from sparring.evaluate.ledger import Cost, Ledger, Outcome
+from sparring.evaluate.run import Watch
+from sparring.models.victim import Victim
+from sparring.registry import find
+from sparring.threats import Ball
+from sparring.types import Data
+
+if TYPE_CHECKING:
+    from sparring.certify.prove import Certificate
+
+LADDER = ("interval", "crown", "alpha-crown", "branch-and-bound")
+"""From cheap to dear, and from loose to tight."""
+
+PROBED = 16
+"""Examples that a certificate has to prove one of, before it is given the rest."""
+
+
+@dataclass(frozen=True)
+class Prover:
+    """Certificates up to a rung of the ladder, for a network and its data."""
+
+    net: Graph
+    data: Data
+    threat: Ball
+    rungs: tuple[tuple[str, Certificate], ...]
+    ledger: Ledger
+    watch: Watch
+
+    def __call__(self, eps: float, examples: Sequence[int]) -> set[int]:
+        """Those of the examples, given the safest first, that no input within eps breaks."""
+        proved: set[int] = set()
+        left = list(examples)
+        for name, certificate in self.rungs:
+            stage = f"certified: {name} at {eps:g}"
+            for some in (left[:PROBED], left[PROBED:]):
+                found = self._each(stage, certificate, eps, some)
+                proved |= found
+                if not found:
+                    break
+            left = [example for example in left if example not in proved]
+        return proved
+
+    def _each(self, stage: str, certificate: Certificate, eps: float, examples: Sequence[int]) -> set[int]:
+        known = self.ledger.outcomes(stage)
+        pending = [example for example in examples if example not in known]
+        done = len(examples) - len(pending)
+        for outcomes, cost in self._batches(certificate, eps, pending):
+            self.ledger.record(stage, outcomes, cost)
+            done += len(outcomes)
+            self.watch(stage, done, len(examples))
+        known = self.ledger.outcomes(stage)
+        return {example for example in examples if (known[example].margin or 0.0) > 0}
+
+    def _batches(
+        self, certificate: Certificate, eps: float, examples: Sequence[int]
+    ) -> Iterator[tuple[list[Outcome], Cost]]:
+        for start in range(0, len(examples), PROBED):
+            began, rows = time.perf_counter(), examples[start : start + PROBED]
+            x, labels = self.data.take(rows)
+            lower = certificate(self.net, x, labels, self.threat.at(eps))
+            with torch.no_grad():
+                answers = self.net(x).argmax(1)
+            yield (
+                [
+                    Outcome(example=example, label=int(y), prediction=int(said), reached=False, margin=float(margin))
+                    for example, y, said, margin in zip(rows, labels, answers, lower, strict=True)
+                ],
+                Cost(forward=len(rows), seconds=time.perf_counter() - began),
+            )
+
+
+def rungs(upto: str, threat: Ball) -> tuple[str, ...]:
+    """The certificates from the cheapest to the one named.
+
+    Raises:
+        BadInput: no such certificate, or a norm that it has no bounds for.
+    """
+    if upto not in LADDER:
+        raise BadInput(f"certificate {upto!r}", f"one of {', '.join(LADDER)}", "see: sparring list certificates")
+    chosen = LADDER[: LADDER.index(upto) + 1]
+    fitting = tuple(name for name in chosen if threat.norm.name in find("certificates", name).norms)
+    if not fitting:
+        raise BadInput(f"certificates for {threat}", "linf, l2 or l1", "leave --certify out")
+    return fitting
+
+
+def prover(victim: Victim, data: Data, threat: Ball, upto: str) -> Callable[[Ledger, Watch], Prover]:
+    """What proves, once there is a ledger to write to.
+
+    Raises:
+        BadInput: no torch network behind the model, an operation or a norm that has no bounds, no such certificate.
+    """
+    ladder = tuple((name, find("certificates", name).make()) for name in rungs(upto, threat))
+    net = graph(victim, data.take([0])[0])
+    return lambda ledger, watch: Prover(net, data, threat, ladder, ledger, watch)

@@ -1,0 +1,112 @@
+"""Brackets: what is proved is not attacked again, never broken, and resumes; the truth lies between the two curves."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparring.errors import BadInput
+from sparring.evaluate import Result, audit
+from sparring.evaluate.bracket import rungs
+from sparring.evaluate.ledger import Ledger
+from sparring.threats import l0, l1, linf
+from sparring.zoo import find
+
+
+def linear() -> tuple[nn.Module, Tensor, Tensor]:
+    """A classifier by a plane, and points at known distances from it: all right, 40 of them between 0.01 and 0.4."""
+    model = nn.Linear(2, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        model.bias.copy_(torch.tensor([-0.5, 0.5]))
+    x = torch.stack([0.5 + torch.linspace(0.01, 0.4, 60), torch.full((60,), 0.5)], 1)
+    return model.eval(), x, torch.zeros(60, dtype=torch.int64)
+
+
+def test_on_a_linear_model_both_ends_of_the_bracket_meet() -> None:
+    model, x, y = linear()
+    result = audit(model, (x, y), linf(0.1), suite="quick", certify="crown")
+    truth = float((x[:, 0] - 0.5 > 0.1).float().mean())
+    assert result.certified_accuracy is not None
+    assert result.certified_accuracy.estimate == result.robust_accuracy.estimate == pytest.approx(truth)
+    for point in result.curve:
+        assert point.certified_accuracy == pytest.approx(point.robust_accuracy)
+    for row, reach in zip(result.per_example, (x[:, 0] - 0.5).tolist(), strict=True):
+        assert row.proved is not None
+        assert row.proved <= reach * (1 + 1e-5)
+        assert row.certified == (reach > 0.1)
+
+
+@pytest.fixture(scope="module")
+def robust() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    from sparring.data import digits
+
+    return find("adversarially trained").make(), digits("test").take(range(40))
+
+
+def test_what_is_proved_is_not_attacked_again_and_the_truth_lies_between(
+    robust: tuple[nn.Module, tuple[Tensor, Tensor]], tmp_path: Path
+) -> None:
+    model, data = robust
+    plain = audit(model, data, linf(0.05), suite="quick")
+    result = audit(model, data, linf(0.05), suite="quick", certify="alpha-crown", out=tmp_path)
+    assert plain.certified_accuracy is None
+    assert result.certified_accuracy is not None
+    assert 0.5 < result.certified_accuracy.estimate <= result.robust_accuracy.estimate <= plain.robust_accuracy.estimate
+    assert Result.load(tmp_path / "result.json").certified_accuracy == result.certified_accuracy
+    lower = [point.certified_accuracy or 0.0 for point in result.curve]
+    assert lower == sorted(lower, reverse=True)
+    assert all(point.certified_accuracy <= point.robust_accuracy for point in result.curve if point.certified_accuracy)
+    certified = {row.index for row in result.per_example if row.certified}
+    with Ledger(tmp_path / "ledger.sqlite", _settings(tmp_path), resume=True) as ledger:
+        rounds = [stage for stage in ledger.stages() if re.search(r" #\d+$", stage)]
+        for stage in rounds:
+            assert not certified & set(ledger.outcomes(stage))
+
+
+def _settings(folder: Path) -> dict[str, object]:
+    import json
+    import sqlite3
+
+    base = sqlite3.connect(folder / "ledger.sqlite")
+    (text,) = base.execute("SELECT settings FROM run").fetchone()
+    base.close()
+    settings: dict[str, object] = json.loads(text)
+    return settings
+
+
+def test_certificates_that_were_stopped_go_on_from_the_ledger(
+    robust: tuple[nn.Module, tuple[Tensor, Tensor]], tmp_path: Path
+) -> None:
+    model, data = robust
+    whole = audit(model, data, linf(0.05), suite="quick", certify="crown")
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage.startswith("certified: crown") and total > done >= 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        audit(model, data, linf(0.05), suite="quick", certify="crown", out=tmp_path, watch=stop)
+    again = audit(model, data, linf(0.05), suite="quick", certify="crown", out=tmp_path, resume=True)
+    assert again.per_example == whole.per_example
+    assert again.curve == whole.curve
+
+
+def test_what_cannot_be_certified_is_refused_in_one_line() -> None:
+    model, x, y = linear()
+    with pytest.raises(BadInput, match="one of interval, crown"):
+        audit(model, (x, y), linf(0.1), certify="crwn")
+    with pytest.raises(BadInput, match="linf, l2 or l1"):
+        audit(model, (x, y), l0(1), certify="crown")
+    assert rungs("crown", l1(1.0)) == ("interval", "crown")
+
+    class Sorts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sort(1).values
+
+    with pytest.raises(BadInput, match="the operation sort"):
+        audit(Sorts(), (x, y), linf(0.1), certify="crown")
