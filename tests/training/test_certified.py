@@ -208,15 +208,17 @@ def test_training_certifies_what_adversarial_training_does_not() -> None:
     rng = Streams.of(0, range(256))
     labels = rng.at("y").integers(2)
     x = (0.35 + 0.3 * labels.view(-1, 1, 1, 1) + 0.1 * rng.at("x").normal(1, 8, 8)).clamp(0, 1)
-    network = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2))
-    network = settled_weights(network)
-    trainer = Trainer(epochs=12, batch_size=64, lr=5e-3, average=0.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = nn.Conv2d(1, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2)
+        network = settled_weights(nn.Sequential(*layers))
+    trainer = Trainer(epochs=12, batch_size=32, lr=5e-3, average=0.0)
     certified = {}
     for name, objective in {"ibp": ibp(linf(0.1)), "adversarial": adversarial(linf(0.1))}.items():
         trained = trainer(network, Arrays("tones", x, labels), objective).network
         certified[name] = int((interval()(trained, x[:100], labels[:100], linf(0.1)) > 0).sum())
-    assert certified["ibp"] >= 85
-    assert certified["ibp"] > certified["adversarial"] + 10
+    assert certified["ibp"] >= 95
+    assert certified["ibp"] > certified["adversarial"] + 20
 
 
 def test_settled_weights_keep_the_width_of_a_box_where_torchs_own_let_it_grow() -> None:
