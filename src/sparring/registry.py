@@ -4,7 +4,7 @@
     def pgd(threat: Ball, *, steps: int = 40) -> PGD: ...
 
 An attack's factory takes a threat, then keyword-only settings that all have defaults; so does that of an objective of
-training. A threat's takes its size, then `low` and `high`.
+training. A threat's takes its size, then `low` and `high`; those of a defence and of a detector take settings alone.
 """
 
 from __future__ import annotations

@@ -88,6 +88,14 @@ def test_rows_do_not_see_each_other_and_only_random_defences_change_their_answer
     assert torch.equal(whole, again) == (defence.draws == 1)
 
 
+@pytest.mark.parametrize("kind", ["defences", "detectors"])
+def test_every_member_says_what_it_is(kind):
+    for name, entry in members(kind).items():
+        assert entry.name == name == name.lower()
+        assert entry.summary.endswith(".")
+        assert entry.paper, name
+
+
 def transforms():
     for name in NAMES:
         defence = ready(name)
