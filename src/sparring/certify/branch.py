@@ -130,9 +130,7 @@ class BranchAndBound:
 
     def __call__(self, model: Model | Graph, x: Tensor, labels: Tensor, threat: Ball) -> Tensor:
         """Lower bounds of the margin, `(B,)` float32 rounded down."""
-        found = [answer.lower for answer in self.answers(model, x, labels, threat)]
-        least = torch.tensor(found, dtype=torch.float64).float()
-        return torch.nextafter(least, torch.tensor(-torch.inf))
+        return rounded_down([answer.lower for answer in self.answers(model, x, labels, threat)])
 
     def answers(self, model: Model | Graph, x: Tensor, labels: Tensor, threat: Ball) -> list[Answer]:
         """What was found for every example."""
@@ -424,6 +422,11 @@ class _Tree:
             if bool(goal[row.view(1)].reached(q.model(one))) and bool(q.threat.contains(one, q.x).all()):
                 return one
         return None
+
+
+def rounded_down(bounds: list[float]) -> Tensor:
+    """Bounds as float32, `(B,)`, none above itself."""
+    return torch.nextafter(torch.tensor(bounds, dtype=torch.float64).float(), torch.tensor(-torch.inf))
 
 
 @register(

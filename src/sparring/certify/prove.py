@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparring.certify.branch import BranchAndBound, rounded_down
 from sparring.certify.graph import Graph, graph
 from sparring.errors import BadInput
 from sparring.models.victim import Victim
@@ -21,10 +22,14 @@ Certificate = Callable[[Graph, Tensor, Tensor, Ball], Tensor]
 
 @dataclass(frozen=True)
 class Proved:
-    """Lower bounds of every example's margin, `(N,)`, and how many the model gets right as they are."""
+    """Lower bounds of every example's margin, `(N,)`, and how many the model gets right as they are.
+
+    `broken` counts those for which an input was found that changes the answer, by certificates that look for one.
+    """
 
     lower: Tensor
     right: int
+    broken: int | None = None
 
     @property
     def certified(self) -> int:
@@ -42,6 +47,7 @@ def prove(
     """
     net = graph(victim, data.take([0])[0])
     bounds: list[Tensor] = []
+    broken = 0 if isinstance(certificate, BranchAndBound) else None
     for first in range(0, len(data), BATCH):
         x, labels = data.take(range(first, min(first + BATCH, len(data))))
         if not bool(threat.contains(x, x).all()):
@@ -52,8 +58,13 @@ def prove(
             )
         right = net(x).argmax(1) == labels
         lower = torch.full((len(x),), -torch.inf)
-        lower[right] = certificate(net, x[right], labels[right], threat)
+        if isinstance(certificate, BranchAndBound):
+            answers = certificate.answers(net, x[right], labels[right], threat)
+            lower[right] = rounded_down([one.lower for one in answers])
+            broken = (broken or 0) + sum(one.status == "broken" for one in answers)
+        else:
+            lower[right] = certificate(net, x[right], labels[right], threat)
         bounds.append(lower)
         watch("certify", first + len(x), len(data))
     found = torch.cat(bounds)
-    return Proved(found, int(found.isfinite().sum()))
+    return Proved(found, int(found.isfinite().sum()), broken)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -64,6 +64,8 @@ def read(path: Path) -> Property:
     Raises:
         BadInput: not VNN-LIB, or more than bounds of inputs and linear comparisons of outputs.
     """
+    if not path.is_file():
+        raise BadInput(f"{path} is not a file", "a .vnnlib file", "check the path")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -212,7 +214,10 @@ def _case(sums: list[Sum], inputs: int, outputs: int) -> Case:
     if not rows:
         rows, at = [[0.0] * outputs], [0.0]  # nothing is asked of the outputs: every input will do
     made = (torch.tensor(part, dtype=torch.float64) for part in (low, high, rows, at))
-    return Case(*made)
+    low_, high_, rows_, at_ = made
+    if len(rows) > 1:  # all at once is ruled out where their mean is above zero too, which each alone may not show
+        rows_, at_ = torch.cat([rows_, rows_.mean(0, keepdim=True)]), torch.cat([at_, at_.mean(0, keepdim=True)])
+    return Case(low_, high_, rows_, at_)
 
 
 # --- the answer
@@ -241,7 +246,7 @@ class Solved:
         return self.verdict + "\n(" + "\n ".join(pairs) + ")"
 
 
-def solve(victim: Victim, shape: tuple[int, ...], asked: Property, how: BranchAndBound) -> Solved:
+def solve(victim: Model, shape: tuple[int, ...], asked: Property, how: BranchAndBound) -> Solved:
     """Whether any input of a case does what the case says, for a network of inputs of this shape.
 
     Holds for the network as float32 runs it, on all inputs that round into the box. Cases that share a box are decided
@@ -267,7 +272,8 @@ def solve(victim: Victim, shape: tuple[int, ...], asked: Property, how: BranchAn
     for box in _boxes(asked.cases):
         answer, z = _decide(net, victim, shape, box, how)
         parts += answer.parts
-        if z is not None:
+        inside = z is not None and bool(((z.flatten() >= box[0].low) & (z.flatten() <= box[0].high)).all())
+        if z is not None and inside:  # a box without a float32 inside has none
             return Solved("sat", z.flatten(), victim(z)[0].detach(), parts)
         open_ = open_ or answer.status != "certified"
     return Solved("timeout" if open_ else "unsat", None, None, parts)
@@ -311,26 +317,22 @@ def _rounded(bound: Tensor, way: int) -> Tensor:
     return torch.where(over, torch.nextafter(near, torch.tensor(way * torch.inf)), near).double()
 
 
-def confirmed(path: Path, asked: Property, found: Solved) -> bool | None:
-    """Whether onnxruntime agrees with a counterexample; None where it is not installed."""
-    try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        return None
+def confirmed(path: Path, asked: Property, found: Solved) -> bool:
+    """Whether a counterexample is one for onnxruntime too."""
     assert found.x is not None
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    given: Any = session.get_inputs()[0]
+    session = _session(path)
+    given = session.get_inputs()[0]
     shape = [size if isinstance(size, int) and size > 0 else 1 for size in given.shape]
-    y = (
-        torch.from_numpy(np.asarray(session.run(None, {given.name: found.x.view(*shape).numpy()})[0]))
-        .double()
-        .flatten()
-    )
-    x = found.x.double()
-    return any(
-        bool(((x >= case.low) & (x <= case.high)).all() and (case.rows @ y + case.at <= 0).all())
-        for case in asked.cases
-    )
+    outputs = session.run(None, {given.name: found.x.view(*shape).numpy()})[0]
+    x, y = found.x.double(), torch.from_numpy(np.asarray(outputs)).double().flatten()
+    inside = [bool(((x >= case.low) & (x <= case.high)).all()) for case in asked.cases]
+    return any(at and bool((one.rows @ y + one.at <= 0).all()) for at, one in zip(inside, asked.cases, strict=True))
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
 def load(path: Path) -> tuple[Victim, tuple[int, ...]]:
@@ -342,9 +344,27 @@ def load(path: Path) -> tuple[Victim, tuple[int, ...]]:
     from sparring.models import onnx
 
     victim = onnx.load(path)
+    shape = tuple(_session(path).get_inputs()[0].shape[1:])
     if victim.module is None:
         raise BadInput(f"{path} ({victim.notes[0]})", "a network that can be imported", "export it again")
-    import onnxruntime
+    if not all(isinstance(size, int) for size in shape):
+        raise BadInput(f"{path}, of inputs {shape}", "inputs of one shape", "export it with its shape")
+    return victim, shape
 
-    shape = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).get_inputs()[0].shape
-    return victim, cast(tuple[int, ...], tuple(shape[1:]))
+
+def answer(network: Path, asked: Path, seconds: float) -> Solved:
+    """Answer the question of a `.vnnlib` file about an `.onnx` file.
+
+    Raises:
+        BadInput: files that cannot be read, or a counterexample that onnxruntime does not agree with.
+    """
+    victim, shape = load(network)
+    prop = read(asked)
+    found = solve(victim, shape, prop, BranchAndBound(seconds=seconds))
+    if found.x is not None and not confirmed(network, prop, found):
+        raise BadInput(
+            f"{network}, whose counterexample is none for onnxruntime",
+            "a network that both compute alike",
+            "the outputs are too close to tell",
+        )
+    return found

@@ -1,0 +1,172 @@
+"""Branch and bound decides small networks, and no certificate exceeds the optimum of any."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from sparring.attacks import pgd
+from sparring.certify import BranchAndBound, crown, graph, interval
+from sparring.certify.crown import explore
+from sparring.certify.region import Region
+from sparring.goals import Never, Untargeted
+from sparring.losses import margin
+from sparring.models.torch import load_weights
+from sparring.networks import wong_cnn
+from sparring.norms import NORMS
+from sparring.registry import members
+from sparring.streams import Streams
+from sparring.threats import Ball, linf
+
+QUICK = BranchAndBound(seconds=0.1, restarts=1)
+CERTIFICATES = {name: entry.make() for name, entry in members("certificates").items()} | {"branch-and-bound": QUICK}
+
+
+def small(seed: int, hidden: int) -> nn.Module:
+    """A random network of two inputs, with so many hidden layers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        for size in [2, *[6] * (hidden - 1)]:
+            layers += [nn.Linear(size, 6), nn.ReLU()]
+        net = nn.Sequential(*layers, nn.Linear(6, 3)).eval()
+        for part in net.parameters():
+            part.data *= 2.0
+    return net.requires_grad_(False)
+
+
+def optimum(net: nn.Module, x: torch.Tensor, label: torch.Tensor, threat: Ball) -> float:
+    """The least margin: on a grid; and where one layer is hidden, in Linf, on the corners of all its linear pieces."""
+    eps = threat.eps
+    axis = torch.linspace(-eps, eps, 41)
+    z = (x + torch.cartesian_prod(axis, axis)).clamp(0, 1)
+    if threat.norm.name == "linf" and len(net) == 3:
+        sides = [(torch.eye(2)[i], -(x[i] + s * eps).clamp(0, 1)) for i in range(2) for s in (-1, 1)]
+        lines = [*zip(net[0].weight, net[0].bias, strict=True), *sides]
+        a = torch.stack([torch.stack([one[0], two[0]]) for one, two in itertools.combinations(lines, 2)])
+        b = torch.stack([torch.stack([-one[1], -two[1]]) for one, two in itertools.combinations(lines, 2)])
+        crossing = a.det().abs() > 1e-6
+        z = torch.cat([z, torch.linalg.solve(a[crossing], b[crossing])])
+    z = z[threat.contains(z, x.expand_as(z))]
+    return float(-margin(net(z).detach(), Never(label.expand(len(z)))).max())
+
+
+def check(count: int) -> None:
+    for seed in range(count):
+        net = small(seed, 1 + seed % 2)
+        threat = Ball(NORMS[("linf", "linf", "l2", "l1")[seed // 2 % 4]], 0.1)
+        x = Streams.of(seed, range(2)).uniform(2)
+        labels = net(x).argmax(1)
+        best = torch.tensor([optimum(net, one, label, threat) for one, label in zip(x, labels, strict=True)])
+        for name, one in CERTIFICATES.items():
+            assert (one(net, x, labels, threat) <= best).all(), (seed, name)
+
+
+def test_no_certificate_exceeds_the_optimum_of_random_networks():
+    check(16)
+
+
+@pytest.mark.slow
+def test_no_certificate_exceeds_the_optimum_of_two_hundred_random_networks():
+    check(200)
+
+
+def test_branch_and_bound_decides_what_crown_leaves_open():
+    decide, decided, left = BranchAndBound(seconds=20.0, restarts=1), 0, 0
+    for seed in range(20):
+        net, x, threat = small(seed, 2), Streams.of(seed, range(2)).uniform(2), linf(0.3)
+        labels = net(x).argmax(1)
+        bounds = crown()(net, x, labels, threat)
+        for i, answer in enumerate(decide.answers(net, x, labels, threat)):
+            least = optimum(net, x[i], labels[i], threat)
+            if abs(least) < 0.05:  # the grid is only so fine
+                continue
+            assert answer.status == ("certified" if least > 0 else "broken"), seed
+            assert answer.lower <= least
+            if answer.z is not None:
+                assert Untargeted(labels[i : i + 1]).reached(net(answer.z)).all()
+                assert threat.contains(answer.z, x[i : i + 1]).all()
+            left += bool(bounds[i] <= 0)
+            decided += bool(bounds[i] <= 0 and answer.status == "certified")
+    assert decided >= 1
+    assert left > decided
+
+
+def test_what_cannot_be_decided_in_time_is_unknown_with_a_bound_that_holds():
+    net, x, threat = (
+        nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3)).eval(),
+        torch.full((1, 2), 0.5),
+        linf(0.1),
+    )
+    labels = net(x).argmax(1)
+    (answer,) = BranchAndBound(seconds=0.0).answers(net, x, labels, threat)
+    assert answer.status in {"unknown", "broken", "certified"}
+    assert answer.lower <= optimum(net, x[0], labels[0], threat)
+
+
+def networks_of_convolutions():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield nn.Sequential(
+            nn.Conv2d(1, 3, 3, 2, 1), nn.ReLU(), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.LeakyReLU(0.1),
+            nn.Conv2d(4, 4, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3),
+        )  # fmt: skip
+        yield nn.Sequential(
+            nn.Conv2d(1, 4, 2, (1, 2), (0, 1)), nn.Conv2d(4, 2, 3), nn.ReLU(),
+            nn.Conv2d(2, 2, 3, dilation=2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_windows_of_convolutions_give_the_bounds_of_whole_maps(norm, monkeypatch):
+    x, threat = (
+        Streams.of(1, range(3)).uniform(1, 14, 14),
+        Ball(NORMS[norm], {"linf": 0.02, "l2": 0.2, "l1": 0.5}[norm]),
+    )
+    for net in networks_of_convolutions():
+        net(x)
+        net = graph(net.eval(), x)
+        near = explore(net, Region.of(threat, x), refine=True)
+        with monkeypatch.context() as whole:
+            whole.setattr(sys.modules[Region.__module__.replace("region", "crown")], "_stays_small", lambda *_: None)
+            far = explore(net, Region.of(threat, x), refine=True)
+        for one, two in zip([*near.low, *near.high], [*far.low, *far.high], strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_bounds_of_convolutions_hold_under_attack(norm):
+    threat = Ball(NORMS[norm], {"linf": 0.02, "l2": 0.2, "l1": 1.0}[norm])
+    x = Streams.of(2, range(4)).uniform(1, 14, 14)
+    for net in networks_of_convolutions():
+        net(x)
+        net.eval().requires_grad_(False)
+        labels = net(x).argmax(1)
+        z = pgd(threat, loss=margin)(net, x, Never(labels), Streams.of(3, range(4)))
+        least = -margin(net(z), Never(labels))
+        bounds = crown()(net, x, labels, threat)
+        assert (interval()(net, x, labels, threat) <= bounds).all()
+        assert (bounds <= least).all()
+        assert (least - bounds).max() < 0.5
+
+
+@pytest.mark.slow
+def test_no_certified_example_is_broken_in_a_hundred_thousand_attack_runs(sparring_data):
+    from sparring.data import load
+
+    net = wong_cnn().eval()
+    load_weights(net, sparring_data / "models" / "wong_kolter_mnist_linf0.1.pth")
+    x, labels = load("mnist").take(range(64))
+    sure = (crown()(net, x, labels, linf(0.1)) > 0).nonzero().flatten()
+    x, labels = x[sure], labels[sure]
+    attack, runs = pgd(linf(0.1), steps=10, loss=margin), 0
+    for restart in itertools.count():
+        z = attack(net, x, Untargeted(labels), Streams.of(restart, range(len(x))))
+        assert not Untargeted(labels).reached(net(z)).any()
+        runs += len(x)
+        if runs >= 100_000:
+            return

@@ -1,0 +1,128 @@
+"""Properties in VNN-LIB are read as they are meant, refused in one line, and answered."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from sparring.certify import BranchAndBound
+from sparring.certify.vnnlib import read, solve
+from sparring.cli import cli
+from sparring.errors import BadInput
+
+DECLARED = "(declare-const X_0 Real)(declare-const X_1 Real)(declare-const Y_0 Real)(declare-const Y_1 Real)\n"
+BOX = "(assert (<= X_0 0.75)) (assert (>= X_0 0.25)) (assert (and (<= 0 X_1) (<= X_1 1e-1)))\n"
+
+
+def written(folder, text):
+    path = folder / "prop.vnnlib"
+    path.write_text("; a comment (with brackets\n" + DECLARED + text)
+    return path
+
+
+class Difference(nn.Module):
+    """`Y_0 = X_0 + X_1`, `Y_1 = relu(X_0 - X_1)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+        self.first.weight.data = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+        self.second.weight.data = torch.eye(2)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x)))
+
+
+def test_boxes_and_cases_are_read(tmp_path):
+    asked = read(
+        written(tmp_path, BOX + "(assert (or (and (>= Y_0 Y_1) (<= Y_0 0.5)) (and (>= (- (* 2 Y_1) 1) Y_0))))")
+    )
+    assert (asked.inputs, asked.outputs, len(asked.cases)) == (2, 2, 2)
+    first, second = asked.cases
+    assert first.low.tolist() == [0.25, 0.0]
+    assert first.high.tolist() == [0.75, 0.1]
+    # Both, and their mean.
+    assert (first.rows.tolist(), first.at.tolist()) == ([[-1.0, 1.0], [1.0, 0.0], [0.0, 0.5]], [0.0, -0.5, -0.25])
+    assert (second.rows.tolist(), second.at.tolist()) == ([[1.0, -2.0]], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("(assert (<= X_0 1)", "bracket is left open"),
+        ("(assert (<= X_0 1)))", "not open"),
+        (BOX + "(assert (<= Y_2 1))", "Y_2, which is not declared"),
+        ("(assert (<= X_0 1))", "without bounds"),
+        (BOX + "(assert (<= X_0 X_1))", "compares inputs"),
+        (BOX + "(assert (<= (* Y_0 Y_1) 1))", "not linear"),
+        (BOX + "(assert (not Y_0))", "where a comparison"),
+        (BOX + "(assert (<= Y_0 high))", "where a number"),
+        ("(check-sat)", "where a declaration"),
+    ],
+)
+def test_what_is_not_understood_is_refused_in_one_line(tmp_path, text, why):
+    with pytest.raises(BadInput, match=why) as caught:
+        read(written(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("claim", "verdict"),
+    [
+        ("(>= Y_1 (+ Y_0 0.01))", "unsat"),
+        ("(>= Y_1 Y_0)", "sat"),  # where X_1 is zero
+        ("(or (and (<= Y_0 0.2)) (and (>= Y_0 0.86)))", "unsat"),
+        ("(and (<= Y_0 0.4) (>= Y_1 0.35))", "sat"),
+        ("(and (<= Y_0 0.4) (>= Y_1 0.45))", "unsat"),
+        ("(or (and (<= X_0 0.3) (>= Y_0 0.45)) (and (>= Y_1 0.7) (>= X_1 0.01)))", "sat"),
+    ],
+)
+def test_questions_are_answered(tmp_path, claim, verdict):
+    net = Difference().requires_grad_(False)
+    found = solve(net, (2,), read(written(tmp_path, f"{BOX}(assert {claim})")), BranchAndBound(seconds=5.0))
+    assert found.verdict == verdict
+    if verdict == "sat":
+        x = found.x
+        assert 0.25 <= x[0] <= 0.75
+        assert 0.0 <= x[1] <= 0.1
+        torch.testing.assert_close(found.y, net(x.unsqueeze(0))[0])
+        assert str(found).startswith("sat\n((X_0 ")
+
+
+def test_a_property_of_another_network_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="2 inputs"):
+        solve(nn.Linear(3, 2), (3,), read(written(tmp_path, BOX)), BranchAndBound())
+    with pytest.raises(BadInput, match="2 outputs"):
+        solve(nn.Linear(2, 3), (2,), read(written(tmp_path, BOX)), BranchAndBound())
+
+
+@pytest.mark.frameworks
+def test_the_command_answers_questions_about_onnx_files(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    weights = [("w", (2, 2), [1.0, 1.0, 1.0, -1.0]), ("b", (2,), [0.0, 0.0])]
+    made = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "w", "b"], ["h"]), helper.make_node("Relu", ["h"], ["y"])],
+        "difference",
+        [helper.make_tensor_value_info("x", kind, [1, 2])],
+        [helper.make_tensor_value_info("y", kind, [1, 2])],
+        [helper.make_tensor(name, kind, shape, values) for name, shape, values in weights],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, tmp_path / "net.onnx")
+
+    def asked(claim):
+        given = [
+            "certify",
+            str(tmp_path / "net.onnx"),
+            str(written(tmp_path, f"{BOX}(assert {claim})")),
+            "--seconds",
+            "5",
+        ]
+        return CliRunner().invoke(cli, given, catch_exceptions=False).output
+
+    assert asked("(>= Y_1 (+ Y_0 0.01))").split() == ["unsat"]
+    assert asked("(<= Y_0 0.3)").startswith("sat\n((X_0 0.")
