@@ -270,10 +270,18 @@ class _Reader:
         shape = self.size(x)
 
         def transpose(a: Tensor) -> Tensor:
-            pulled: Tensor = torch.func.vjp(f, a.new_zeros(len(a), *shape))[1](a)[0]
+            with torch.enable_grad():  # torch.func.vjp does the same, and takes seconds to import
+                zero = a.new_zeros(len(a), *shape).requires_grad_()
+                (pulled,) = torch.autograd.grad(f(zero), zero, a, create_graph=a.requires_grad)
             return pulled
 
         return self.add(Affine(f, f, transpose, terms=terms), x)
+
+    def reshaped(self, f: Map, x: _Ref) -> _Ref:
+        """The same numbers in another shape."""
+        old, new = self.size(x), tuple(f(torch.zeros(1, *self.size(x))).shape[1:])
+        there, back = (lambda h: h.reshape(len(h), *new)), (lambda a: a.reshape(len(a), *old))
+        return self.add(Affine(there, there, back), x)
 
     def layer(self, layer: nn.Module, x: _Ref) -> _Ref:
         match layer:
@@ -294,7 +302,7 @@ class _Reader:
             case nn.MaxPool2d() if not layer.ceil_mode and _pair(layer.dilation) == (1, 1):
                 return self.add(MaxPool(_pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding)), x)
             case nn.Flatten() | nn.Unflatten():
-                return self.even(layer, x)
+                return self.reshaped(layer, x)
             case nn.Dropout() | nn.Dropout2d() | nn.Identity():
                 return x
         raise _lacks(f"the layer {layer}")
@@ -393,7 +401,7 @@ class _Reader:
                 y = getattr(torch.zeros(1, *self.size(x)), name)(*args[1:], **settings)
                 if y.shape[0] != 1:
                     raise _lacks(f"{name} across the batch")
-                return self.even(lambda h: h.reshape(len(h), *y.shape[1:]), x)
+                return self.reshaped(lambda h: h.reshape(len(h), *y.shape[1:]), x)
             case "avg_pool2d" | "adaptive_avg_pool2d":
                 return self.even(lambda h: function(h, *args[1:], **settings), x, math.prod(self.size(x)[1:]) + 1)
             case "max_pool2d" | "boolean_dispatch":
