@@ -24,7 +24,7 @@ from sparring.evaluate import Result
 from sparring.evaluate.suites import SUITES, Stage
 from sparring.goals import Untargeted
 from sparring.models.capabilities import markdown
-from sparring.registry import members
+from sparring.registry import Kind, members
 from sparring.streams import Streams
 from sparring.threats import l0, l1, l2, linf
 from sparring.views import Counted
@@ -91,6 +91,12 @@ def attacks() -> str:
         for entry in members("attacks").values()
     )
     return table(("name", "what it does", "needs", "norms", "passes"), rows)
+
+
+def registered(kind: Kind, head: tuple[str, ...], passes: bool = True) -> str:
+    """Every member of a kind, and what it does; with what it costs, where the registry says."""
+    rows = ((f"`{entry.name}`", entry.summary, *((entry.passes,) if passes else ())) for entry in members(kind).values())
+    return table(head, rows)
 
 
 def suites() -> str:
@@ -182,6 +188,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "ten_lines": ten_lines,
     "attacks": attacks,
     "suites": suites,
+    "objectives": lambda: registered("objectives", ("objective", "what training minimises", "passes")),
+    "defences": lambda: registered("defences", ("defence", "what it does"), passes=False),
+    "detectors": lambda: registered("detectors", ("detector", "what it does"), passes=False),
+    "certificates": lambda: registered("certificates", ("certificate", "what it does", "passes")),
     "threats": threats,
     "datasets": datasets,
     "capabilities": markdown,
