@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sparring.errors import BadInput
 from sparring.registry import members
 from sparring.streams import Streams
-from sparring.training.augmentations import Mixup, cutout, each, flips, shifts
+from sparring.training.augmentations import Mixup, cutout, each, flips, shifts, turns
 from sparring.training.schedules import RAMPS, cosine, linear
 
 
@@ -62,6 +62,17 @@ def test_a_square_is_hidden_and_the_rest_stays() -> None:
     assert int(height.max()) == int(width.max()) == 4
     assert int(height.min()) == int(width.min()) == 2
     assert hidden.any(0).all()
+
+
+def test_images_are_turned_and_resized_about_their_middle() -> None:
+    x, rng = images(200, size=13)
+    disc = (torch.linspace(-1, 1, 13).square() + torch.linspace(-1, 1, 13).square().unsqueeze(1) < 0.5).float()
+    assert torch.allclose(turns(0.0, 0.0)(x, rng), x, atol=1e-5)
+    turned = turns(180.0, 0.0)(disc.expand(200, 1, 13, 13), rng)
+    assert float((turned - disc).abs().mean()) < 0.08, "a disc is the same from all sides"
+    areas = turns(0.0, 0.5)(disc.expand(200, 1, 13, 13), rng).flatten(1).sum(1) / disc.sum()
+    assert 0.2 < float(areas.min()) < 0.5
+    assert 1.5 < float(areas.max()) < 2.4
 
 
 def test_augmentations_follow_each_other_with_streams_of_their_own() -> None:

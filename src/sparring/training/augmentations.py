@@ -6,6 +6,7 @@ the objective.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,27 @@ class flips:  # noqa: N801
     def __call__(self, x: Tensor, rng: Streams) -> Tensor:
         """The images, some of them mirrored."""
         return torch.where(rows(rng.at("flip").uniform(device=x.device) < self.share, x), x.flip(3), x)
+
+
+@register("augmentations", "turn", shape="image")
+@dataclass(frozen=True)
+class turns:  # noqa: N801
+    """Turn every image by up to `degrees`, and resize it by a share of up to `scale`; what comes in from outside is 0.
+
+    With interpolation between pixels, so that values stay in their range (Simard et al., 2003, section 2).
+    """
+
+    degrees: float = 10.0
+    scale: float = 0.1
+
+    def __call__(self, x: Tensor, rng: Streams) -> Tensor:
+        """The turned images, `(B, C, H, W)`."""
+        angle, size = (2 * rng.at("turn").uniform(2, device=x.device) - 1).unbind(1)
+        angle, size = angle * math.radians(self.degrees), 1 + size * self.scale
+        cos, sin, none = angle.cos() / size, angle.sin() / size, torch.zeros_like(angle)
+        maps = torch.stack([cos, -sin, none, sin, cos, none], 1).view(-1, 2, 3).to(x.dtype)
+        grid = functional.affine_grid(maps, list(x.shape), align_corners=False)
+        return functional.grid_sample(x, grid, align_corners=False)
 
 
 @register("augmentations", "cutout", shape="image")
