@@ -27,6 +27,8 @@ from sparring.models.capabilities import markdown
 from sparring.registry import Kind, members
 from sparring.streams import Streams
 from sparring.threats import l0, l1, l2, linf
+from sparring.training.settings import Settings, recipe
+from sparring.training.settings import recipes as shelf
 from sparring.views import Counted
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,10 +95,28 @@ def attacks() -> str:
     return table(("name", "what it does", "needs", "norms", "passes"), rows)
 
 
-def registered(kind: Kind, head: tuple[str, ...], passes: bool = True) -> str:
-    """Every member of a kind, and what it does; with what it costs, where the registry says."""
-    rows = ((f"`{entry.name}`", entry.summary, *((entry.passes,) if passes else ())) for entry in members(kind).values())
+def registered(kind: Kind, head: tuple[str, ...]) -> str:
+    """Every member of a kind and what it does; in a third column, where the head has one, what it costs."""
+    rows = ((f"`{entry.name}`", entry.summary, entry.passes)[: len(head)] for entry in members(kind).values())
     return table(head, rows)
+
+
+def recipes() -> str:
+    """What every recipe that was run to its end has reached."""
+    found = {name: Settings.of(recipe(name)) for name in shelf()}
+    rows = (
+        (
+            f"`{name}`",
+            f"`{one.model.rpartition(':')[2]}`",
+            one.threat,
+            f"{one.reached['clean']:.1%}",
+            f"{one.reached['robust']:.1%}",
+            f"{one.reached['minutes']:g}",
+        )
+        for name, one in found.items()
+        if "robust" in one.reached
+    )
+    return table(("recipe", "network", "threat", "clean", "robust", "minutes of training"), rows)
 
 
 def suites() -> str:
@@ -188,9 +208,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "ten_lines": ten_lines,
     "attacks": attacks,
     "suites": suites,
+    "recipes": recipes,
     "objectives": lambda: registered("objectives", ("objective", "what training minimises", "passes")),
-    "defences": lambda: registered("defences", ("defence", "what it does"), passes=False),
-    "detectors": lambda: registered("detectors", ("detector", "what it does"), passes=False),
+    "defences": lambda: registered("defences", ("defence", "what it does")),
+    "detectors": lambda: registered("detectors", ("detector", "what it does")),
     "certificates": lambda: registered("certificates", ("certificate", "what it does", "passes")),
     "threats": threats,
     "datasets": datasets,

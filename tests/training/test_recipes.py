@@ -38,3 +38,12 @@ def test_a_recipe_is_complete_and_says_its_own_command(name: str) -> None:
     assert remedy is not None
     assert settings.optimizer()(network.parameters(), lr=settings.optimiser.lr)
     assert torch.tensor([settings.strength()(0.0), settings.strength()(1.0)]).tolist() == [0.0, 1.0]
+
+
+def test_what_a_recipe_has_reached_can_be_listed() -> None:
+    reached = [found for name in NAMES if (found := Settings.of(recipe(name)).reached)]
+    assert len(reached) >= 3
+    for found in reached:
+        assert 0 < found["robust"] <= found["clean"] <= 1
+        assert found["minutes"] > 0
+        assert found["by"]
