@@ -86,7 +86,7 @@ def test_certificates_that_were_stopped_go_on_from_the_ledger(
     whole = audit(model, data, linf(0.05), suite="quick", certify="crown")
 
     def stop(stage: str, done: int, total: int) -> None:
-        if stage.startswith("certified: crown") and total > done >= 16:
+        if stage.startswith("certified: crown") and done:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
