@@ -12,10 +12,12 @@ pytest.importorskip("foolbox", reason="a peer: pip install 'sparring[peers]'")
 
 @pytest.fixture(scope="module")
 def benchmark(sparring_data):
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "decisions.py"
-    spec = importlib.util.spec_from_file_location("benchmark_of_decisions", path)
+    folder = Path(__file__).resolve().parents[2] / "benchmarks"
+    spec = importlib.util.spec_from_file_location("benchmark_of_decisions", folder / "decisions.py")
     module = sys.modules["benchmark_of_decisions"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)  # benchmarks import each other by name
+        spec.loader.exec_module(module)
     module.MARKS = (300, 900)
     return module
 
@@ -35,8 +37,8 @@ def benchmark(sparring_data):
 def test_the_median_distance_is_within_5_percent_of_the_peers_on_as_many_questions(norm, name, peer, benchmark):
     if peer.startswith("art"):
         pytest.importorskip("art", reason="a peer: pip install adversarial-robustness-toolbox")
-    model = benchmark.network("wong fgsm-rs, linf 0.3")
-    bout = benchmark.Bout(norm, model, *benchmark.digits(model, 15))
+    model = benchmark.published(benchmark.NETWORKS["wong fgsm-rs, linf 0.3"])
+    bout = benchmark.Bout(norm, model, *benchmark.digits(15, known_to=model))
     ours = benchmark.ours(name, bout, 0)
     theirs = benchmark.PEERS[peer.split()[0]](peer, bout, 0)
     for mark in benchmark.MARKS:
