@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -51,9 +52,41 @@ def _where_outside(
     return point
 
 
-def _around(norm: Norm, x: Tensor, eps: Tensor | float, low: float, high: float) -> Callable[[Tensor], Tensor]:
-    """Project as ever: there is nothing to be worked out once."""
-    return lambda z: norm.project(z, x, eps, low, high)
+@dataclass(frozen=True)
+class Around:
+    """The allowed points around `x`, where nothing of the projection can be worked out once: `project(z, x)`."""
+
+    project: Callable[[Tensor, Tensor], Tensor]
+    x: Tensor
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """The one nearest to `z`."""
+        return self.project(z, self.x)
+
+    def __getitem__(self, rows: Tensor) -> Around:
+        """Those around some of the rows."""
+        return Around(self.project, self.x.index_select(0, rows))
+
+
+def _around(norm: Norm, x: Tensor, eps: float, low: float, high: float) -> Around:
+    """Project as ever."""
+    return Around(partial(norm.project, eps=eps, low=low, high=high), x)
+
+
+@dataclass(frozen=True)
+class Between:
+    """All points between two others, coordinate by coordinate."""
+
+    least: Tensor
+    most: Tensor
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """The one nearest to `z`."""
+        return z.clamp(self.least, self.most)
+
+    def __getitem__(self, rows: Tensor) -> Between:
+        """Those of some of the rows."""
+        return Between(self.least.index_select(0, rows), self.most.index_select(0, rows))
 
 
 @dataclass(frozen=True)
@@ -69,13 +102,14 @@ class Linf:
 
     def project(self, z: Tensor, x: Tensor, eps: Tensor | float, low: float, high: float) -> Tensor:
         """Clamp every coordinate."""
-        return self.around(x, eps, low, high)(z)
+        return self._between(x, rows(eps, x), low, high)(z)
 
-    def around(self, x: Tensor, eps: Tensor | float, low: float, high: float) -> Callable[[Tensor], Tensor]:
+    def around(self, x: Tensor, eps: float, low: float, high: float) -> Between:
         """Clamp every coordinate, to bounds worked out once."""
-        limit = rows(eps, x) if isinstance(eps, Tensor) else eps  # a number need not be spread over the rows
-        least, most = (x - limit).clamp_(min=low), (x + limit).clamp_(max=high)
-        return lambda z: z.clamp(least, most)
+        return self._between(x, eps, low, high)
+
+    def _between(self, x: Tensor, limit: Tensor | float, low: float, high: float) -> Between:
+        return Between((x - limit).clamp_(min=low), (x + limit).clamp_(max=high))
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The signs."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +12,7 @@ from sparring.errors import BadInput
 from sparring.norms import NORMS
 from sparring.registry import members, register
 from sparring.streams import Streams
-from sparring.types import Boxed, Norm
+from sparring.types import Boxed, Near, Norm
 
 TOLERANCE = 1e-6
 """What float32 may add to a sum of changes, relative to eps."""
@@ -71,7 +70,7 @@ class Ball:
         """The allowed point nearest to `z` (Euclidean)."""
         return self.norm.project(z, x, self.eps, self.low, self.high)
 
-    def around(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+    def around(self, x: Tensor) -> Near:
         """`project`, for one `x` and many `z`."""
         return self.norm.around(x, self.eps, self.low, self.high)
 

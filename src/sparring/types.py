@@ -43,6 +43,18 @@ Loss = Callable[[Tensor, Goal], Tensor]
 """The attacker's score, `(outputs, goal) -> (B,)`: always higher when the attacker is better off."""
 
 
+class Near(Protocol):
+    """The allowed points around some `x`, as the nearest of them to a `z`."""
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """The allowed point nearest to `z` (Euclidean), row by row."""
+        ...
+
+    def __getitem__(self, rows: Tensor) -> Near:
+        """The allowed points around some of the rows."""
+        ...
+
+
 class Norm(Protocol):
     """The functions from which every continuous threat is made.
 
@@ -67,7 +79,7 @@ class Norm(Protocol):
         """The point nearest to `z` (Euclidean) that is within `eps` of `x`, and in the box."""
         ...
 
-    def around(self, x: Tensor, eps: Tensor | float, low: float, high: float) -> Callable[[Tensor], Tensor]:
+    def around(self, x: Tensor, eps: float, low: float, high: float) -> Near:
         """`project` for one `x` and many `z`: what can be worked out once is."""
         ...
 

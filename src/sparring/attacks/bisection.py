@@ -12,7 +12,7 @@ from torch import Tensor
 from sparring.attacks.nearest import Nearest
 from sparring.attacks.pgd import pgd_cosine
 from sparring.losses import margin
-from sparring.norms import rows
+from sparring.norms import Around, rows
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
@@ -56,6 +56,10 @@ class Balls:
         """The allowed point nearest to `z`, in the ball of its row."""
         number = x[:, -1:]
         return self._project(z[:, :-1] * self._scale(number), x)
+
+    def around(self, x: Tensor) -> Around:
+        """`project`, for one `x` and many `z`."""
+        return Around(self.project, x)
 
     def sample(self, x: Tensor, rng: Streams) -> Tensor:
         """The starting points."""

@@ -39,11 +39,11 @@ class PGD:
 
     def climb(self, search: Search, x: Tensor, z: Tensor) -> Tensor:
         """The best point seen by a search that goes on from `z`."""
-        state = self.step.init(x)
+        near, state = self.threat.around(x), self.step.init(x)
         for i in search.steps(self.steps):
-            gradient, _, x, z, state = search.climb(z, x, z, state)
+            gradient, _, z, near, state = search.climb(z, z, near, state)
             move, state = self.step.update(gradient, state, i)
-            z = self.threat.project(z + move, x)
+            z = near(z + move)
         search.judge(z)
         return search.best
 
