@@ -83,6 +83,11 @@ class Box:
         return self.point.shape
 
     @property
+    def device(self) -> torch.device:
+        """Where the box is."""
+        return self.point.device
+
+    @property
     def requires_grad(self) -> bool:
         """Whether the bounds have a gradient."""
         return self.middle.requires_grad
@@ -209,7 +214,7 @@ def batch_norm(  # noqa: PLR0917  (those of torch)
     gain = gain if weight is None else gain * weight
     shift = -mean * gain if bias is None else bias - mean * gain
     gain, shift = (part.view(-1, *[1] * (x.dim() - 2)) for part in (gain, shift))
-    y = x.affine(lambda h: h * gain + shift, lambda h: h * gain.abs())
+    y = x.affine(lambda h: torch.addcmul(shift.to(h), h, gain.to(h)), lambda h: h * gain.abs().to(h))
     y.point = point
     return y
 
@@ -223,6 +228,13 @@ def rectified(x: Box, slope: float = 0.0) -> Box:
 def max_pool2d(x: Box, *settings: Any, **more: Any) -> Box:
     """The largest of every window."""
     return x.rising(lambda h: functional.max_pool2d(h, *settings, **more))
+
+
+def wider(x: Box) -> Box:
+    """In float32; what is known of the last layer stays known."""
+    y = x.each(Tensor.float)
+    y.head = x.head
+    return y
 
 
 def dropout(x: Box, p: float = 0.5, training: bool = True, inplace: bool = False) -> Box:
@@ -284,8 +296,9 @@ RULES: dict[str, Callable[..., Box]] = {
     **{name: _each(name, functional) for name in ("avg_pool2d", "adaptive_avg_pool2d")},
     **{
         name: _each(name, Tensor)
-        for name in ("flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze", "contiguous", "float")
+        for name in ("flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze", "contiguous")
     },
+    "float": wider,
 }
 """What an operation of torch does to a box, by its name; in-place ones (`relu_`) give a box of their own."""
 
@@ -315,7 +328,7 @@ def ranked(out: Box, labels: Tensor) -> Tensor:
     2018). Where labels are shares `s`, of `z_k - <s, z>`.
     """
     rows = _rows(out, labels)
-    across, reach = (rows, out.reach) if out.head is None else (rows @ out.head[1], out.head[0].reach)
+    across, reach = (rows, out.reach) if out.head is None else (rows @ out.head[1], out.head[0].reach.float())
     return (rows @ out.middle.unsqueeze(2) + across.abs() @ reach.unsqueeze(2)).squeeze(2)
 
 
