@@ -33,14 +33,20 @@ lint: .venv/installed-lint
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-# Against peers, on published networks: SPARRING_DATA is the folder that holds them. The whole takes hours.
-bench: .venv/installed-peers .venv/installed-bench
+# Against peers, on published networks, and what certificates and defences are worth: SPARRING_DATA is the folder that
+# holds the networks. The whole takes many hours.
+bench: .venv/installed-peers .venv/installed-bench .venv/installed-onnx
 	.venv/bin/python benchmarks/throughput.py
 	.venv/bin/python benchmarks/evaluator.py
 	.venv/bin/python benchmarks/smallest.py
 	.venv/bin/python benchmarks/square.py
 	.venv/bin/python benchmarks/decisions.py
 	.venv/bin/python benchmarks/training.py
+	.venv/bin/python benchmarks/certify.py
+	.venv/bin/python benchmarks/vnncomp.py
+	.venv/bin/python benchmarks/smoothing.py --images 50
+	.venv/bin/python benchmarks/defences.py --data mnist --examples 100
+	.venv/bin/python benchmarks/defences.py --data cifar10-jpeg --examples 100
 
 docs: .venv/installed
 	.venv/bin/python tools/reference.py

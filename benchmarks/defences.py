@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from record import begin, last, save
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -36,7 +35,6 @@ from sparring.threats import Ball, parse
 from sparring.training import standard
 from sparring.types import Data, Learns
 
-RESULT = Path(__file__).parent / "results" / "defences.json"
 EPOCHS, STEPS = 6, 25
 LEARNED_FROM = 2000
 """Examples that a detector learns from."""
@@ -132,14 +130,14 @@ class Bench:
 
     def note(self, place: list[str], found: Faced | Detection, facts: dict[str, Any]) -> None:
         """Enter a row into the file."""
-        whole = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
-        here = whole.setdefault(self.name, {})
+        before = last("defences")
+        whole = {name: before.get(name, {}) for name in CASES}
+        here = whole[self.name]
         for name in place[:-1]:
             here = here.setdefault(name, {})
         numbers = {key: dumped(value) for key, value in vars(found).items()}
         here[place[-1]] = {**numbers, **facts, "threat": str(self.threat), "train": len(self.x)}
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        save("defences", whole)
 
 
 def headed(title: str, first: str, *rest: str) -> Table:
@@ -165,7 +163,7 @@ def main() -> None:
     options.add_argument("--train", type=int, default=4000)
     options.add_argument("--only", action="append", default=[], help="these defences and detectors alone")
     given = options.parse_args()
-    torch.set_num_threads(1)
+    begin()
     spec, networks = CASES[given.data]
     x, labels = load(given.data, split="train").take(range(given.train))
     held, threat = first(load(given.data), given.examples + CLEAN), parse(spec)
