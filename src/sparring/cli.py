@@ -355,6 +355,8 @@ def train(**given: Any) -> int:
 @click.option("--seconds", type=float, default=10.0, show_default=True, help="An example, for branch-and-bound.")
 @click.option("--sigma", type=float, default=0.25, show_default=True, help="Of the noise, for --method smoothing.")
 @click.option("--samples", type=int, default=100_000, show_default=True, help="Noisy copies of an input, at most.")
+@click.option("--out", type=Path, help="The folder of the run: what is done, and proofs.json.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run in --out.")
 def certify(**given: Any) -> None:
     """Prove which answers of MODEL no input can change.
 
@@ -365,10 +367,8 @@ def certify(**given: Any) -> None:
 
     With a PROPERTY, a .vnnlib file on an .onnx file, prints unsat, timeout, or sat and a counterexample.
     """
-    from sparring.certify.prove import prove
     from sparring.certify.smoothing import Asked, Smoothing
-    from sparring.certify.smoothing import prove as prove_smoothed
-    from sparring.evaluate.statistics import clopper_pearson
+    from sparring.evaluate.proofs import prove
     from sparring.registry import find
 
     if given["asked"] is not None:
@@ -379,22 +379,23 @@ def certify(**given: Any) -> None:
     for name in ("data", "threat"):
         if given[name] is None:
             raise click.UsageError(f"Missing option '--{name}', or a PROPERTY.", click.get_current_context())
+    if given["resume"] and given["out"] is None:
+        raise BadInput("--resume without --out", "the folder of the run to go on with", "add --out")
+    out = None if given["out"] is None else _folder(given["out"])
     settings = {"seconds": given["seconds"]} if given["method"] == "branch-and-bound" else {}
     made = None if given["method"] == "smoothing" else find("certificates", given["method"]).make(**settings)
     victim, data, threat = _bout(given)
-    with _watch() as watch:
-        if made is None:
-            made = Smoothing(sigma=given["sigma"], n=given["samples"], rule=Asked(threat.eps))
-            found = prove_smoothed(victim, data, made, threat, seed=0, watch=watch)
-        else:
-            found = prove(victim, data, made, threat, watch=watch)
-    count = len(found.lower)
-    share = clopper_pearson(found.certified, count)
-    click.echo(f"{found.right} of {count} examples are classified correctly")
-    click.echo(f"{found.certified} of them cannot be changed within {threat}: {made}")
+    how = made or Smoothing(sigma=given["sigma"], n=given["samples"], rule=Asked(threat.eps))
+    with _resumable(out), _watch() as watch:
+        found = prove(victim, data, threat, how, out=out, resume=given["resume"], watch=watch)
+    share = found.certified_accuracy
+    click.echo(f"{found.right} of {found.examples} examples are classified correctly")
+    click.echo(f"{found.certified} of them cannot be changed within {threat}: {found.method}")
     if found.broken is not None:
         click.echo(f"{found.broken} are changed by an attack, {found.right - found.certified - found.broken} are open")
     click.echo(f"certified accuracy {share.estimate:.1%}, from {share.low:.1%} to {share.high:.1%} with 95% confidence")
+    if out is not None:
+        click.echo(f"written: {out / 'proofs.json'}")
 
 
 @cli.command()
@@ -637,11 +638,13 @@ def _gate(result: Result, fail_under: float | None) -> str | None:
 
 
 @contextmanager
-def _resumable(out: Path) -> Iterator[None]:
-    """Say on Ctrl-C how to go on."""
+def _resumable(out: Path | None) -> Iterator[None]:
+    """Say on Ctrl-C how to go on, where something was kept."""
     try:
         yield
     except KeyboardInterrupt:
+        if out is None:
+            raise
         raise Stopped(f"stopped; what is done is kept in {out}: add --resume to the same command to go on") from None
 
 

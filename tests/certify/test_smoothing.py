@@ -17,12 +17,13 @@ from sparring.certify.smoothing import (
     at_all_times,
     every_sample,
     exactly,
-    prove,
 )
 from sparring.cli import cli
 from sparring.data.arrays import Arrays
 from sparring.errors import BadInput
+from sparring.evaluate.proofs import prove
 from sparring.evaluate.statistics import clopper_pearson
+from sparring.models.loading import adopt
 from sparring.streams import Streams
 from sparring.threats import l2, linf
 from sparring.training.objectives import consistency, gaussian, smooth_adv, standard
@@ -156,13 +157,16 @@ def test_a_data_set_is_proved_and_other_norms_are_refused() -> None:
     x, answers, distances, _ = inputs()
     smoothing, told = Smoothing(sigma=SIGMA, rule=Asked(0.5)), []
     data = Arrays("line", x, torch.cat([answers[:-1], 1 - answers[-1:]]))
-    found = prove(line(), data, smoothing, l2(0.5, low=-9, high=9), seed=3, watch=lambda *said: told.append(said))
+    victim, threat = adopt(line(), example=x[:1]), l2(0.5, low=-9, high=9)
+    found = prove(victim, data, threat, smoothing, seed=3, watch=lambda *said: told.append(said))
     assert found.certified == int((distances > 0.5).sum()) - 1
     assert found.right >= found.certified
-    assert found.lower[-1] == -torch.inf
+    pairs = zip(found.per_example, distances.tolist(), strict=True)
+    assert all(one.lower <= far for one, far in pairs if one.lower is not None)
+    assert found.per_example[-1].lower is None
     assert told[-1] == ("certify", 12, 12)
     with pytest.raises(BadInput, match="l2"):
-        prove(line(), data, smoothing, linf(0.5, low=-9, high=9), seed=3, watch=lambda *said: None)
+        prove(victim, data, linf(0.5, low=-9, high=9), smoothing)
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

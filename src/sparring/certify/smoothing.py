@@ -8,7 +8,7 @@ Cohen et al. (2019), theorem 1. It is `g` that is certified, not `f`, whatever `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,12 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv, betaln, logsumexp, ndtr, ndtri
 from torch import Tensor
 
-from sparring.certify.prove import Proved
 from sparring.errors import BadInput
 from sparring.models.victim import inference
 from sparring.streams import Streams
-from sparring.threats import TOLERANCE, Ball
-from sparring.types import Data, Model
+from sparring.threats import TOLERANCE
+from sparring.types import Model
 
 Floats = NDArray[np.float64]
 
@@ -138,8 +137,13 @@ class Radii:
     samples: Tensor
 
     def certified(self, labels: Tensor, eps: float) -> Tensor:
-        """Which answers are right, and stay so within `eps` in L2, what audits forgive for rounding included."""
-        return (self.answer == labels) & (self.radius > eps * (1 + 2 * TOLERANCE))
+        """Which answers are right, and stay so within `eps` in L2."""
+        return (self.answer == labels) & (self.radius > enough(eps))
+
+
+def enough(eps: float) -> float:
+    """What a radius has to be above for a threat of this size, what audits forgive for rounding included."""
+    return eps * (1 + 2 * TOLERANCE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,24 +231,3 @@ class Smoothed:
                 for row in x
             ]
         return (torch.stack(counts) / self.draws).to(x)
-
-
-def prove(
-    model: Model, data: Data, smoothing: Smoothing, threat: Ball, *, seed: int, watch: Callable[[str, int, int], None]
-) -> Proved:
-    """Certify a data set: `lower` is what a radius has over eps; minus infinity for wrong answers and abstentions.
-
-    Raises:
-        BadInput: another threat than one in L2.
-    """
-    if threat.norm.name != "l2":
-        raise BadInput(f"smoothing within {threat}", "an l2 threat", "write for example l2:0.5")
-    lower = torch.full((len(data),), -torch.inf)
-    for i in range(len(data)):
-        x, labels = data.take([i])
-        found = smoothing(model, x, Streams.of(seed, [i]))
-        if found.answer == labels:
-            sure = found.certified(labels, threat.eps)
-            lower[i] = torch.where(sure, found.radius - threat.eps, (found.radius - threat.eps).clamp(max=0.0))
-        watch("certify", i + 1, len(data))
-    return Proved(lower, int(lower.isfinite().sum()))

@@ -6,24 +6,18 @@ of these is passed over. What is proved is not attacked again. Every batch goes 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import torch
 
 from sparring.certify.graph import Graph, graph
 from sparring.errors import BadInput
-from sparring.evaluate.ledger import Cost, Ledger, Outcome
-from sparring.evaluate.run import Watch
+from sparring.evaluate.ledger import Ledger
+from sparring.evaluate.proofs import Bounds, Certificate
+from sparring.evaluate.run import Watch, go_on
 from sparring.models.victim import Victim
 from sparring.registry import find
 from sparring.threats import Ball
 from sparring.types import Data
-
-if TYPE_CHECKING:
-    from sparring.certify.prove import Certificate
 
 LADDER = ("interval", "crown", "alpha-crown", "branch-and-bound")
 """From cheap to dear, and from loose to tight."""
@@ -49,41 +43,15 @@ class Prover:
         left = list(examples)
         for name, certificate in self.rungs:
             stage = f"certified: {name} at {eps:g}"
-            for some in (left[:PROBED], left[PROBED:]):
-                found = self._each(stage, certificate, eps, some)
+            asked = Bounds(net=self.net, data=self.data, threat=self.threat.at(eps), certificate=certificate)
+            for some in filter(None, (left[:PROBED], left[PROBED:])):
+                outcomes = go_on(self.ledger, stage, some, asked.batches, self.watch)
+                found = {example for example, one in outcomes.items() if (one.margin or 0.0) > asked.needed}
                 proved |= found
                 if not found:
                     break
             left = [example for example in left if example not in proved]
         return proved
-
-    def _each(self, stage: str, certificate: Certificate, eps: float, examples: Sequence[int]) -> set[int]:
-        known = self.ledger.outcomes(stage)
-        pending = [example for example in examples if example not in known]
-        done = len(examples) - len(pending)
-        for outcomes, cost in self._batches(certificate, eps, pending):
-            self.ledger.record(stage, outcomes, cost)
-            done += len(outcomes)
-            self.watch(stage, done, len(examples))
-        known = self.ledger.outcomes(stage)
-        return {example for example in examples if (known[example].margin or 0.0) > 0}
-
-    def _batches(
-        self, certificate: Certificate, eps: float, examples: Sequence[int]
-    ) -> Iterator[tuple[list[Outcome], Cost]]:
-        for start in range(0, len(examples), PROBED):
-            began, rows = time.perf_counter(), examples[start : start + PROBED]
-            x, labels = self.data.take(rows)
-            lower = certificate(self.net, x, labels, self.threat.at(eps))
-            with torch.no_grad():
-                answers = self.net(x).argmax(1)
-            yield (
-                [
-                    Outcome(example=example, label=int(y), prediction=int(said), reached=False, margin=float(margin))
-                    for example, y, said, margin in zip(rows, labels, answers, lower, strict=True)
-                ],
-                Cost(forward=len(rows), seconds=time.perf_counter() - began),
-            )
 
 
 def rungs(upto: str, threat: Ball) -> tuple[str, ...]:

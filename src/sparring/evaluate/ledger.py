@@ -177,6 +177,17 @@ class Ledger:
         self._base.close()
 
 
+def opened(path: Path | None, settings: dict[str, object], *, resume: bool) -> Ledger:
+    """The ledger of a run, in memory without a path. Makes its folder: open it last, so that a refusal leaves none.
+
+    Raises:
+        BadInput: no ledger there, one of other settings, or one that is unfinished, where it is not to be resumed.
+    """
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return Ledger(path, settings, resume=resume)
+
+
 def _finished(path: Path) -> bool:
     try:
         base = sqlite3.connect(path)

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sparring.errors import BadInput
+from sparring.threats import Ball
 
 Verdict = Literal["trusted", "suspect", "invalid"]
 Outcome = Literal["pass", "warn", "fail", "skipped"]
@@ -24,6 +25,13 @@ class Record(BaseModel):
     """A part of the result: frozen; unknown fields are kept, so that a newer file can be read by an older version."""
 
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, in one move: a reader sees the old file or the new one, never half of it."""
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        text = json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False)
+        scratch.write_text(text + "\n", encoding="utf-8")
+        scratch.replace(path)
 
 
 class Interval(Record):
@@ -164,13 +172,6 @@ class Result(Record):
             raise ValueError("an example is broken nearer than it is proved to stand: one of the two is a bug")
         return self
 
-    def save(self, path: Path) -> None:
-        """Write the result as JSON, in one move: a reader sees the old file or the new one, never half of it."""
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        text = json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False)
-        scratch.write_text(text + "\n", encoding="utf-8")
-        scratch.replace(path)
-
     @classmethod
     def load(cls, path: Path) -> Result:
         """Read a result and check it against the schema.
@@ -187,6 +188,11 @@ class Result(Record):
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"])) or "the file"
             raise BadInput(f"{path} is not a result: {place}: {first['msg']}", "schema 1", remedy) from None
+
+
+def recorded(threat: Ball) -> dict[str, str | float]:
+    """A threat, as results have it."""
+    return {"norm": threat.norm.name, "eps": threat.eps, "low": threat.low, "high": threat.high}
 
 
 def environment() -> dict[str, str]:

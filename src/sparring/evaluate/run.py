@@ -7,11 +7,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import active_children, get_context, parent_process
 
 import psutil
@@ -220,18 +221,7 @@ class Runner:
 
     def sweep(self, stage: str, attack: Attack | None, examples: Sequence[int]) -> dict[int, Outcome]:
         """Run a stage on these examples, save those that the ledger has already; returns all their outcomes."""
-        known = self.ledger.outcomes(stage)
-        pending = [example for example in examples if example not in known]
-        done, total = len(examples) - len(pending), len(examples)
-        self.watch(stage, done, total)
-        if not pending and stage not in self.ledger.stages():
-            self.ledger.record(stage, (), Cost())
-        for outcomes, cost in self._batches(stage, attack, pending):
-            self.ledger.record(stage, outcomes, cost)
-            done += len(outcomes)
-            self.watch(stage, done, total)
-        known = self.ledger.outcomes(stage)
-        return {example: known[example] for example in examples}
+        return go_on(self.ledger, stage, examples, partial(self._batches, stage, attack), self.watch)
 
     def _batches(self, stage: str, attack: Attack | None, examples: Sequence[int]) -> Iterator[Bout]:
         batches = [examples[i : i + self.batch_size] for i in range(0, len(examples), self.batch_size)]
@@ -249,6 +239,27 @@ class Runner:
         finally:
             for future in futures:
                 future.cancel()
+
+
+def go_on(
+    ledger: Ledger, stage: str, examples: Sequence[int], run: Callable[[Sequence[int]], Iterable[Bout]], watch: Watch
+) -> dict[int, Outcome]:
+    """Run a stage on these examples, save those that the ledger has already; returns all their outcomes.
+
+    `run` yields batches, and each is entered as it comes: a run that is killed loses what is in hand, and no more.
+    """
+    known = ledger.outcomes(stage)
+    pending = [example for example in examples if example not in known]
+    done, total = len(examples) - len(pending), len(examples)
+    watch(stage, done, total)
+    if not pending and stage not in ledger.stages():
+        ledger.record(stage, (), Cost())
+    for outcomes, cost in run(pending):
+        ledger.record(stage, outcomes, cost)
+        done += len(outcomes)
+        watch(stage, done, total)
+    known = ledger.outcomes(stage)
+    return {example: known[example] for example in examples}
 
 
 def within_memory(ring: Ring, stage: str, attack: Attack | None, batch: Sequence[int]) -> Iterator[Bout]:

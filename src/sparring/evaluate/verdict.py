@@ -23,7 +23,7 @@ from sparring.evaluate import adaptive, identity
 from sparring.evaluate import checks as run_checks
 from sparring.evaluate.bracket import Prover, prover
 from sparring.evaluate.doctor import Diagnosis, examine, spread
-from sparring.evaluate.ledger import Cost, Ledger, Outcome
+from sparring.evaluate.ledger import Cost, Ledger, Outcome, opened
 from sparring.evaluate.result import (
     AttackRecord,
     Check,
@@ -36,6 +36,7 @@ from sparring.evaluate.result import (
     Result,
     Verdict,
     environment,
+    recorded,
 )
 from sparring.evaluate.run import Ring, Runner, Watch, asked, home, memory_batch, one_thread, own_draws, workforce
 from sparring.evaluate.schedule import Outlook, Round, choose, outlook, settled
@@ -265,7 +266,7 @@ def _run(
     draws = DRAWS if case.diagnosis.failed("randomness") else 1
     ring = Ring(victim=case.victim, data=case.data, threat=case.threat, seed=case.seed, draws=draws)
     path = folder / "ledger.sqlite" if folder is not None else None
-    with workforce(ring, count) as pool, _opened(path, case.settings(), resume=resume) as ledger:
+    with workforce(ring, count) as pool, opened(path, case.settings(), resume=resume) as ledger:
         size = batch_size or memory_batch(case.victim, case.data.take(range(min(8, len(case.data))))[0])
         size = size if draws == 1 else DRAWN_TOGETHER
         runner = Runner(ring=ring, ledger=ledger, batch_size=size, pool=pool, watch=watch)
@@ -277,13 +278,6 @@ def _run(
             save(_pictures(case, story, ledger), folder / "gallery.npz")
         ledger.finish()
     return result
-
-
-def _opened(path: Path | None, settings: dict[str, object], *, resume: bool) -> Ledger:
-    """The ledger of the run; its folder is made last, so that a run that is refused leaves none behind."""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    return Ledger(path, settings, resume=resume)
 
 
 class _Bout:
@@ -605,12 +599,7 @@ def _result(case: _Case, story: _Story) -> Result:
         name=case.victim.name,
         command=case.command,
         examples=count,
-        threat={
-            "norm": case.threat.norm.name,
-            "eps": case.threat.eps,
-            "low": case.threat.low,
-            "high": case.threat.high,
-        },
+        threat=recorded(case.threat),
         clean_accuracy=accuracy,
         robust_accuracy=robust,
         certified_accuracy=None

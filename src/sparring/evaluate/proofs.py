@@ -1,0 +1,245 @@
+"""Proofs: what a certificate, or smoothing, says of every example of a data set.
+
+Every batch goes through the ledger, as attacks' do: a run that was killed goes on from there.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor
+
+from sparring import __version__
+from sparring.certify.branch import BranchAndBound, rounded_down
+from sparring.certify.graph import Graph, graph
+from sparring.certify.smoothing import Smoothing, enough
+from sparring.errors import BadInput
+from sparring.evaluate import identity
+from sparring.evaluate.ledger import Cost, Outcome, opened
+from sparring.evaluate.result import Interval, Record, environment, recorded
+from sparring.evaluate.run import Bout, Watch, go_on, home
+from sparring.evaluate.statistics import clopper_pearson
+from sparring.models.victim import Victim
+from sparring.streams import Streams
+from sparring.threats import Ball
+from sparring.types import Data
+
+BATCH = 16
+
+Certificate = Callable[[Graph, Tensor, Tensor, Ball], Tensor]
+"""Lower bounds of the margins `(B,)` of inputs and labels, within a threat."""
+
+
+class Proof(Record):
+    """What was found of one example."""
+
+    index: int
+    label: int
+    answer: int
+    """What the model says; -1 for an abstention of smoothing."""
+    right: bool
+    lower: float | None
+    """Of the margin within the threat, or of the radius, by smoothing; null for wrong answers, and without a bound."""
+    certified: bool
+    broken: bool | None = None
+    """Whether an input was found that changes the answer; null for methods that do not look for one."""
+
+
+class Proofs(Record):
+    """A data set, certified. `certified_accuracy` is a lower bound of the true robust accuracy."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    name: str
+    data: str
+    method: str
+    threat: dict[str, str | float]
+    examples: int
+    right: int
+    certified: int
+    broken: int | None
+    certified_accuracy: Interval
+    environment: dict[str, str]
+    per_example: tuple[Proof, ...]
+
+    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True, use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """A certificate, put to a network and its data: an outcome's margin is its lower bound, a proof above zero."""
+
+    net: Graph
+    data: Data
+    threat: Ball
+    certificate: Certificate
+
+    @property
+    def needed(self) -> float:
+        """What a bound has to be above."""
+        return 0.0
+
+    def batches(self, examples: Sequence[int]) -> Iterator[Bout]:
+        """What is said of these examples, as it comes: one by one where each takes seconds.
+
+        Raises:
+            BadInput: inputs that are not finite, or outside of the bounds.
+        """
+        size = 1 if isinstance(self.certificate, BranchAndBound) else BATCH
+        for start in range(0, len(examples), size):
+            yield self._batch(examples[start : start + size])
+
+    def _batch(self, examples: Sequence[int]) -> Bout:
+        began = time.perf_counter()
+        x, labels = self.data.take(examples)
+        if not bool(self.threat.contains(x, x).all()):
+            raise BadInput(
+                f"inputs in {self.data.name} that are not finite, or outside of "
+                f"{self.threat.low:g} to {self.threat.high:g}",
+                "finite inputs within the bounds",
+                "clean the data, or give --bounds",
+            )
+        with torch.no_grad():
+            answers = self.net(x).argmax(1)
+        right = (answers == labels).nonzero().flatten()
+        found = dict(zip(right.tolist(), self._bounds(x[right], labels[right]), strict=True))
+        outcomes = []
+        for row, example in enumerate(examples):
+            bound, z = found.get(row, (None, None))
+            outcomes.append(
+                Outcome(
+                    example=example,
+                    label=int(labels[row]),
+                    prediction=int(answers[row]),
+                    reached=z is not None,
+                    counts=z is not None,
+                    distance=None if z is None else float(self.threat.distance(z, x[row : row + 1])),
+                    margin=bound,
+                    z=None if z is None else z[0],
+                )
+            )
+        return outcomes, Cost(forward=len(examples), seconds=time.perf_counter() - began)
+
+    def _bounds(self, x: Tensor, labels: Tensor) -> list[tuple[float, Tensor | None]]:
+        """A bound for each, and an input `(1, *shape)` that changes the answer where one was looked for and found."""
+        if not len(x):
+            return []
+        if isinstance(self.certificate, BranchAndBound):
+            answers = self.certificate.answers(self.net, x, labels, self.threat)
+            lower = rounded_down([one.lower for one in answers]).tolist()
+            return list(zip(lower, (one.z for one in answers), strict=True))
+        return [(bound, None) for bound in self.certificate(self.net, x, labels, self.threat).tolist()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Votes:
+    """Smoothing, put to a model and its data: an outcome's margin is the radius, 0 for an abstention."""
+
+    victim: Victim
+    data: Data
+    threat: Ball
+    smoothing: Smoothing
+    seed: int
+
+    @property
+    def needed(self) -> float:
+        """What a radius has to be above."""
+        return enough(self.threat.eps)
+
+    def batches(self, examples: Sequence[int]) -> Iterator[Bout]:
+        """What is said of these examples, one by one."""
+        for example in examples:
+            began = time.perf_counter()
+            x, label = self.data.take([example])
+            found = self.smoothing(self.victim, x.to(home(self.victim)), Streams.of(self.seed, [example]))
+            outcome = Outcome(
+                example=example,
+                label=int(label),
+                prediction=int(found.answer),
+                reached=False,
+                margin=float(found.radius) if bool(found.answer == label) else None,
+            )
+            yield [outcome], Cost(forward=int(found.samples), seconds=time.perf_counter() - began)
+
+
+def prove(
+    victim: Victim,
+    data: Data,
+    threat: Ball,
+    how: Certificate | Smoothing,
+    *,
+    seed: int = 0,
+    out: Path | None = None,
+    resume: bool = False,
+    watch: Watch = lambda stage, done, total: None,
+) -> Proofs:
+    """Say of every example whether its answer is right, and proved to stay so within the threat.
+
+    With `out`, a folder, the run keeps a ledger there, from which `resume` goes on, and leaves `proofs.json`. Of a
+    killed run a batch is lost at most; the result is that of an undisturbed one, save where branch and bound runs out
+    of time. `seed` is that of smoothing's noise.
+
+    Raises:
+        BadInput: a model or a threat that has no bounds; another threat than one in L2, for smoothing; inputs that are
+            not finite, or outside of the bounds; a run in `out` with other settings, or an unfinished one.
+    """
+    method = _put(victim, data, threat, how, seed)
+    settings: dict[str, object] = {
+        "version": __version__,
+        "model": identity.of_model(victim),
+        "data": identity.of_data(data),
+        "threat": identity.of_attack(threat),
+        "method": str(how),
+        "seed": seed,
+    }
+    with opened(None if out is None else out / "ledger.sqlite", settings, resume=resume) as ledger:
+        found = go_on(ledger, "certify", range(len(data)), method.batches, watch)
+        per_example = tuple(_proof(one, method.needed, isinstance(how, BranchAndBound)) for one in found.values())
+        certified = sum(one.certified for one in per_example)
+        proofs = Proofs(
+            schema=1,
+            name=victim.name,
+            data=data.name,
+            method=str(how),
+            threat=recorded(threat),
+            examples=len(data),
+            right=sum(one.right for one in per_example),
+            certified=certified,
+            broken=sum(bool(one.broken) for one in per_example) if isinstance(how, BranchAndBound) else None,
+            certified_accuracy=clopper_pearson(certified, len(data)),
+            environment=environment(),
+            per_example=per_example,
+        )
+        if out is not None:
+            proofs.save(out / "proofs.json")
+        ledger.finish()
+    return proofs
+
+
+def _put(victim: Victim, data: Data, threat: Ball, how: Certificate | Smoothing, seed: int) -> Bounds | Votes:
+    """The method, put to the model and the data, where it can be."""
+    if not isinstance(how, Smoothing):
+        return Bounds(net=graph(victim, data.take([0])[0]), data=data, threat=threat, certificate=how)
+    if threat.norm.name != "l2":
+        raise BadInput(f"smoothing within {threat}", "an l2 threat", "write for example l2:0.5")
+    return Votes(victim=victim, data=data, threat=threat, smoothing=how, seed=seed)
+
+
+def _proof(outcome: Outcome, needed: float, attacked: bool) -> Proof:
+    """A line of the result, out of a line of the ledger."""
+    bound = outcome.margin
+    return Proof(
+        index=outcome.example,
+        label=outcome.label,
+        answer=outcome.prediction,
+        right=outcome.prediction == outcome.label,
+        lower=bound if bound is not None and math.isfinite(bound) else None,
+        certified=bound is not None and bound > needed,
+        broken=outcome.reached if attacked else None,
+    )
