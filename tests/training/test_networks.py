@@ -14,9 +14,11 @@ from sparring.models.torch import load_weights
 from sparring.networks import (
     Normalise,
     PreActivation,
+    ink_cnn,
     mlp,
     preact_resnet18,
     slim_cnn,
+    slim_ink_cnn,
     slim_resnet18,
     small_cnn,
     wide_resnet,
@@ -40,11 +42,19 @@ def test_published_weights_give_the_published_accuracy(make, file: str, correct:
         assert int((network(x).argmax(1) == labels).sum()) == correct
 
 
-@pytest.mark.parametrize("make", [mlp, wong_cnn, small_cnn, slim_cnn, slim_resnet18])
+@pytest.mark.parametrize("make", [mlp, wong_cnn, ink_cnn, small_cnn, slim_cnn, slim_resnet18])
 def test_the_first_weights_come_from_the_seed_alone(make) -> None:  # type: ignore[no-untyped-def]
     a, b, c = make(0).state_dict(), make(0).state_dict(), make(1).state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not all(torch.equal(a[name], c[name]) for name in a)
+
+
+def test_a_layer_of_ink_is_steep_between_the_thresholds_and_leaves_a_network_smaller() -> None:
+    first = torch.relu(ink_cnn()[0](torch.tensor([0.0, 1 / 3, 2 / 3, 1.0]).view(4, 1, 1, 1))).flatten(1)
+    assert first.sub(torch.tensor([[0, 0, 1, 2], [0, 0, 0, 1], [1, 0, 0, 0], [2, 1, 0, 0]]).T).abs().max() < 1e-6
+    for small, large in ((ink_cnn, wong_cnn), (slim_ink_cnn, small_cnn)):
+        assert sum(p.numel() for p in small().parameters()) < sum(p.numel() for p in large().parameters())
+        assert small().eval()(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
 
 
 @pytest.mark.parametrize(
