@@ -133,7 +133,7 @@ class Trainer:
     epochs: int
     batch_size: int = 128
     lr: float = 5e-3
-    optimiser: Callable[..., Optimizer] = Adam
+    optimiser: Callable[..., Optimizer] = partial(Adam, fused=True)  # noqa: RUF009  (a pure function)
     rate: Rate = one_cycle()  # noqa: RUF009  (a pure function)
     ramp: Callable[[float], float] = linear
     average: float | Callable[[nn.Module], Average] = 0.999
