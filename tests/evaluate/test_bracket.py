@@ -68,6 +68,25 @@ def test_what_is_proved_is_not_attacked_again_and_the_truth_lies_between(
             assert not certified & set(ledger.outcomes(stage))
 
 
+def test_branch_and_bound_is_asked_at_the_audited_eps_alone_and_what_is_proved_all_along_is_not_attacked(
+    robust: tuple[nn.Module, tuple[Tensor, Tensor]], tmp_path: Path
+) -> None:
+    model, (x, y) = robust
+    audit(model, (x[:20], y[:20]), linf(0.06), suite="quick", certify="branch-and-bound", out=tmp_path)
+    with Ledger(tmp_path / "ledger.sqlite", _settings(tmp_path), resume=True) as ledger:
+        assert {stage for stage in ledger.stages() if "branch-and-bound" in stage} <= {
+            "certified: branch-and-bound at 0.06"
+        }
+    model, x, y = linear()
+    result = audit(model, (x, y), linf(0.1), suite="quick", certify="crown", out=tmp_path)
+    far = {row.index for row in result.per_example if row.proved == 0.2}
+    assert len(far) == int((x[:, 0] > 0.7).sum())
+    with Ledger(tmp_path / "ledger.sqlite", _settings(tmp_path), resume=True) as ledger:
+        assert not far & set(ledger.outcomes("curve above"))
+    for row in result.per_example:
+        assert row.index in far or row.distance is not None
+
+
 def _settings(folder: Path) -> dict[str, object]:
     import json
     import sqlite3

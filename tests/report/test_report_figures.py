@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sparring.errors import BadInput
+from sparring.evaluate.result import Example
 from sparring.report import derive, figures
 from sparring.report.words import words
 
@@ -33,6 +34,25 @@ def test_the_cost_ends_at_the_robust_accuracy_and_the_passes_spent() -> None:
     assert y[-1] == pytest.approx(result.robust_accuracy.estimate)
     assert x[-1] == pytest.approx((result.passes.forward + result.passes.backward) / result.examples)
     assert list(y) == list(derive.standing(result))
+
+
+def test_the_band_of_an_example_goes_from_what_is_proved_to_what_broke_it() -> None:
+    kept = {"label": 1, "clean": 1, "broken_by": None}
+    rows = [
+        {"distance": None, "proved": 0.2, **kept},
+        {"distance": 0.15, "proved": 0.1, **kept},
+        {"distance": 0.04, "proved": 0.025, **kept, "broken_by": "fgsm"},
+        {"distance": None, "label": 1, "clean": 2, "broken_by": None},
+    ]
+    result = example.result(examples=4, per_example=tuple(Example(index=i, **row) for i, row in enumerate(rows)))
+    assert derive.spans(result) == ((0.0, 0.0), (0.025, 0.04), (0.1, 0.15), (0.2, np.inf))
+    axes = figures.spans(result).axes[0]
+    broken, proved = (line.get_ydata() for line in axes.get_lines()[:2])
+    assert list(proved) == [0.0, 0.025, 0.1, 0.2]
+    assert list(broken[:3]) == [0.0, 0.04, 0.15]
+    assert np.isnan(broken[3])
+    with pytest.raises(BadInput, match="an invalid result"):
+        figures.spans(example.invalid())
 
 
 def test_figures_of_an_invalid_result_are_refused() -> None:

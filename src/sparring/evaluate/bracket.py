@@ -6,8 +6,8 @@ of these is passed over. What is proved is not attacked again. Every batch goes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 from sparring.certify.graph import Graph, graph
 from sparring.errors import BadInput
@@ -21,6 +21,9 @@ from sparring.types import Data
 
 LADDER = ("interval", "crown", "alpha-crown", "branch-and-bound")
 """From cheap to dear, and from loose to tight."""
+
+WALKS = frozenset(LADDER[:-1])
+"""Those that take passes, where branch and bound takes seconds an example: they are asked for other sizes too."""
 
 PROBED = 16
 """Examples that a certificate has to prove one of, before it is given the rest."""
@@ -37,16 +40,20 @@ class Prover:
     ledger: Ledger
     watch: Watch
 
-    def __call__(self, eps: float, examples: Sequence[int]) -> set[int]:
-        """Those of the examples, given the safest first, that no input within eps breaks."""
-        proved: set[int] = set()
+    def among(self, names: Collection[str]) -> Prover:
+        """The same, with these of its certificates alone."""
+        return replace(self, rungs=tuple(rung for rung in self.rungs if rung[0] in names))
+
+    def __call__(self, eps: float, examples: Sequence[int]) -> dict[int, str]:
+        """Those of the examples, given the safest first, that no input within eps breaks, and what proved it."""
+        proved: dict[int, str] = {}
         left = list(examples)
         for name, certificate in self.rungs:
             stage = f"certified: {name} at {eps:g}"
             asked = Bounds(net=self.net, data=self.data, threat=self.threat.at(eps), certificate=certificate)
             for some in filter(None, (left[:PROBED], left[PROBED:])):
                 outcomes = go_on(self.ledger, stage, some, asked.batches, self.watch)
-                found = {example for example, one in outcomes.items() if (one.margin or 0.0) > asked.needed}
+                found = {example: name for example, one in outcomes.items() if (one.margin or 0.0) > asked.needed}
                 proved |= found
                 if not found:
                     break

@@ -113,7 +113,8 @@ class Passes(Record):
 class Example(Record):
     """What became of one example: `clean` is the label that the model gave it before any attack.
 
-    The least eps that breaks it lies between `proved` and `distance`, where these are known.
+    The least eps that breaks it lies between `proved` and `distance`, where these are known: `distance` is beyond the
+    audited eps where only an attack of the curve broke it.
     """
 
     index: int

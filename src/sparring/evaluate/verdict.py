@@ -21,7 +21,7 @@ from sparring.data import Arrays, first
 from sparring.errors import BadInput
 from sparring.evaluate import adaptive, identity
 from sparring.evaluate import checks as run_checks
-from sparring.evaluate.bracket import Prover, prover
+from sparring.evaluate.bracket import WALKS, Prover, prover
 from sparring.evaluate.doctor import Diagnosis, examine, spread
 from sparring.evaluate.ledger import Cost, Ledger, Outcome, opened
 from sparring.evaluate.result import (
@@ -95,7 +95,8 @@ def audit(
     `passes` is the budget of the suite's rounds, forward and backward passes an example, where it is not to be the
     suite's own. `certify` names a certificate: with all cheaper ones it is asked, after the first attacks, which of the
     examples that stand are proved to stand, and in the end how far, so that the result brackets the truth from below
-    too. What is proved is not attacked again at that size.
+    too. What is proved is not attacked again at that size. Beyond eps those certificates are asked that proved
+    something at eps, short of it all, and branch and bound, which takes seconds an example, at eps alone.
 
     The result depends on model, data, threat, suite, passes, certify and seed alone: not on `batch_size` (chosen by
     free memory unless given; 32 for a model that is random), not on `workers` (processes, each on one thread), not on
@@ -316,6 +317,10 @@ class _Bout:
         standing = [example for example in self.right if example not in self.broken and example not in self.proved]
         return sorted(standing, key=lambda example: (-self.nearness.get(example, -math.inf), example))
 
+    def safest(self, examples: Sequence[int]) -> list[int]:
+        """These examples, the furthest from falling first."""
+        return sorted(examples, key=lambda example: (self.nearness.get(example, -math.inf), example))
+
     @property
     def right(self) -> list[int]:
         """What was right before any attack."""
@@ -372,17 +377,20 @@ def _fight(case: _Case, plan: Suite, runner: Runner, prover: Prover | None) -> _
     for stage in plan.opening:
         bout.fight(stage.name, stage.role, stage.attack, sorted(bout.ranked()))
         bout.note(stage.name, stage.name)
-    if prover is not None:
-        eps = case.threat.eps
-        bout.proved.update(dict.fromkeys(prover(eps, bout.ranked()[::-1]), eps))
+    by = {} if prover is None else prover(case.threat.eps, bout.ranked()[::-1])
+    bout.proved.update(dict.fromkeys(by, case.threat.eps))
     rounds = _rounds(plan, bout)
     for stage in plan.closing:
         bout.fight(stage.name, stage.role, stage.attack, bout.ranked()[: plan.hardest])
         bout.note(stage.name, stage.name)
     _ask(plan, bout)
     climber = _adapt(bout) if _doubted(bout) else case.climber(steps=20, times=1)
+    if prover is not None:
+        _outward(bout, prover.among(WALKS & set(by.values())))
     _trace(plan, bout, climber)
-    proved = None if prover is None else _bracket(bout, prover)
+    if prover is not None:
+        _inward(bout, prover.among(WALKS))
+    proved = None if prover is None else bout.proved
     return bout.story(outlook=outlook(rounds) if rounds else None, checks=bout.checks(), proved=proved)
 
 
@@ -501,9 +509,10 @@ def _survey(bout: _Bout, few: Sequence[int]) -> adaptive.Findings:
 
 
 def _trace(plan: Suite, bout: _Bout, climber: Make) -> None:
-    """The curve; what is broken on the way, within eps, counts."""
-    case, right = bout.case, bout.right
+    """The curve; what is broken on the way, within eps, counts. What is proved all along is not attacked."""
+    case = bout.case
     eps, sizes = case.threat.eps, case.sizes()
+    right = [example for example in bout.right if bout.proved.get(example, 0.0) < sizes[-1]]
     if plan.nearest is not None:
         bout.fight("curve", "curve", plan.nearest(case.threat.at(sizes[-1])), right)
         return
@@ -519,27 +528,35 @@ def _trace(plan: Suite, bout: _Bout, climber: Make) -> None:
             bout.fight(name, "curve", grid, wanted, "curve")
 
 
-def _bracket(bout: _Bout, prover: Prover) -> dict[int, float]:
-    """Up to which of the sizes of the curve each example is proved to stand."""
-    case, proved = bout.case, bout.proved
-    eps, sizes = case.threat.eps, case.sizes()
-    fell = {example: blow.distance for example, blow in bout.broken.items()}
-    for stage in bout.fought.get("curve", (None, ()))[1]:
-        for example, outcome in bout.outcomes[stage].items():
+def _outward(bout: _Bout, prover: Prover) -> None:
+    """Up to which larger size of the curve stands what is proved to stand at eps, by what was of use there."""
+    reached = bout.safest(list(bout.proved))
+    for size in (size for size in bout.case.sizes() if size > bout.case.threat.eps):
+        found = prover(size, reached)
+        bout.proved.update(dict.fromkeys(found, size))
+        reached = [example for example in reached if example in found]
+
+
+def _inward(bout: _Bout, prover: Prover) -> None:
+    """Up to which smaller size stands what is not proved at eps, as far as it was not broken nearer."""
+    fell = _nearest(bout.broken, bout.fought, bout.outcomes)
+    for size in (size for size in reversed(bout.case.sizes()) if size < bout.case.threat.eps):
+        some = [example for example in bout.right if example not in bout.proved and fell.get(example, math.inf) > size]
+        bout.proved.update(dict.fromkeys(prover(size, bout.safest(some)), size))
+
+
+def _nearest(
+    broken: Mapping[int, _Blow],
+    fought: Mapping[str, tuple[object, tuple[str, ...]]],
+    outcomes: Mapping[str, Mapping[int, Outcome]],
+) -> dict[int, float]:
+    """The least distance at which each example was broken, by attacks and on the way of the curve."""
+    found = {example: blow.distance for example, blow in broken.items()}
+    for stage in fought.get("curve", (None, ()))[1]:
+        for example, outcome in outcomes[stage].items():
             if outcome.distance is not None:
-                fell[example] = min(outcome.distance, fell.get(example, outcome.distance))
-    safest = sorted(bout.right, key=lambda example: (bout.nearness.get(example, -math.inf), example))
-    for size in (size for size in sizes if size > eps):
-        some = [example for example in safest if proved.get(example, 0.0) >= eps and fell.get(example, math.inf) > size]
-        proved.update(dict.fromkeys(prover(size, [one for one in some if proved[one] == _before(sizes, size)]), size))
-    for size in reversed([size for size in sizes if size < eps]):
-        some = [example for example in safest if example not in proved and fell.get(example, math.inf) > size]
-        proved.update(dict.fromkeys(prover(size, some), size))
-    return proved
-
-
-def _before(sizes: Sequence[float], size: float) -> float:
-    return sizes[sizes.index(size) - 1]
+                found[example] = min(outcome.distance, found.get(example, outcome.distance))
+    return found
 
 
 def _chance(clean: Mapping[int, Outcome]) -> float:
@@ -568,11 +585,7 @@ def _result(case: _Case, story: _Story) -> Result:
     verdict, reasons = judge(checks)
     correct = [example for example, outcome in clean.items() if not outcome.reached and outcome.prediction >= 0]
     count = len(clean)
-    found = {example: blow.distance for example, blow in broken.items()}
-    for stage in story.fought.get("curve", (None, ()))[1]:
-        for example, outcome in story.outcomes[stage].items():
-            if outcome.distance is not None:
-                found[example] = min(outcome.distance, found.get(example, outcome.distance))
+    found = _nearest(broken, story.fought, story.outcomes)
 
     def certified(eps: float) -> float | None:
         """What is right is proved to stand where nothing changes."""
@@ -646,7 +659,7 @@ def _result(case: _Case, story: _Story) -> Result:
                 label=outcome.label,
                 clean=outcome.prediction,
                 broken_by=broken[example].attack if example in broken else None,
-                distance=found[example] if example in broken else None,
+                distance=found.get(example),
                 certified=None if story.proved is None else story.proved.get(example, 0.0) >= case.threat.eps,
                 proved=None if story.proved is None else story.proved.get(example, 0.0),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -43,6 +44,20 @@ def standing(result: Result) -> tuple[float, ...]:
         fallen.add(attack.name)
         after.append(sum(example.broken_by not in fallen for example in rows))
     return tuple(count / max(result.examples, 1) for count in after)
+
+
+def spans(result: Result) -> tuple[tuple[float, float], ...]:
+    """Between which eps each example falls, the weakest first: proved to stand at one, broken at the other.
+
+    Zero where it is wrong before any attack, infinity where nothing broke it.
+    """
+    found = [
+        (row.proved or 0.0, math.inf if row.distance is None else row.distance)
+        if row.clean == row.label
+        else (0.0, 0.0)
+        for row in result.per_example
+    ]
+    return tuple(sorted(found, key=lambda span: span[::-1]))
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,42 @@ def cost(result: Result, language: Words | None = None) -> Figure:
 
 
 @_drawn
+def spans(result: Result, language: Words | None = None) -> Figure:
+    """The bracket of every example, the weakest first: the least eps that breaks it lies in the band.
+
+    Below the dotted line it is proved to stand, on the solid one it was broken; where nothing broke it the band goes
+    on to the edge. Of more than 400 examples, every so many.
+
+    Raises:
+        BadInput: the verdict is invalid.
+
+    """
+    say = language or words()
+    _refuse_invalid([result])
+    found = derive.spans(result)
+    some = np.array(found[:: max(len(found) // 400, 1)])
+    edge = 1.08 * max([*some[np.isfinite(some)], *(point.eps for point in result.curve)])
+    low, high = np.minimum(some, edge).T
+    at = (np.arange(len(some)) + 0.5) / len(some)
+    figure, axes = _canvas(4.8, 3.3)
+    axes.fill_between(at, low, high, step="mid", color=SERIES[0], alpha=0.25, lw=0)
+    axes.plot(at, np.where(high < edge, high, np.nan), color=SERIES[0], drawstyle="steps-mid", lw=1.6)
+    axes.plot(at, low, color=SERIES[0], drawstyle="steps-mid", lw=1.0, linestyle=":")
+    eps = _eps(result)
+    if eps is not None:
+        axes.axhline(eps, color=INK, lw=0.8, linestyle=(0, (2, 3)), zorder=0)
+        axes.text(1.01, eps, say["audited"], ha="left", va="center", fontsize=8.5)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, edge)
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel(say["spans_examples"])
+    norm = str(result.threat.get("norm", ""))
+    axes.set_ylabel(say["curve_eps"].format(norm=NORMS.get(norm, norm)))
+    return figure
+
+
+@_drawn
 def gallery(pictures: Sequence[Picture], classes: Sequence[str] = ()) -> Figure:
     """A row for each image: clean, adversarial, and their amplified difference, with the prediction above.
 

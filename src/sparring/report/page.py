@@ -156,6 +156,7 @@ class _Bout:
     """Kind, words, count."""
     cost: Markup
     outlook: str
+    spans: Markup
     attacks: tuple[_Attack, ...]
     passes: str
     forward: str
@@ -191,6 +192,7 @@ def _bout(result: Result, name: str, i: int, gallery: Gallery, say: Words) -> _B
         ),
         cost=Markup(figures.svg(figures.cost(result, say), f"cost{i}") if valid and result.attacks else ""),  # noqa: S704
         outlook=outlook_text(result, say),
+        spans=Markup(figures.svg(figures.spans(result, say), f"spans{i}") if valid and _bracketed(result) else ""),  # noqa: S704
         attacks=tuple(
             _Attack(
                 record=attack,
@@ -209,6 +211,10 @@ def _bout(result: Result, name: str, i: int, gallery: Gallery, say: Words) -> _B
         counts=say["checks_count"].format(**outcomes),
         cards=tuple(_card(picture, result, f"g{i}-{j}", say) for j, picture in enumerate(gallery)),
     )
+
+
+def _bracketed(result: Result) -> bool:
+    return any(row.proved is not None for row in result.per_example)
 
 
 _ORDER = ("fail", "warn", "skipped", "pass")
@@ -311,6 +317,8 @@ def _fate(row: Example | None, say: Words) -> str:
         parts = [say["broken_by"].format(attack=row.broken_by)]
         if row.distance is not None:
             parts.append(say["distance"].format(distance=f"{row.distance:.3g}"))
+        if row.proved:
+            parts.append(say["proved"].format(proved=f"{row.proved:.3g}"))
         return " · ".join(parts)
     return say["stood"] if row.clean == row.label else say["wrong"]
 
