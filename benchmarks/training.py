@@ -3,10 +3,11 @@
 A step of training with PGD-k is k passes forward and backward to the inputs, and one to the weights. The limit is just
 these, bare: no projection, no random start, no move. (Both contestants take the optimiser's step.) Then whole epochs
 at equal settings: the trainer with averaged weights and all, ART's `AdversarialTrainerMadryPGD`, and the loop of MAIR:
-torchattacks' PGD on the network in evaluation mode, then a step. Contestants take turns in changing order, so that a
-busy machine slows all alike. Writes `results/training.json` beside this file.
+torchattacks' PGD on the network in evaluation mode, then a step. Epochs are long enough for what a trainer does once
+(copy the network, read the data) not to count. Contestants take turns in changing order, so that a busy machine slows
+all alike. Writes `results/training.json` beside this file.
 
-    python benchmarks/training.py [--rounds 9] [--steps 7] [--batch 128] [--examples 256]
+    python benchmarks/training.py [--rounds 9] [--steps 7] [--batch 128] [--examples 2048]
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=9)
     options.add_argument("--steps", type=int, default=7)
     options.add_argument("--batch", type=int, default=128)
-    options.add_argument("--examples", type=int, default=256)
+    options.add_argument("--examples", type=int, default=2048)
     given = options.parse_args()
     begin()
     keep_freed()

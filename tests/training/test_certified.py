@@ -20,6 +20,7 @@ from sparring.streams import Streams
 from sparring.threats import Ball, l2, linf
 from sparring.training import Trainer
 from sparring.training.alarms import batchnorm_leak
+from sparring.training.hardware import Hardware
 from sparring.training.objectives import Box, adversarial, crown_ibp, ibp, mtl_ibp, sabr, standard
 from sparring.training.objectives.boxes import ranked, ranked_by_lines, unsettled
 from sparring.training.objectives.certified import around, worst
@@ -279,3 +280,13 @@ def test_an_unbounded_box_has_bounds_too() -> None:
     threat = Ball(THREAT.norm, 0.1, -torch.inf, torch.inf)
     box = partial(around, threat)(torch.zeros(2, 3))
     assert torch.equal(box.high, torch.full((2, 3), 0.1))
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_boxes_in_bfloat16_are_those_of_float32_up_to_its_rounding(name: str) -> None:
+    network, x = made(name), Streams.of(0, range(COUNT)).uniform(1, 8, 8)
+    labels = torch.arange(COUNT) % CLASSES
+    exact = ranked(network(around(THREAT, x)), labels)
+    cast = ranked(Hardware(precision="bf16-mixed").casting(network)(around(THREAT, x)), labels)
+    assert cast.dtype == torch.float32
+    assert (cast - exact).abs().max() < 0.05 * exact.abs().max()
