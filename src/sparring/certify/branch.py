@@ -13,7 +13,7 @@ import heapq
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -24,15 +24,15 @@ from sparring.attacks import PGD, pgd
 from sparring.certify.crown import (
     Known,
     Reach,
-    Slopes,
     ascend,
     explore,
     lower,
     margins,
+    roughly,
     slopes_of_crown,
     some_of,
 )
-from sparring.certify.graph import Graph, Rectifier, graph
+from sparring.certify.graph import Graph, MaxPool, Rectifier, Sigmoid, graph
 from sparring.certify.lines import Lines
 from sparring.certify.region import Region
 from sparring.registry import register
@@ -42,6 +42,9 @@ from sparring.threats import Ball
 from sparring.types import Goal, Model
 
 Status = Literal["certified", "broken", "unknown"]
+
+WORST = 8
+"""Parts of a batch, those with the least bounds, that an attack goes on from."""
 
 
 @dataclass(frozen=True)
@@ -110,19 +113,24 @@ class BranchAndBound:
     """Split on the signs of rectifiers until all is certified or something breaks (Wang et al., 2021).
 
     Stops after `seconds` for an example. Parts are bounded `batch` at a time, each by `steps` of slopes and
-    multipliers; at the root slopes are chosen for the units inside of the network too, `root` steps, where these are
-    few enough (`cells` coefficients), and parts inherit them. `rates` are Adam's, of slopes and of multipliers. The
-    unit to split is the one of `candidates` whose two sides gain most (Bunel et al., 2020; tried out, as De Palma et
-    al., 2021, do).
+    multipliers, `root` where there are none to start from. `rates` are Adam's, of slopes and of multipliers. The unit
+    to split is the one whose two sides gain most (Bunel et al., 2020; tried out, as De Palma et al., 2021, do): of
+    `candidates` of every rectifier, of more where parts are so few that a batch tries less than `tries`.
+
+    Before the first split, units inside of the network are bounded in the same way, in the order of the network, as
+    far as these are few enough (`cells` coefficients), and half of the time at most is spent: the `leaves` parts that
+    bound a unit worst are split, `rounds` times. Every part gains from it.
     """
 
     seconds: float = 10.0
-    batch: int = 16
+    batch: int = 256
     steps: int = 10
     root: int = 30
     rates: tuple[float, float] = (0.2, 0.1)
     candidates: int = 8
-    most: int = 512
+    tries: int = 4096
+    rounds: int = 6
+    leaves: int = 4
     cells: int = 2**20
     restarts: int = 5
     clock: Callable[[], float] = field(default=time.monotonic, compare=False, repr=False)
@@ -151,31 +159,189 @@ class BranchAndBound:
 
 @dataclass(frozen=True, order=True)
 class _Part:
-    """A part of the region for which a claim is open: the least bound comes first.
+    """A part of the region in which a claim is to be bounded: the least bound comes first.
 
-    `state` is five rows over all rectifiers' inputs, one after the other: what is known of the least and the greatest
-    value, and of the sign, the slope below, and the multiplier. `unit` is the one to split, -1 where there is none;
-    `since` the position behind which something new is known, -1 for the whole region.
+    All rectifiers' inputs stand in one row, `(N,)`: `bounds` `(2, N)` that hold in the whole region, the `signs` that
+    make the part, and in `found` `(2, N)` the slopes below and the multipliers, NaN before there are any. `unit` is
+    the one to split, -1 where there is none.
     """
 
     least: float
     order: int
     claim: int = field(compare=False)
-    state: Tensor = field(compare=False)
-    unit: int = field(compare=False)
-    since: int = field(compare=False)
+    bounds: Tensor = field(compare=False)
+    signs: Tensor = field(compare=False)
+    found: Tensor = field(compare=False)
+    unit: int = field(compare=False, default=-1)
+
+    def halves(self) -> list[_Part]:
+        """In two, where there is a unit to split."""
+        if self.unit < 0:
+            return [self]
+        signs = self.signs.repeat(2, 1)
+        signs[0, self.unit], signs[1, self.unit] = 1, -1
+        return [replace(self, signs=sign) for sign in signs]
+
+
+class _Layout:
+    """Where the inputs of a network's non-linear operations stand, when all are put in one row of length N."""
+
+    def __init__(self, net: Graph) -> None:
+        nodes = enumerate(net.nodes, 1)
+        self.nodes = [k for k, node in nodes if isinstance(node.op, Rectifier | Sigmoid | MaxPool)]
+        self.inputs = [net.nodes[k - 1].inputs[0] for k in self.nodes]
+        self.shapes = [net.size(i) for i in self.inputs]
+        self.ends = list(itertools.accumulate(map(math.prod, self.shapes), initial=0))
+
+    def split(self, rows: Tensor) -> list[Tensor]:
+        """Rows `(B, N)` as they are in the network, `(B, *shape)` for every operation."""
+        parts = (rows[:, a:b] for a, b in itertools.pairwise(self.ends))
+        return [part.reshape(len(rows), *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def known(self, bounds: Tensor) -> Known:
+        """Bounds in rows, `(B, 2, N)`, by position."""
+        low, high = (self.split(part) for part in bounds.unbind(1))
+        return {i: (one, two) for i, one, two in zip(self.inputs, low, high, strict=True)}
+
+    def bounds(self, reach: Reach) -> Tensor:
+        """The inverse, of the first example: `(2, N)`."""
+        return torch.stack([_in_row([part[i][:1] for i in self.inputs], 1)[0] for part in (reach.low, reach.high)])
+
+
+def _in_row(parts: Iterable[Tensor], count: int) -> Tensor:
+    """Parts `(B, *shape)` side by side, `(B, N)`; `count` rows of nothing where there are none."""
+    return torch.cat([torch.zeros(count, 0), *(part.flatten(1) for part in parts)], 1)
+
+
+class _Brancher:
+    """Bounds of the parts of one question, and which unit to split in each."""
+
+    def __init__(self, how: BranchAndBound, question: Question) -> None:
+        self.how, self.question, self.net, self.layout = how, question, question.net, _Layout(question.net)
+
+    def whole(self, bounds: Tensor) -> list[_Part]:
+        """For every claim the whole region, where the bounds `(2, N)` hold."""
+        size = bounds.shape[1]
+        signs, found = torch.zeros(size, dtype=torch.int8), torch.full((2, size), torch.nan)
+        return [_Part(-torch.inf, claim, claim, bounds, signs, found) for claim in range(len(self.question.claims))]
+
+    def bound(self, parts: list[_Part]) -> tuple[list[_Part], Tensor]:
+        """Parts with the bounds that are found, and the slopes of these bounds in the input, `(B, *shape)`."""
+        last, claims = len(self.net.nodes), self.question.claims[torch.tensor([part.claim for part in parts])]
+        before = torch.tensor([part.least for part in parts], dtype=torch.float64)
+        signs, found = torch.stack([part.signs for part in parts]), torch.stack([part.found for part in parts])
+        reach = self.explored(torch.stack([part.bounds for part in parts]), signs)
+        nodes = self.layout.nodes
+        alpha, beta = (dict(zip(nodes, self.layout.split(one), strict=True)) for one in found.nan_to_num(0.0).unbind(1))
+        fresh = bool(found.isnan().any())
+        sign = {
+            k: one.unsqueeze(1).float()
+            for k, one in zip(nodes, self.layout.split(signs), strict=True)
+            if bool(one.any())
+        }
+        slopes = slopes_of_crown(reach, 1)
+        alpha, beta = ascend(
+            self.net,
+            reach,
+            claims.rows,
+            start=last,
+            alpha=slopes if fresh else {k: alpha[k].unsqueeze(1) for k in slopes},
+            beta={k: beta[k].unsqueeze(1) for k in sign},
+            signs=sign,
+            steps=self.how.root if fresh else self.how.steps,
+            rates=self.how.rates,
+            score=lambda bounds: (bounds + claims.at).amax(1, keepdim=True),
+        )
+        signed, trail = {k: beta[k] * sign[k] for k in beta}, dict[int, Tensor]()
+        each = lower(self.net, reach, last, claims.rows, alpha=alpha, beta=signed, trail=trail) + claims.at
+        bounds, nearest = each.max(1)
+        least = torch.maximum(bounds, before).masked_fill(reach.empty, torch.inf)
+        trail = {k: one[torch.arange(len(one)), nearest].unsqueeze(1).float() for k, one in trail.items()}
+        empty = dict(zip(nodes, self.layout.split(torch.zeros_like(signs)), strict=True))
+        found = torch.stack([_in_row((empty | one).values(), len(parts)).float() for one in (alpha, beta)], 1)
+        units, open_ = torch.full((len(parts),), -1), (least <= 0).nonzero().flatten()
+        if len(open_):
+            groups = ({k: one[open_].float() for k, one in group.items()} for group in (alpha, signed, trail))
+            units[open_] = self.branch(roughly(some_of(reach, open_)), bounds[open_].float(), *groups)
+        rows = zip(parts, least.tolist(), found, units.tolist(), strict=True)
+        slope = trail[0].squeeze(1) if 0 in trail else torch.zeros(len(parts), *self.net.shape)
+        return [replace(part, least=one, found=way.clone(), unit=unit) for part, one, way, unit in rows], slope
+
+    def explored(self, bounds: Tensor, signs: Tensor) -> Reach:
+        """What is known where inputs of rectifiers, between bounds `(B, 2, N)`, have the signs `(B, N)`."""
+        low, high = bounds.unbind(1)
+        low, high = low + (signs > 0) * (low.relu() - low), high - (signs < 0) * high.relu()
+        region = self.question.region[torch.zeros(len(signs), dtype=torch.int64)]
+        return explore(self.net, region, refine=False, known=self.layout.known(torch.stack([low, high], 1)))
+
+    def branch(
+        self, reach: Reach, bounds: Tensor, alpha: dict[int, Tensor], beta: dict[int, Tensor], trail: dict[int, Tensor]
+    ) -> Tensor:
+        """For every part, of bounds `(B,)`, the unit whose two sides gain most, -1 where none is left to split.
+
+        Tried out for the units of every rectifier that the bound may lose most at. What is behind the rectifier stays
+        as it is, so that the walk starts at its input, from the coefficients that the sides give. All in float32:
+        whichever is split, what is proved of its sides holds.
+        """
+        layout = self.layout
+        best, unit = torch.zeros(len(bounds)), torch.full((len(bounds),), -1)
+        count = max(self.how.candidates, self.how.tries // (2 * bounds.numel() * max(1, len(layout.nodes))))
+        for k, i, first in zip(layout.nodes, layout.inputs, layout.ends[:-1], strict=True):
+            line = reach.relaxed[k]
+            if k not in trail or not isinstance(line, Lines) or line.open is None:
+                continue
+            a, above = trail[k].flatten(1), line.above_at.flatten(1)
+            low, high = reach.low[i].flatten(1).float(), reach.high[i].flatten(1).float()
+            score, units = _lost(line, alpha[k].flatten(1), low, high, a).topk(min(count, a.shape[1]), dim=1)
+            at = units.repeat(1, 2)
+            sides = a.gather(1, at) * torch.tensor([1.0, line.least]).repeat_interleave(units.shape[1])
+            before = line.back(trail[k], alpha.get(k))[0].flatten(1)
+            rows = (before - beta[k].flatten(1) if k in beta else before).unsqueeze(1).repeat(1, at.shape[1] + 1, 1)
+            rows[:, 1:].scatter_add_(2, at.unsqueeze(2), (sides - before.gather(1, at)).unsqueeze(2))
+            found = lower(self.net, reach, i, rows.view(*rows.shape[:2], *self.net.size(i)), alpha=alpha, beta=beta)
+            gain = found[:, 1:] - found[:, :1] + (-a).relu().gather(1, at) * above.gather(1, at)
+            both = torch.minimum(gain, -bounds.unsqueeze(1)).clamp(min=1e-6).view(*units.shape[:1], 2, -1).prod(1)
+            gain, place = (both * (score > 0)).max(1)
+            unit = torch.where(gain > best, first + units.gather(1, place.unsqueeze(1)).squeeze(1), unit)
+            best = torch.maximum(gain, best)
+        return unit
+
+    def squeezed(self, bounds: Tensor, rounds: int, late: Callable[[], bool]) -> Tensor:
+        """A lower bound of every claim, `(C,)`, by splitting the parts that bound it worst, so many times."""
+        groups = [[part] for part in self.bounded(self.whole(bounds))]
+        for _ in range(rounds):
+            torn = [[part for part in group[: self.how.leaves] if part.least <= 0] for group in groups]
+            if late() or not any(torn):
+                break
+            groups = [group[len(some) :] for group, some in zip(groups, torn, strict=True)]
+            for half in self.bounded([half for some in torn for part in some for half in part.halves()]):
+                bisect.insort(groups[half.claim], half)
+        return torch.tensor([group[0].least for group in groups], dtype=torch.float64)
+
+    def bounded(self, parts: list[_Part]) -> list[_Part]:
+        """`bound`, a batch at a time."""
+        batches = (parts[first : first + self.how.batch] for first in range(0, len(parts), self.how.batch))
+        return [part for batch in batches for part in self.bound(batch)[0]]
+
+
+def _lost(line: Lines, below: Tensor, low: Tensor, high: Tensor, a: Tensor) -> Tensor:
+    """How much a bound with these coefficients may lose to the lines in place of rectifiers, `(B, n)`; zero if decided.
+
+    Where no coefficient asks for any, a split still tells the multipliers more: of the widest.
+    """
+    above = line.above_at.flatten(1)
+    assert line.open is not None
+    under = torch.maximum((below - line.least) * -low, (1 - below) * high)
+    return line.open.flatten(1) * (a.relu() * under + (-a).relu() * above + 1e-9 * above)
 
 
 class _Tree:
-    """The parts of one question."""
+    """The parts of one question that are open."""
 
     def __init__(self, how: BranchAndBound, question: Question) -> None:
         self.how, self.question, self.net = how, question, question.net
         self.start = how.clock()
-        self.nodes = [k for k, node in enumerate(self.net.nodes, 1) if isinstance(node.op, Rectifier)]
-        self.inputs = [self.net.nodes[k - 1].inputs[0] for k in self.nodes]
-        self.ends = list(itertools.accumulate((math.prod(self.net.size(k)) for k in self.nodes), initial=0))
-        self.slopes: dict[int, Slopes] = {}
+        self.brancher = _Brancher(how, question)
         self.open: list[_Part] = []
         self.stuck: list[float] = []
         self.closed = math.inf
@@ -187,11 +353,12 @@ class _Tree:
 
     def grow(self) -> Answer:
         """Attack, bound, and split until nothing is open, or time is up."""
-        root = self.rooted()
+        bounds = self.rooted()
         z = self.attacked(torch.tensor([part.claim for part in self.open], dtype=torch.int64))
-        if z is None and self.open:
-            for n in range(len(self.nodes)):
-                self.tighten(root, n)
+        for rounds in (0, self.how.rounds):
+            if z is None and self.open and self.seconds < self.how.seconds:
+                self.tighten(bounds, rounds)
+                z = self.bound(self.afresh(bounds))
         while z is None and self.open and not self.stuck and self.seconds < self.how.seconds:
             z = self.bound(self.halves())
             if self.how.watch is not None and self.open:
@@ -201,201 +368,73 @@ class _Tree:
         return Answer(status, least, z, self.count, self.seconds)
 
     def rooted(self) -> Tensor:
-        """Close what CROWN can close; the rest are the first parts, which share the state that is returned."""
-        claims = self.question.claims
-        state = torch.zeros(1, 5, self.ends[-1], dtype=torch.float64)
-        state[:, 0], state[:, 1] = -torch.inf, torch.inf
+        """Close what CROWN can close, and open a part for each of the rest; bounds of rectifiers' inputs, `(2, N)`."""
+        claims, layout = self.question.claims, self.brancher.layout
         reach = explore(self.net, self.question.region, refine=True)
+        bounds = layout.bounds(reach)
         found = lower(self.net, reach, len(self.net.nodes), claims.rows.flatten(0, 1).unsqueeze(0))
-        for claim, least in enumerate((found.view_as(claims.at) + claims.at).amax(1).tolist()):
-            self.put(least, claim, state[0], -1, -1)
-        return state
+        each = (found.view_as(claims.at) + claims.at).amax(1).tolist()
+        for part, least in zip(self.brancher.whole(bounds), each, strict=True):
+            self.put(replace(part, least=least))
+        return bounds
 
-    def put(self, least: float, claim: int, state: Tensor, unit: int, since: int) -> None:
-        """Note a bound: of a part that is done with, or that is open."""
+    def tighten(self, bounds: Tensor, rounds: int) -> None:
+        """Better bounds of rectifiers' inputs, `(2, N)` in place: each is a question about the network up to there."""
+        net, region, layout = self.net, self.question.region, self.brancher.layout
+        for i, first in zip(layout.inputs, layout.ends[:-1], strict=True):
+            if self.late():
+                return
+            bounds.copy_(layout.bounds(explore(net, region, refine=True, known=layout.known(bounds.unsqueeze(0)))))
+            low, high = bounds[:, first : first + math.prod(net.size(i))]
+            units = ((low < 0) & (high > 0)).nonzero().flatten()
+            ones = torch.eye(len(low), dtype=torch.float64)[units]
+            rows = torch.cat([ones, -ones]).view(-1, 1, *net.size(i))
+            inner = replace(
+                self.question, net=Graph(net.shape, net.nodes[:i]), claims=Claims(rows, torch.zeros(len(rows), 1))
+            )
+            brancher = _Brancher(self.how, inner)
+            before = brancher.layout.ends[-1]
+            if 0 < len(units) * before <= self.how.cells:
+                least, most = brancher.squeezed(bounds[:, :before].clone(), rounds, self.late).view(2, -1)
+                low[units], high[units] = torch.maximum(low[units], least), torch.minimum(high[units], -most)
+
+    def late(self) -> bool:
+        """Whether half of the time is spent."""
+        return self.seconds > self.how.seconds / 2
+
+    def put(self, part: _Part) -> None:
+        """Note a part: one that is done with, or that is open."""
         self.count += 1
-        if least > 0:
-            self.closed = min(self.closed, least)
+        if part.least > 0:
+            self.closed = min(self.closed, part.least)
         else:
-            heapq.heappush(self.open, _Part(least, self.count, claim, state, unit, since))
+            heapq.heappush(self.open, replace(part, order=self.count))
+
+    def afresh(self, bounds: Tensor) -> list[_Part]:
+        """The whole region again for the claims that are open, where better bounds hold."""
+        whole = self.brancher.whole(bounds.clone())
+        parts = [replace(whole[part.claim], least=part.least) for part in self.open]
+        self.open.clear()
+        return parts
 
     def halves(self) -> list[_Part]:
         """The parts with the least bounds, in two where there is a unit to split."""
         halves: list[_Part] = []
         while self.open and len(halves) + 1 < self.how.batch:
-            part = heapq.heappop(self.open)
-            if part.unit < 0:
-                halves.append(part)
-                continue
-            n = bisect.bisect_right(self.ends, part.unit) - 1
-            up, down = part.state.clone(), part.state.clone()
-            up[0, part.unit], up[2, part.unit] = up[0, part.unit].clamp(min=0), 1.0
-            down[1, part.unit], down[2, part.unit] = down[1, part.unit].clamp(max=0), -1.0
-            halves += [replace(part, state=state, since=self.inputs[n]) for state in (up, down)]
+            halves += heapq.heappop(self.open).halves()
         return halves
-
-    # --- bounds
-
-    def field(self, states: Tensor, row: int, n: int) -> Tensor:
-        """A row of the states, for the rectifier number `n`: `(B, *shape)`."""
-        return states[:, row, self.ends[n] : self.ends[n + 1]].view(len(states), *self.net.size(self.nodes[n]))
-
-    def known(self, states: Tensor, since: Tensor, most: int) -> Known:
-        low = {i: self.field(states, 0, n) for n, i in enumerate(self.inputs)}
-        high = {i: self.field(states, 1, n) for n, i in enumerate(self.inputs)}
-        return Known(low, high, since, most, self.slopes)
-
-    def tighten(self, root: Tensor, n: int) -> None:
-        """Bounds of the inputs of a rectifier, by slopes chosen for each of them, as far as they are few enough."""
-        net, i = self.net, self.inputs[n]
-        reach = explore(net, self.question.region, refine=True, known=self.known(root, torch.tensor([-1]), 2**30))
-        self.keep(root, reach)
-        low, high = reach.low[i].flatten(), reach.high[i].flatten()
-        units = ((low < 0) & (high > 0)).nonzero().flatten()
-        reach.relaxed = {k: one for k, one in reach.relaxed.items() if k <= i}
-        before = sum(math.prod(net.size(k)) for k in reach.relaxed)
-        if self.seconds > self.how.seconds or not before or not 0 < len(units) * before <= self.how.cells:
-            return
-        rows = torch.eye(len(low), dtype=torch.float64)[units]
-        best, alpha, _ = ascend(
-            net,
-            reach,
-            torch.cat([rows, -rows]).view(1, -1, *net.size(i)),
-            start=i,
-            alpha=slopes_of_crown(reach, 2 * len(units)),
-            beta={},
-            signs={},
-            steps=self.how.root,
-            rates=self.how.rates,
-            score=lambda bounds: bounds,
-        )
-        least, most = best[0].view(2, -1)
-        at = self.ends[n] + units
-        root[0, 0, at], root[0, 1, at] = torch.maximum(low[units], least), torch.minimum(high[units], -most)
-        row = torch.full((len(low),), -1)
-        row[units] = torch.arange(len(units))
-        self.slopes[i] = Slopes(row, {k: one.view(2, len(units), *one.shape[2:]) for k, one in alpha.items()})
-
-    def keep(self, states: Tensor, reach: Reach) -> None:
-        """Note the bounds that were found."""
-        for n, i in enumerate(self.inputs):
-            self.field(states, 0, n).copy_(reach.low[i])
-            self.field(states, 1, n).copy_(reach.high[i])
 
     def bound(self, parts: list[_Part]) -> Tensor | None:
         """Put parts back with the bounds that are found; an input that breaks a claim."""
-        q = self.question
-        states = torch.stack([part.state for part in parts])
-        claim, since = (torch.tensor([getattr(part, name) for part in parts]) for name in ("claim", "since"))
-        region = q.region[torch.zeros(len(parts), dtype=torch.int64)]
-        reach = explore(self.net, region, refine=True, known=self.known(states, since, self.how.most))
-        self.keep(states, reach)
-        alpha = slopes_of_crown(reach, 1)
-        signs: dict[int, Tensor] = {}
-        beta: dict[int, Tensor] = {}
-        for n, k in enumerate(self.nodes):
-            if k in alpha:
-                whole = (since < 0).view(-1, 1, *[1] * len(self.net.size(k)))
-                alpha[k] = torch.where(whole, alpha[k], self.field(states, 3, n).unsqueeze(1))
-            sign = self.field(states, 2, n).unsqueeze(1)
-            if bool(sign.any()):
-                signs[k], beta[k] = sign, self.field(states, 4, n).unsqueeze(1)
-        claims = q.claims[claim]
-        best, alpha, beta = ascend(
-            self.net,
-            reach,
-            claims.rows,
-            start=len(self.net.nodes),
-            alpha=alpha,
-            beta=beta,
-            signs=signs,
-            steps=self.how.root if bool((since < 0).any()) else self.how.steps,
-            rates=self.how.rates,
-            score=lambda bounds: (bounds + claims.at).amax(1, keepdim=True),
-        )
-        for n, k in enumerate(self.nodes):
-            for row, found in ((3, alpha), (4, beta)):
-                if k in found:
-                    self.field(states, row, n).copy_(found[k].squeeze(1))
-        bounds = torch.maximum(best[:, 0], torch.tensor([part.least for part in parts], dtype=torch.float64))
-        bounds[reach.empty] = torch.inf
-        rows = (bounds <= 0).nonzero().flatten()
-        units, z = torch.full((len(parts),), -1), None
-        if len(rows):
-            alpha, beta = ({k: one[rows] for k, one in group.items()} for group in (alpha, beta))
-            signed = {k: one * signs[k][rows] for k, one in beta.items()}
-            units[rows], slope = self.branch(some_of(reach, rows), claims[rows], alpha, signed)
-            z = self.descend(slope, claim[rows])
-        for part, least, unit, state in zip(parts, bounds.tolist(), units.tolist(), states, strict=True):
-            if unit < 0 and part.unit < 0 and not least > max(0.0, part.least + 1e-6 * abs(part.least)) and least <= 0:
-                self.stuck.append(least)  # nothing is left to split, and no multiplier helps
+        better, slope = self.brancher.bound(parts)
+        for old, new in zip(parts, better, strict=True):
+            if old.unit < 0 and new.unit < 0 and old.least - 1e-6 * old.least >= new.least and new.least <= 0:
+                self.stuck.append(new.least)  # nothing is left to split, and no multiplier helps
             else:
-                self.put(least, part.claim, state.clone(), unit, 2**30 if unit < 0 else part.since)
-        return z
-
-    # --- branching
-
-    def branch(
-        self, reach: Reach, claims: Claims, alpha: dict[int, Tensor], beta: dict[int, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """For every part the unit whose two sides gain most, and the slope of the bound in the input."""
-        last, trail = len(self.net.nodes), dict[int, Tensor]()
-        bounds = lower(self.net, reach, last, claims.rows, alpha=alpha, beta=beta, trail=trail) + claims.at
-        base, nearest = bounds.max(1)
-        each = torch.arange(len(base))
-        slope = trail[0][each, nearest] if 0 in trail else torch.zeros_like(reach.region.x)
-        scores = torch.cat([self.gap(reach, k, trail, alpha)[each, nearest].flatten(1) for k in self.nodes], 1)
-        score, units = scores.topk(min(self.how.candidates, scores.shape[1]), dim=1)
-        shape = (*units.shape, 2)
-        rows = each.view(-1, 1, 1).expand(shape).flatten()
-        sides = torch.tensor([1.0, -1.0]).double().expand(shape).flatten()
-        tried = some_of(reach, rows)
-        self.settle(tried, units.unsqueeze(2).expand(shape).flatten(), sides)
-        found = lower(
-            self.net,
-            tried,
-            last,
-            claims.rows[rows],
-            alpha={k: one[rows] for k, one in alpha.items()},
-            beta={k: one[rows] for k, one in beta.items()},
-        )
-        gain = ((found + claims.at[rows]).amax(1).view(shape).clamp(max=0) - base.view(-1, 1, 1)).clamp(min=1e-6)
-        best = gain.prod(2).masked_fill(score <= 0, -1).argmax(1, keepdim=True)
-        return torch.where(score[:, 0] > 0, units.gather(1, best)[:, 0], -1), slope
-
-    def gap(self, reach: Reach, k: int, trail: dict[int, Tensor], alpha: dict[int, Tensor]) -> Tensor:
-        """How much of the bound may be lost to the line that stands for each rectifier, `(B, J, *shape)`."""
-        line, i = reach.relaxed[k], self.net.nodes[k - 1].inputs[0]
-        if k not in trail or not isinstance(line, Lines) or line.open is None:
-            rows = self.question.claims.rows.shape[1]
-            return torch.zeros_like(reach.low[i]).unsqueeze(1).repeat(1, rows, *[1] * (reach.low[i].dim() - 1))
-        a, low, high = trail[k], reach.low[i].unsqueeze(1), reach.high[i].unsqueeze(1)
-        below = alpha.get(k, line.below.unsqueeze(1))
-        under = torch.maximum((below - line.least) * -low, (1 - below) * high)
-        lost = torch.where(a > 0, a * under, -a * line.above_at.unsqueeze(1))
-        # Where no coefficient asks for any, a split still tells the multipliers more: of the widest.
-        return torch.where(line.open.unsqueeze(1), lost + 1e-9 * line.above_at.unsqueeze(1), 0.0)
-
-    def settle(self, reach: Reach, units: Tensor, sides: Tensor) -> None:
-        """In every part, put the function itself in place of one unit's lines: as it is on this side of zero."""
-        for n, k in enumerate(self.nodes):
-            line = reach.relaxed[k]
-            mine = (units >= self.ends[n]) & (units < self.ends[n + 1])
-            if not isinstance(line, Lines) or line.open is None or not bool(mine.any()):
-                continue
-            one = torch.zeros_like(line.open).flatten(1)
-            one[mine, units[mine] - self.ends[n]] = True
-            one = one.view_as(line.open)
-            value = torch.where(sides > 0, 1.0, line.least).double().view(-1, *[1] * (one.dim() - 1))
-            reach.relaxed[k] = replace(
-                line,
-                below=torch.where(one, value, line.below),
-                above=torch.where(one, value, line.above),
-                above_at=torch.where(one, 0.0, line.above_at),
-                open=line.open & ~one,
-            )
-
-    # --- attack
+                self.put(new)
+        worst = sorted((part.least, row) for row, part in enumerate(better) if part.least <= 0)[:WORST]
+        rows = torch.tensor([row for _, row in worst], dtype=torch.int64)
+        return self.descend(slope[rows], torch.tensor([better[row].claim for _, row in worst], dtype=torch.int64))
 
     def attacked(self, claim: Tensor) -> Tensor | None:
         """An input for which one of these claims fails, if the library's attack finds one."""

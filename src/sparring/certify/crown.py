@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -49,34 +49,8 @@ BATCH = 16
 Bound = Callable[[Graph, Region, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Slopes:
-    """Slopes that bounds of single units were chosen with: for each unit as it is, then negated."""
-
-    row: Tensor
-    """Where the slopes of a unit are, `(n,)`; -1 where it has none."""
-    alpha: dict[int, Tensor]
-    """For each operation before `(2, rows, *shape)`."""
-
-    def of(self, units: Tensor) -> dict[int, Tensor]:
-        """The slopes of units `(B, S)`, then those of their negatives, `(B, 2 S, *shape)`."""
-        rows = self.row[units]
-        return {k: torch.cat([part[0][rows], part[1][rows]], 1) for k, part in self.alpha.items()}
-
-
-@dataclass(frozen=True)
-class Known:
-    """Bounds that hold already, by position, `(B, *shape)`, and where to look for better ones.
-
-    Only behind the position `since` `(B,)`, the first that something new is known of, and where at most `most` units
-    of an example are undecided; with the slopes of `slopes`.
-    """
-
-    low: dict[int, Tensor]
-    high: dict[int, Tensor]
-    since: Tensor
-    most: int
-    slopes: dict[int, Slopes]
+Known = Mapping[int, tuple[Tensor, Tensor]]
+"""Bounds that hold already, by position: from and to, each `(B, *shape)`."""
 
 
 @dataclass
@@ -239,7 +213,7 @@ def _linear(op: Op, a: Tensor) -> tuple[list[Tensor | None], Tensor | None]:
     match op:
         case Affine():
             flat = op.transpose(a.flatten(0, 1))
-            constant = None if op.constant is None else (a * op.constant).flatten(2).sum(2)
+            constant = None if op.constant is None else (a * op.constant.to(a.dtype)).flatten(2).sum(2)
             return [flat.view(*a.shape[:2], *flat.shape[1:])], constant
         case Sum(signs):
             return [sign * a for sign in signs], None
@@ -252,7 +226,7 @@ def explore(net: Graph, region: Region, *, refine: bool, known: Known | None = N
     """Bounds of every position, from the input on: by intervals, and with `refine` by CROWN where they matter.
 
     They matter for the inputs of non-linear operations, where intervals leave it open which piece is in use. Bounds
-    that are known already are used, and only tightened.
+    that are known already are used, and lines put between them, whether or not they are refined.
     """
     reach = Reach(region, [region.low], [region.high])
     for k, node in enumerate(net.nodes, 1):
@@ -273,16 +247,18 @@ def explore(net: Graph, region: Region, *, refine: bool, known: Known | None = N
                 low, high = op(*lows), op(*highs)
             case Rectifier() | Sigmoid() | MaxPool():
                 if refine:
-                    _refine(net, reach, inputs[0], op, known)
+                    _refine(net, reach, inputs[0], op)
                 low, high = op(reach.low[inputs[0]]), op(reach.high[inputs[0]])
                 reach.relaxed[k] = (
-                    relax(op, reach.low[inputs[0]], reach.high[inputs[0]]) if refine else Constants(low, high)
+                    Constants(low, high)
+                    if not refine and known is None
+                    else relax(op, reach.low[inputs[0]], reach.high[inputs[0]])
                 )
                 error = _slip(op, low, high)
         low, high = (low, high) if error is None else (low - error, high + error)
         reach.error.append(error)
-        if known is not None and k in known.low:
-            low, high = torch.maximum(low, known.low[k]), torch.minimum(high, known.high[k])
+        if known is not None and k in known:
+            low, high = torch.maximum(low, known[k][0]), torch.minimum(high, known[k][1])
             reach.empty = reach.empty | (low > high).flatten(1).any(1)
             high = torch.maximum(low, high)
         reach.low.append(low)
@@ -300,18 +276,14 @@ def _slip(op: Rectifier | Sigmoid | MaxPool, low: Tensor, high: Tensor) -> Tenso
     return None
 
 
-def _refine(net: Graph, reach: Reach, k: int, op: Rectifier | Sigmoid | MaxPool, known: Known | None) -> None:
+def _refine(net: Graph, reach: Reach, k: int, op: Rectifier | Sigmoid | MaxPool) -> None:
     """Tighten the bounds of a position by CROWN, where intervals leave the operation after it undecided."""
     low, high = reach.low[k].flatten(1).clone(), reach.high[k].flatten(1).clone()
     undecided = (low < 0) & (high > 0) if isinstance(op, Rectifier) else low < high
     if k == 0 or (reach.region.norm == "linf" and not _behind(net, k)):
         return  # one linear map of a box: intervals are exact
-    if known is not None:
-        undecided &= (known.since < k).unsqueeze(1)
-        undecided &= (undecided.sum(1) <= known.most).unsqueeze(1)
     units = undecided.any(0).nonzero().flatten()
-    slopes = None if known is None else known.slopes.get(k)
-    local = slopes is None and len(net.size(k)) == 3 and _stays_small(net, reach, k, Window()) is not None
+    local = len(net.size(k)) == 3 and _stays_small(net, reach, k, Window()) is not None
     widest = 512 if local else max(torch.Size(net.size(i)).numel() for i in range(k + 1))
     for some in torch.split(units, max(1, CELLS // (widest * len(low)))):
         if not len(some):
@@ -324,17 +296,13 @@ def _refine(net: Graph, reach: Reach, k: int, op: Rectifier | Sigmoid | MaxPool,
         else:
             rows = torch.zeros(1, len(some), low.shape[1], dtype=low.dtype)
             rows[0, torch.arange(len(some)), some] = 1
-            alpha = None if slopes is None else slopes.of(some[which])
-            found = lower(net, reach, k, rows.view(1, len(some), *net.size(k)), which=which, alpha=alpha)
+            found = lower(net, reach, k, rows.view(1, len(some), *net.size(k)), which=which)
         least, most = found[:, :count], -found[:, count:]
         units_of = some[which]
         own = asked.gather(1, which)  # the rest only fills the rows up
         old = low.gather(1, units_of), high.gather(1, units_of)
         low.scatter_(1, units_of, torch.where(own, torch.maximum(old[0], least), old[0]))
         high.scatter_(1, units_of, torch.where(own, torch.minimum(old[1], most), old[1]))
-    if known is not None:
-        reach.empty = reach.empty | (low > high).any(1)
-        high = torch.maximum(low, high)
     reach.low[k], reach.high[k] = low.view_as(reach.low[k]), high.view_as(reach.high[k])
 
 
@@ -416,7 +384,7 @@ class AlphaCROWN:
         if len(hard):
             some = some_of(reach, hard)
             alpha = slopes_of_crown(some, rows.shape[1])
-            chosen, _, _ = ascend(
+            alpha, _ = ascend(
                 net,
                 some,
                 rows[hard],
@@ -428,6 +396,7 @@ class AlphaCROWN:
                 rates=(self.rate, 0.0),
                 score=lambda bounds: bounds,
             )
+            chosen = lower(net, some, len(net.nodes), rows[hard], alpha=alpha)
             best[hard] = torch.maximum(best[hard], chosen)
         return best
 
@@ -453,41 +422,42 @@ def ascend(
     steps: int,
     rates: tuple[float, float],
     score: Callable[[Tensor], Tensor],
-) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
-    """Climb slopes and multipliers (Wang et al., 2021) by Adam: the best bounds, and what gave them.
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Climb slopes and multipliers (Wang et al., 2021) by Adam: the best that were met, float32.
 
-    `score` of the bounds `(B, S)` is what climbs, `(B, S')`. Every step is a bound by itself, whatever it climbs to.
-    `signs` are those that inputs of operations are known to have, zero where they are not.
+    `score` of the bounds `(B, S)` is what climbs, `(B, S')`. Any slopes and multipliers give a bound, so they are
+    looked for in float32, and without regard to rounding; `lower` in float64 then says what they prove. `signs` are
+    those that inputs of operations are known to have, zero where they are not.
     """
-    lines = {k: one for k, one in reach.relaxed.items() if isinstance(one, Lines) and k in alpha}
-    alpha, beta = ({k: one.clone().requires_grad_() for k, one in part.items()} for part in (alpha, beta))
-    with torch.no_grad():
-        best = score(lower(net, reach, start, rows, alpha=alpha, beta={k: beta[k] * signs[k] for k in beta}))
-    best_alpha, best_beta = ({k: one.detach().clone() for k, one in part.items()} for part in (alpha, beta))
+    rough, rows = roughly(reach), rows.float()
+    lines = {k: one for k, one in rough.relaxed.items() if isinstance(one, Lines)}
+    alpha, beta = ({k: one.float().requires_grad_() for k, one in part.items()} for part in (alpha, beta))
+    kept = tuple({k: one.detach().clone() for k, one in part.items()} for part in (alpha, beta))
     free = [*alpha.values(), *beta.values()]
-    if not free:
-        return best, best_alpha, best_beta
-    with torch.enable_grad():
-        groups = [(rate, [*part.values()]) for rate, part in zip(rates, (alpha, beta), strict=True) if part]
-        adam = torch.optim.Adam([{"params": part, "lr": rate} for rate, part in groups], maximize=True)
-        for step in range(steps):
-            for group, (rate, _) in zip(adam.param_groups, groups, strict=True):
-                group["lr"] = rate * (1 - step / steps)
+    best: Tensor | None = None
+    groups = [(rate, [*part.values()]) for rate, part in zip(rates, (alpha, beta), strict=True) if part]
+    adam = torch.optim.Adam([{"params": part, "lr": rate} for rate, part in groups or [(0.0, [rows])]], maximize=True)
+    for step in range(steps if free else 0):
+        for group, (rate, _) in zip(adam.param_groups, groups, strict=True):
+            group["lr"] = rate * (1 - step / steps)
+        with torch.enable_grad():
             signed = {k: beta[k] * signs[k] for k in beta}
-            found = score(lower(net, reach, start, rows, alpha=alpha, beta=signed))
-            _keep(best, found.detach(), (alpha, best_alpha), (beta, best_beta))
-            for one, gradient in zip(free, torch.autograd.grad(found.sum(), free, allow_unused=True), strict=True):
-                one.grad = gradient
-            adam.step()
-            with torch.no_grad():
-                for k, one in alpha.items():
-                    one.clamp_(lines[k].least, 1.0)
-                for one in beta.values():
-                    one.clamp_(min=0.0)
-    with torch.no_grad():
-        found = score(lower(net, reach, start, rows, alpha=alpha, beta={k: beta[k] * signs[k] for k in beta}))
-        _keep(best, found, (alpha, best_alpha), (beta, best_beta))
-    return best, best_alpha, best_beta
+            found = score(lower(net, rough, start, rows, alpha=alpha, beta=signed))
+            slopes = torch.autograd.grad(found.sum(), free, allow_unused=True)
+        if best is None:
+            best = found.detach().clone()
+        else:
+            _keep(best, found.detach(), (alpha, kept[0]), (beta, kept[1]))
+        for one, gradient in zip(free, slopes, strict=True):
+            one.grad = gradient
+        adam.step()
+        for k, one in alpha.items():
+            one.detach().clamp_(lines[k].least, 1.0)
+        for one in beta.values():
+            one.detach().clamp_(min=0.0)
+    return {k: one.double().clamp(lines[k].least, 1.0) for k, one in kept[0].items()}, {
+        k: one.double() for k, one in kept[1].items()
+    }
 
 
 def _keep(best: Tensor, found: Tensor, *pairs: tuple[dict[int, Tensor], dict[int, Tensor]]) -> None:
@@ -499,20 +469,42 @@ def _keep(best: Tensor, found: Tensor, *pairs: tuple[dict[int, Tensor], dict[int
             kept[k][better] = one.detach()[better]
 
 
+def roughly(reach: Reach) -> Reach:
+    """The same in float32, and without the rounding: half the time, and no proof."""
+
+    def single(part: Any) -> Any:
+        return part.float() if isinstance(part, Tensor) and part.is_floating_point() else part
+
+    return Reach(
+        _mapped(reach.region, single),
+        reach.low,
+        reach.high,
+        [None] * len(reach.error),
+        {k: _mapped(one, single) for k, one in reach.relaxed.items()},
+    )
+
+
 def some_of(reach: Reach, rows: Tensor) -> Reach:
     """What is known of some of the examples."""
 
-    def taken(one: Relaxation) -> Relaxation:
-        parts: dict[str, Any] = {f.name: v[rows] for f in fields(one) if isinstance(v := getattr(one, f.name), Tensor)}
-        return replace(one, **parts)
+    def taken(part: Any) -> Any:
+        return part[rows] if isinstance(part, Tensor) else part
 
     return Reach(
-        reach.region[rows],
+        _mapped(reach.region, taken),
         [part[rows] for part in reach.low],
         [part[rows] for part in reach.high],
         [None if part is None else part[rows] for part in reach.error],
-        {k: taken(one) for k, one in reach.relaxed.items()},
+        {k: _mapped(one, taken) for k, one in reach.relaxed.items()},
     )
+
+
+Fields = TypeVar("Fields", Region, Relaxation)
+
+
+def _mapped(one: Fields, part: Callable[[Any], Any]) -> Fields:
+    """The same, of parts of its tensors."""
+    return replace(one, **{f.name: part(getattr(one, f.name)) for f in fields(one)})
 
 
 @register("certificates", "interval", norms=("linf", "l2", "l1"), passes="1", paper="Gowal et al., 2018")

@@ -59,9 +59,9 @@ class Window:
 class Affine:
     """`forward(x) + constant`: `size` is `forward` with weights without sign, `transpose` its adjoint.
 
-    `terms` counts the products that are summed for one output, the constant among them; `largest` bounds the size of
-    what the constant is computed from. Where outputs depend on a window of the inputs, `spread` is the adjoint from a
-    part of the outputs to its window.
+    `transpose` takes float32 as well, for what need not hold. `terms` counts the products that are summed for one
+    output, the constant among them; `largest` bounds the size of what the constant is computed from. Where outputs
+    depend on a window of the inputs, `spread` is the adjoint from a part of the outputs to its window.
     """
 
     forward: Map
@@ -310,11 +310,12 @@ class _Reader:
     def linear(self, x: _Ref, weight: Tensor, bias: Tensor | None) -> _Ref:
         w = weight.detach().double()
         b = None if bias is None else bias.detach().double()
+        by = _in_both(w)
         return self.add(
             Affine(
                 forward=lambda h: h @ w.T,
                 size=lambda h: h @ w.abs().T,
-                transpose=lambda a: a @ w,
+                transpose=lambda a: a @ by[a.dtype],
                 constant=b,
                 largest=None if b is None else b.abs(),
                 terms=w.shape[1] + 1,
@@ -331,13 +332,14 @@ class _Reader:
         sizes = zip(self.size(x)[1:], w.shape[2:], stride, padding, dilation, strict=True)
         left = tuple((n + 2 * p - d * (k - 1) - 1) % s for n, k, s, p, d in sizes)
         local = layer.groups == 1 and dilation == (1, 1)
+        by = _in_both(w)
         shared = partial(functional.conv2d, stride=stride, padding=padding, dilation=dilation, groups=layer.groups)
         return self.add(
             Affine(
                 forward=lambda h: shared(h, w),
                 size=lambda h: shared(h, w.abs()),
                 transpose=lambda a: functional.conv_transpose2d(
-                    a, w, None, stride, padding, left, layer.groups, dilation
+                    a, by[a.dtype], None, stride, padding, left, layer.groups, dilation
                 ),
                 constant=b,
                 largest=None if b is None else b.abs(),
@@ -367,7 +369,7 @@ class _Reader:
         by = torch.as_tensor(gain, dtype=torch.float64).detach()
         if (by * torch.zeros(1, *self.size(x))).shape != (1, *self.size(x)):
             raise _lacks(f"a product of shapes {tuple(by.shape)} and {self.size(x)}")
-        times, widened = (lambda h: h * by), (lambda h: h * by.abs())
+        times, widened = (lambda h: h * by.to(h.dtype)), (lambda h: h * by.abs())
         alike = len(self.size(x)) == 3 and by.shape[-2:] in {(), (1, 1)}
         if constant is not None and constant.shape[-2:] not in {(), (1, 1)}:
             alike = False
@@ -440,6 +442,11 @@ class _Reader:
             raise _lacks("a division by what depends on the input")
         by = torch.as_tensor(by, dtype=torch.float64)
         return self.scaled(x, 1 / by if divide else by, None, None, 2)
+
+
+def _in_both(weight: Tensor) -> dict[torch.dtype, Tensor]:
+    """In the precision of bounds, and in the one that slopes are looked for in."""
+    return {torch.float64: weight, torch.float32: weight.float()}
 
 
 def _pair(size: Any) -> tuple[int, int]:

@@ -34,11 +34,14 @@ class Lines:
         """A lower bound `a f(x) >= a' x + constant`: `a'` `(B, S, *shape)`, and the constant `(B, S)`."""
         below, above = _beside(self.below, a), _beside(self.above, a)
         if alpha is not None and self.open is not None:
-            below = torch.where(_beside(self.open, a), alpha, below)
-        constant = dot(a.clamp(max=0), self.above_at)
+            free = _beside(self.open, a).to(below.dtype)  # products: a choice by torch.where costs fifteen of them
+            below = alpha * free + below * (1 - free)
+        up = a.relu()
+        down = a - up
+        constant = dot(down, self.above_at)
         if self.below_at is not None:
-            constant = constant + dot(a.clamp(min=0), self.below_at)
-        return a * torch.where(a > 0, below, above), constant
+            constant = constant + dot(up, self.below_at)
+        return up * below + down * above, constant
 
     def each(self, part: Callable[[Tensor], Tensor]) -> Lines:
         """The lines of a part of the coordinates for every row, `(B, S, ...)`."""

@@ -75,7 +75,7 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.flatten(2), b.flatten(1)
     if len(a) == 1:
         return b @ a[0].T
-    return (a @ b.unsqueeze(2)).squeeze(2)
+    return torch.linalg.vecdot(a, b.unsqueeze(1))
 
 
 def _filled(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
