@@ -11,7 +11,9 @@ from torch import nn
 
 from sparring.attacks import pgd
 from sparring.certify import BranchAndBound, crown, graph, interval
-from sparring.certify.crown import explore
+from sparring.certify.branch import Claims, Question, _Tree
+from sparring.certify.crown import ascend, explore, slopes_of_crown
+from sparring.certify.graph import Affine
 from sparring.certify.region import Region
 from sparring.goals import Never, Untargeted
 from sparring.losses import margin
@@ -108,6 +110,45 @@ def test_what_cannot_be_decided_in_time_is_unknown_with_a_bound_that_holds():
     assert answer.lower <= optimum(net, x[0], labels[0], threat)
 
 
+def test_units_inside_are_bounded_by_splitting_and_no_input_passes_the_bounds():
+    gained = 0
+    for seed in range(6):
+        net, x, threat = small(seed, 3), Streams.of(seed, range(1)).uniform(2), linf(0.2)
+        read = graph(net, x)
+        claims = Claims(torch.tensor([[[1.0, -1.0, 0.0]]]).double(), torch.zeros(1, 1).double())
+        tree = _Tree(BranchAndBound(restarts=1), Question(read, Region.of(threat, x), claims, net, x, threat))
+        crowns = tree.rooted()
+        bounds = crowns.clone()
+        tree.tighten(bounds, rounds=4)
+        axis = torch.linspace(-0.2, 0.2, 101)
+        z = (x + torch.cartesian_prod(axis, axis)).clamp(0, 1)
+        values = torch.cat([net[:n](z) for n in (1, 3, 5)], 1)
+        assert (bounds[0] <= values.amin(0)).all()
+        assert (bounds[1] >= values.amax(0)).all()
+        gained += int((bounds[0] > crowns[0] + 1e-3).sum() + (bounds[1] < crowns[1] - 1e-3).sum())
+    assert gained >= 10
+
+
+def test_slopes_that_are_climbed_in_float32_stay_within_what_float64_allows():
+    for slope in (0.0, 0.01, 0.3):
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            net = nn.Sequential(nn.Linear(4, 16), nn.LeakyReLU(slope), nn.Linear(16, 1)).eval()
+        read = graph(net, torch.full((1, 4), 0.5))
+        reach = explore(read, Region.of(linf(0.5), torch.full((1, 4), 0.5)), refine=True)
+        rows = torch.tensor([[[1.0], [-1.0]]]).double()
+        with torch.no_grad():
+            alpha, _ = ascend(
+                read, reach, rows, start=len(read.nodes), alpha=slopes_of_crown(reach, 2), beta={}, signs={}, steps=20,
+                rates=(0.5, 0.1), score=lambda bounds: bounds,
+            )  # fmt: skip
+        assert alpha
+        for one in alpha.values():
+            assert one.dtype == torch.float64
+            assert one.min() >= slope
+            assert one.max() <= 1
+
+
 def networks_of_convolutions():
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -136,6 +177,18 @@ def test_windows_of_convolutions_give_the_bounds_of_whole_maps(norm, monkeypatch
             far = explore(net, Region.of(threat, x), refine=True)
         for one, two in zip([*near.low, *near.high], [*far.low, *far.high], strict=True):
             torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+
+
+def test_what_is_linear_goes_back_in_float32_as_it_does_in_float64():
+    x = Streams.of(1, range(3)).uniform(1, 14, 14)
+    for net in networks_of_convolutions():
+        net(x)
+        for node in graph(net.eval(), x).nodes:
+            if isinstance(node.op, Affine):
+                a = Streams.of(2, range(3)).uniform(*node.shape)
+                back = node.op.transpose(a)
+                assert back.dtype == torch.float32
+                torch.testing.assert_close(back.double(), node.op.transpose(a.double()), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

@@ -13,7 +13,7 @@ import heapq
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -193,24 +193,30 @@ class _Layout:
         self.shapes = [net.size(i) for i in self.inputs]
         self.ends = list(itertools.accumulate(map(math.prod, self.shapes), initial=0))
 
-    def split(self, rows: Tensor) -> list[Tensor]:
-        """Rows `(B, N)` as they are in the network, `(B, *shape)` for every operation."""
+    def split(self, rows: Tensor) -> dict[int, Tensor]:
+        """Rows `(B, N)` by operation, `(B, *shape)`."""
         parts = (rows[:, a:b] for a, b in itertools.pairwise(self.ends))
-        return [part.reshape(len(rows), *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        each = zip(self.nodes, parts, self.shapes, strict=True)
+        return {k: part.reshape(len(rows), *shape) for k, part, shape in each}
 
-    def known(self, bounds: Tensor) -> Known:
-        """Bounds in rows, `(B, 2, N)`, by position."""
-        low, high = (self.split(part) for part in bounds.unbind(1))
-        return {i: (one, two) for i, one, two in zip(self.inputs, low, high, strict=True)}
+    def joined(self, parts: Mapping[int, Tensor], count: int) -> Tensor:
+        """The inverse for so many rows, `(count, N)` in float32; zero for the operations that are left out."""
+        zeros = self.split(torch.zeros(count, self.ends[-1]))
+        return torch.cat(
+            [torch.zeros(count, 0), *(parts.get(k, zero).flatten(1).float() for k, zero in zeros.items())], 1
+        )
+
+    def known(self, low: Tensor, high: Tensor) -> Known:
+        """Bounds in rows, `(B, N)` each, by position."""
+        each = zip(self.inputs, self.split(low).values(), self.split(high).values(), strict=True)
+        return {i: (one, two) for i, one, two in each}
 
     def bounds(self, reach: Reach) -> Tensor:
         """The inverse, of the first example: `(2, N)`."""
-        return torch.stack([_in_row([part[i][:1] for i in self.inputs], 1)[0] for part in (reach.low, reach.high)])
-
-
-def _in_row(parts: Iterable[Tensor], count: int) -> Tensor:
-    """Parts `(B, *shape)` side by side, `(B, N)`; `count` rows of nothing where there are none."""
-    return torch.cat([torch.zeros(count, 0), *(part.flatten(1) for part in parts)], 1)
+        none = torch.zeros(0, dtype=torch.float64)
+        return torch.stack(
+            [torch.cat([none, *(end[i][0].flatten() for i in self.inputs)]) for end in (reach.low, reach.high)]
+        )
 
 
 class _Brancher:
@@ -231,14 +237,9 @@ class _Brancher:
         before = torch.tensor([part.least for part in parts], dtype=torch.float64)
         signs, found = torch.stack([part.signs for part in parts]), torch.stack([part.found for part in parts])
         reach = self.explored(torch.stack([part.bounds for part in parts]), signs)
-        nodes = self.layout.nodes
-        alpha, beta = (dict(zip(nodes, self.layout.split(one), strict=True)) for one in found.nan_to_num(0.0).unbind(1))
+        alpha, beta = (self.layout.split(one) for one in found.nan_to_num(0.0).unbind(1))
         fresh = bool(found.isnan().any())
-        sign = {
-            k: one.unsqueeze(1).float()
-            for k, one in zip(nodes, self.layout.split(signs), strict=True)
-            if bool(one.any())
-        }
+        sign = {k: one.unsqueeze(1).float() for k, one in self.layout.split(signs).items() if bool(one.any())}
         slopes = slopes_of_crown(reach, 1)
         alpha, beta = ascend(
             self.net,
@@ -257,8 +258,7 @@ class _Brancher:
         bounds, nearest = each.max(1)
         least = torch.maximum(bounds, before).masked_fill(reach.empty, torch.inf)
         trail = {k: one[torch.arange(len(one)), nearest].unsqueeze(1).float() for k, one in trail.items()}
-        empty = dict(zip(nodes, self.layout.split(torch.zeros_like(signs)), strict=True))
-        found = torch.stack([_in_row((empty | one).values(), len(parts)).float() for one in (alpha, beta)], 1)
+        found = torch.stack([self.layout.joined(one, len(parts)) for one in (alpha, beta)], 1)
         units, open_ = torch.full((len(parts),), -1), (least <= 0).nonzero().flatten()
         if len(open_):
             groups = ({k: one[open_].float() for k, one in group.items()} for group in (alpha, signed, trail))
@@ -272,7 +272,7 @@ class _Brancher:
         low, high = bounds.unbind(1)
         low, high = low + (signs > 0) * (low.relu() - low), high - (signs < 0) * high.relu()
         region = self.question.region[torch.zeros(len(signs), dtype=torch.int64)]
-        return explore(self.net, region, refine=False, known=self.layout.known(torch.stack([low, high], 1)))
+        return explore(self.net, region, refine=False, known=self.layout.known(low, high))
 
     def branch(
         self, reach: Reach, bounds: Tensor, alpha: dict[int, Tensor], beta: dict[int, Tensor], trail: dict[int, Tensor]
@@ -280,8 +280,8 @@ class _Brancher:
         """For every part, of bounds `(B,)`, the unit whose two sides gain most, -1 where none is left to split.
 
         Tried out for the units of every rectifier that the bound may lose most at. What is behind the rectifier stays
-        as it is, so that the walk starts at its input, from the coefficients that the sides give. All in float32:
-        whichever is split, what is proved of its sides holds.
+        as it is, so that the walk starts at its input, from the coefficients that the sides give (an estimate where
+        the network forks). All in float32: whichever is split, what is proved of its sides holds.
         """
         layout = self.layout
         best, unit = torch.zeros(len(bounds)), torch.full((len(bounds),), -1)
@@ -384,7 +384,8 @@ class _Tree:
         for i, first in zip(layout.inputs, layout.ends[:-1], strict=True):
             if self.late():
                 return
-            bounds.copy_(layout.bounds(explore(net, region, refine=True, known=layout.known(bounds.unsqueeze(0)))))
+            known = layout.known(*bounds.unsqueeze(1))
+            bounds.copy_(layout.bounds(explore(net, region, refine=True, known=known)))
             low, high = bounds[:, first : first + math.prod(net.size(i))]
             units = ((low < 0) & (high > 0)).nonzero().flatten()
             ones = torch.eye(len(low), dtype=torch.float64)[units]

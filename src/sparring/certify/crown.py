@@ -423,50 +423,39 @@ def ascend(
     rates: tuple[float, float],
     score: Callable[[Tensor], Tensor],
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Climb slopes and multipliers (Wang et al., 2021) by Adam: the best that were met, float32.
+    """Climb slopes and multipliers (Wang et al., 2021) by Adam: the best that were met.
 
     `score` of the bounds `(B, S)` is what climbs, `(B, S')`. Any slopes and multipliers give a bound, so they are
-    looked for in float32, and without regard to rounding; `lower` in float64 then says what they prove. `signs` are
-    those that inputs of operations are known to have, zero where they are not.
+    looked for in float32, without regard to rounding; `lower` in float64 then says what they prove. `signs` are those
+    that inputs of operations are known to have, zero where they are not.
     """
     rough, rows = roughly(reach), rows.float()
     lines = {k: one for k, one in rough.relaxed.items() if isinstance(one, Lines)}
-    alpha, beta = ({k: one.float().requires_grad_() for k, one in part.items()} for part in (alpha, beta))
-    kept = tuple({k: one.detach().clone() for k, one in part.items()} for part in (alpha, beta))
-    free = [*alpha.values(), *beta.values()]
-    best: Tensor | None = None
-    groups = [(rate, [*part.values()]) for rate, part in zip(rates, (alpha, beta), strict=True) if part]
-    adam = torch.optim.Adam([{"params": part, "lr": rate} for rate, part in groups or [(0.0, [rows])]], maximize=True)
-    for step in range(steps if free else 0):
-        for group, (rate, _) in zip(adam.param_groups, groups, strict=True):
-            group["lr"] = rate * (1 - step / steps)
+    alpha, beta = ({k: one.detach().float().clone() for k, one in part.items()} for part in (alpha, beta))
+    best_alpha, best_beta = ({k: one.clone() for k, one in part.items()} for part in (alpha, beta))
+    best = torch.tensor(-torch.inf)
+    free, kept = [*alpha.values(), *beta.values()], [*best_alpha.values(), *best_beta.values()]
+    if not free:
+        return alpha, beta
+    groups = [{"params": [one.requires_grad_() for one in part.values()]} for part in (alpha, beta)]
+    adam = torch.optim.Adam(groups, maximize=True)
+    for step in range(steps):
         with torch.enable_grad():
             signed = {k: beta[k] * signs[k] for k in beta}
             found = score(lower(net, rough, start, rows, alpha=alpha, beta=signed))
-            slopes = torch.autograd.grad(found.sum(), free, allow_unused=True)
-        if best is None:
-            best = found.detach().clone()
-        else:
-            _keep(best, found.detach(), (alpha, kept[0]), (beta, kept[1]))
-        for one, gradient in zip(free, slopes, strict=True):
-            one.grad = gradient
+            gradients = torch.autograd.grad(found.sum(), free, allow_unused=True)
+        better, best = found > best, torch.maximum(best, found.detach())
+        for one, gradient, good in zip(free, gradients, kept, strict=True):
+            good[better], one.grad = one.detach()[better], gradient
+        for group, rate in zip(adam.param_groups, rates, strict=True):
+            group["lr"] = rate * (1 - step / steps)
         adam.step()
         for k, one in alpha.items():
             one.detach().clamp_(lines[k].least, 1.0)
         for one in beta.values():
             one.detach().clamp_(min=0.0)
-    return {k: one.double().clamp(lines[k].least, 1.0) for k, one in kept[0].items()}, {
-        k: one.double() for k, one in kept[1].items()
-    }
-
-
-def _keep(best: Tensor, found: Tensor, *pairs: tuple[dict[int, Tensor], dict[int, Tensor]]) -> None:
-    """Take what is better into the best, with what gave it."""
-    better = found > best
-    best[better] = found[better]
-    for now, kept in pairs:
-        for k, one in now.items():
-            kept[k][better] = one.detach()[better]
+    within = {k: one.double().clamp(lines[k].least, 1.0) for k, one in best_alpha.items()}  # as float64 has the ends
+    return within, {k: one.double() for k, one in best_beta.items()}
 
 
 def roughly(reach: Reach) -> Reach:

@@ -75,7 +75,8 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.flatten(2), b.flatten(1)
     if len(a) == 1:
         return b @ a[0].T
-    return torch.linalg.vecdot(a, b.unsqueeze(1))
+    total: Tensor = torch.linalg.vecdot(a, b.unsqueeze(1))
+    return total
 
 
 def _filled(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
