@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sparring.attacks import PGD, pgd
 from sparring.certify.crown import (
+    CELLS,
     Known,
     Reach,
     ascend,
@@ -115,7 +116,7 @@ class BranchAndBound:
     Stops after `seconds` for an example. Parts are bounded `batch` at a time, each by `steps` of slopes and
     multipliers, `root` where there are none to start from. `rates` are Adam's, of slopes and of multipliers. The unit
     to split is the one whose two sides gain most (Bunel et al., 2020; tried out, as De Palma et al., 2021, do): of
-    `candidates` of every rectifier, of more where parts are so few that a batch tries less than `tries`.
+    `candidates` of every rectifier, of more while parts are few.
 
     Before the first split, units inside of the network are bounded in the same way, in the order of the network, as
     far as these are few enough (`cells` coefficients), and half of the time at most is spent: the `leaves` parts that
@@ -128,7 +129,6 @@ class BranchAndBound:
     root: int = 30
     rates: tuple[float, float] = (0.2, 0.1)
     candidates: int = 8
-    tries: int = 4096
     rounds: int = 6
     leaves: int = 4
     cells: int = 2**20
@@ -224,6 +224,8 @@ class _Brancher:
 
     def __init__(self, how: BranchAndBound, question: Question) -> None:
         self.how, self.question, self.net, self.layout = how, question, question.net, _Layout(question.net)
+        self.room = CELLS // max(1, self.layout.ends[-1])  # so many rows of coefficients at once
+        self.batch = max(2, min(how.batch, self.room))
 
     def whole(self, bounds: Tensor) -> list[_Part]:
         """For every claim the whole region, where the bounds `(2, N)` hold."""
@@ -233,6 +235,12 @@ class _Brancher:
 
     def bound(self, parts: list[_Part]) -> tuple[list[_Part], Tensor]:
         """Parts with the bounds that are found, and the slopes of these bounds in the input, `(B, *shape)`."""
+        batches = (parts[first : first + self.batch] for first in range(0, len(parts), self.batch))
+        found, slopes = zip(*map(self.together, batches), strict=True)
+        return list(itertools.chain.from_iterable(found)), torch.cat(slopes)
+
+    def together(self, parts: list[_Part]) -> tuple[list[_Part], Tensor]:
+        """`bound` of one batch: slopes and multipliers climb in float32, and float64 says what they prove."""
         last, claims = len(self.net.nodes), self.question.claims[torch.tensor([part.claim for part in parts])]
         before = torch.tensor([part.least for part in parts], dtype=torch.float64)
         signs, found = torch.stack([part.signs for part in parts]), torch.stack([part.found for part in parts])
@@ -285,7 +293,7 @@ class _Brancher:
         """
         layout = self.layout
         best, unit = torch.zeros(len(bounds)), torch.full((len(bounds),), -1)
-        count = max(self.how.candidates, self.how.tries // (2 * bounds.numel() * max(1, len(layout.nodes))))
+        count = max(self.how.candidates, self.room // (2 * len(bounds) * max(1, len(layout.nodes))))
         for k, i, first in zip(layout.nodes, layout.inputs, layout.ends[:-1], strict=True):
             line = reach.relaxed[k]
             if k not in trail or not isinstance(line, Lines) or line.open is None:
@@ -308,20 +316,16 @@ class _Brancher:
 
     def squeezed(self, bounds: Tensor, rounds: int, late: Callable[[], bool]) -> Tensor:
         """A lower bound of every claim, `(C,)`, by splitting the parts that bound it worst, so many times."""
-        groups = [[part] for part in self.bounded(self.whole(bounds))]
+        groups = [[part] for part in self.bound(self.whole(bounds))[0]]
         for _ in range(rounds):
             torn = [[part for part in group[: self.how.leaves] if part.least <= 0] for group in groups]
             if late() or not any(torn):
                 break
             groups = [group[len(some) :] for group, some in zip(groups, torn, strict=True)]
-            for half in self.bounded([half for some in torn for part in some for half in part.halves()]):
+            halves, _ = self.bound([half for some in torn for part in some for half in part.halves()])
+            for half in halves:
                 bisect.insort(groups[half.claim], half)
         return torch.tensor([group[0].least for group in groups], dtype=torch.float64)
-
-    def bounded(self, parts: list[_Part]) -> list[_Part]:
-        """`bound`, a batch at a time."""
-        batches = (parts[first : first + self.how.batch] for first in range(0, len(parts), self.how.batch))
-        return [part for batch in batches for part in self.bound(batch)[0]]
 
 
 def _lost(line: Lines, below: Tensor, low: Tensor, high: Tensor, a: Tensor) -> Tensor:
@@ -421,7 +425,7 @@ class _Tree:
     def halves(self) -> list[_Part]:
         """The parts with the least bounds, in two where there is a unit to split."""
         halves: list[_Part] = []
-        while self.open and len(halves) + 1 < self.how.batch:
+        while self.open and len(halves) + 1 < self.brancher.batch:
             halves += heapq.heappop(self.open).halves()
         return halves
 

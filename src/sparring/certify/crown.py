@@ -48,7 +48,6 @@ BATCH = 16
 
 Bound = Callable[[Graph, Region, Tensor], Tensor]
 
-
 Known = Mapping[int, tuple[Tensor, Tensor]]
 """Bounds that hold already, by position: from and to, each `(B, *shape)`."""
 
