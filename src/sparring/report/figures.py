@@ -153,7 +153,7 @@ def cost(result: Result, language: Words | None = None) -> Figure:
     stops = [point for point in course if not point.round or point.round == last]
     for i, stop in enumerate(stops):
         x, y = stop.passes, stop.accuracy
-        axes.plot([x], [y], color=SERIES[0], marker="o", markersize=12, mfc=PAPER, mew=1.6)
+        axes.plot([x], [y], color=SERIES[0], marker="o", markersize=12, mfc=PAPER, mew=1.6, clip_on=False)
         axes.annotate(f"{i}", (x, y), ha="center", va="center_baseline", fontsize=8, fontweight="bold")
     listed = [say["cost_rounds"].format(count=last) if stop.round else stop.attack for stop in stops[1:]]
     entries = [f"{i}  {_short(name, 24)}" for i, name in enumerate((say["cost_start"], *listed))]
@@ -198,7 +198,7 @@ def spans(result: Result, language: Words | None = None) -> Figure:
         axes.axhline(eps, color=INK, lw=0.8, linestyle=(0, (2, 3)), zorder=0)
         axes.text(1.01, eps, say["audited"], ha="left", va="center", fontsize=8.5)
     axes.set_xlim(0, 1)
-    axes.set_ylim(0, edge)
+    axes.set_ylim(-0.03 * edge, edge)
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel(say["spans_examples"])
