@@ -120,7 +120,7 @@ class BranchAndBound:
 
     Before the first split, units inside of the network are bounded in the same way, in the order of the network, as
     far as these are few enough (`cells` coefficients), and half of the time at most is spent: the `leaves` parts that
-    bound a unit worst are split, `rounds` times. Every part gains from it.
+    bound a unit worst are split, so many `rounds`; then more, where a claim is still open. Every part gains from it.
     """
 
     seconds: float = 10.0
@@ -129,7 +129,7 @@ class BranchAndBound:
     root: int = 30
     rates: tuple[float, float] = (0.2, 0.1)
     candidates: int = 8
-    rounds: int = 6
+    rounds: tuple[int, ...] = (0, 6, 24)
     leaves: int = 4
     cells: int = 2**20
     restarts: int = 5
@@ -359,8 +359,8 @@ class _Tree:
         """Attack, bound, and split until nothing is open, or time is up."""
         bounds = self.rooted()
         z = self.attacked(torch.tensor([part.claim for part in self.open], dtype=torch.int64))
-        for rounds in (0, self.how.rounds):
-            if z is None and self.open and self.seconds < self.how.seconds:
+        for rounds in self.how.rounds:
+            if z is None and self.open and not self.late():
                 self.tighten(bounds, rounds)
                 z = self.bound(self.afresh(bounds))
         while z is None and self.open and not self.stuck and self.seconds < self.how.seconds:
