@@ -208,6 +208,18 @@ def test_an_average_is_a_network_of_its_own_in_inference_mode() -> None:
     assert model.training
 
 
+def test_running_statistics_are_averaged_as_the_weights_are() -> None:
+    model = network()
+    average, means = ema(model, 0.5), []
+    for _ in range(2):
+        model(batch()[0])
+        average.update(model)
+        means.append(model[1].running_mean.clone())
+    kept = 1 / 10  # n / (n + 9) of the second network; the first is taken over whole
+    assert torch.allclose(average.network[1].running_mean, kept * means[0] + (1 - kept) * means[1])
+    assert average.network[1].num_batches_tracked == model[1].num_batches_tracked == 2
+
+
 def test_an_average_goes_on_from_a_file_with_the_same_bits() -> None:
     model, one = network(), ema(network(), 0.99)
     for _ in range(3):

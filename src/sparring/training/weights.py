@@ -102,9 +102,10 @@ def _moved(weights: Sequence[Tensor], moves: Sequence[Tensor]) -> Iterator[None]
 class Average:
     """The running average of a network's weights: `a <- k a + (1 - k) w`, where `kept(n)` says k after n networks.
 
-    `network` is a copy of the one handed over, in inference mode. Weights are averaged; buffers are those of the
-    network seen last. Where that is far from the average, the running statistics of BatchNorm are `stale`, and have to
-    be `refreshed` before use.
+    `network` is a copy of the one handed over, in inference mode. Averaged are weights and whatever else is a number
+    with a fraction, the running statistics of BatchNorm above all: those of the network seen last belong to other
+    weights, and cost a third of the robust accuracy while the learning rate is high. Where even their average is far
+    from what the averaged weights ask for, they are `stale`, and have to be `refreshed` before use.
     """
 
     def __init__(self, network: nn.Module, kept: Callable[[int], float], *, stale: bool = False) -> None:
@@ -114,12 +115,13 @@ class Average:
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Take in the weights as they are now; the first are taken over whole."""
-        pairs = list(zip(self.network.parameters(), network.parameters(), strict=True))
-        learnt = [(own, theirs.detach()) for own, theirs in pairs if theirs.requires_grad]
-        fixed = [(own, theirs) for own, theirs in pairs if not theirs.requires_grad]  # Keras keeps its state in these
-        torch._foreach_lerp_([own for own, _ in learnt], [theirs for _, theirs in learnt], 1 - self.kept(self.seen))
-        for own, theirs in [*fixed, *zip(self.network.buffers(), network.buffers(), strict=True)]:
-            own.copy_(theirs)
+        kept = self.network.state_dict(), network.state_dict()
+        pairs = [(own, kept[1][name]) for name, own in kept[0].items()]
+        smooth = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_([own for own, _ in smooth], [theirs for _, theirs in smooth], 1 - self.kept(self.seen))
+        for own, theirs in pairs:
+            if not own.is_floating_point():
+                own.copy_(theirs)
         self.seen += 1
 
     def state_dict(self) -> dict[str, Any]:
