@@ -112,46 +112,53 @@ def slim_cnn(seed: int = 0) -> nn.Sequential:
     )
 
 
-def ink() -> nn.Conv2d:
-    """Four curves of a pixel, for a ReLU to bend: how far it is above 1/3 and above 2/3, and below both, three steep.
+BEND = 10.0
+"""How sharply curves of `ink` bend: the beta of their Softplus."""
+
+
+def ink(bend: nn.Module) -> list[nn.Module]:
+    """Four curves of a pixel: how far it is above 1/3 and above 2/3, and below both, three steep, as `bend` bends them.
 
     Adversarial training against large changes of a pixel finds out first of all what is ink and what is paper: its
     first layers come to look at single pixels, and cut off at thresholds (Madry et al., 2018, in the appendix). A layer
     that begins there spares it the way. Its weights are trained like any others.
+
+    Bent by a ReLU, a curve is flat on one side, and tells an attack in training nothing of what lies beyond: the
+    network learns to stand that attack, and falls to one that guesses. A Softplus has a slope everywhere.
     """
     layer = nn.Conv2d(1, 4, 1)
     steep, start = torch.tensor([3.0, 3.0, -3.0, -3.0]), torch.tensor([-1.0, -2.0, 1.0, 2.0])
     layer.load_state_dict({"weight": steep.view(4, 1, 1, 1), "bias": start})
-    return layer
+    return [layer, bend]
 
 
-def ink_cnn(seed: int = 0, *, width: int = 16, hidden: int = 96) -> nn.Sequential:
+def _strided(width: int, hidden: int) -> list[nn.Module]:
+    """Wong's network after a layer of ink."""
+    return [
+        nn.Conv2d(4, width, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(2 * width * 7 * 7, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, 10),
+    ]
+
+
+def ink_cnn(seed: int = 0) -> nn.Sequential:
     """`wong_cnn` behind a layer of `ink`, its linear layer a little narrower: fewer weights in all, 160,866."""
-    return _fresh(
-        seed,
-        lambda: nn.Sequential(
-            ink(),
-            nn.ReLU(),
-            nn.Conv2d(4, width, 4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(2 * width * 7 * 7, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, 10),
-        ),
-    )
-
-
-def wide_ink_cnn(seed: int = 0) -> nn.Sequential:
-    """`ink_cnn`, twice as wide: for certified training, which asks for more of a network than attacks do."""
-    return ink_cnn(seed, width=32, hidden=256)
+    return _fresh(seed, lambda: nn.Sequential(*ink(nn.Softplus(BEND)), *_strided(16, 96)))
 
 
 def slim_ink_cnn(seed: int = 0) -> nn.Sequential:
     """`slim_cnn` behind a layer of `ink`: fewer weights than TRADES' network, 272,874 of its 312,202."""
-    return _fresh(seed, lambda: nn.Sequential(ink(), nn.ReLU(), nn.Conv2d(4, 32, 3), *list(slim_cnn())[1:]))
+    return _fresh(seed, lambda: nn.Sequential(*ink(nn.Softplus(BEND)), nn.Conv2d(4, 32, 3), *list(slim_cnn())[1:]))
+
+
+def certified_ink_cnn(seed: int = 0) -> nn.Sequential:
+    """`ink_cnn` twice as wide, its ink bent by a ReLU: bounds know what is flat, and ask for more of a network."""
+    return _fresh(seed, lambda: nn.Sequential(*ink(nn.ReLU()), *_strided(32, 256)))
 
 
 def certified_cnn(seed: int = 0, *, width: int = 24, hidden: int = 200) -> nn.Sequential:

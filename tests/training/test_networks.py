@@ -14,6 +14,7 @@ from sparring.models.torch import load_weights
 from sparring.networks import (
     Normalise,
     PreActivation,
+    certified_ink_cnn,
     ink_cnn,
     mlp,
     preact_resnet18,
@@ -21,7 +22,6 @@ from sparring.networks import (
     slim_ink_cnn,
     slim_resnet18,
     small_cnn,
-    wide_ink_cnn,
     wide_resnet,
     wong_cnn,
 )
@@ -51,9 +51,9 @@ def test_the_first_weights_come_from_the_seed_alone(make) -> None:  # type: igno
 
 
 def test_a_layer_of_ink_is_steep_between_the_thresholds_and_leaves_a_network_smaller() -> None:
-    first = torch.relu(ink_cnn()[0](torch.tensor([0.0, 1 / 3, 2 / 3, 1.0]).view(4, 1, 1, 1))).flatten(1)
+    first = torch.relu(certified_ink_cnn()[0](torch.tensor([0.0, 1 / 3, 2 / 3, 1.0]).view(4, 1, 1, 1))).flatten(1)
     assert first.sub(torch.tensor([[0, 0, 1, 2], [0, 0, 0, 1], [1, 0, 0, 0], [2, 1, 0, 0]]).T).abs().max() < 1e-6
-    for small, large in ((ink_cnn, wong_cnn), (slim_ink_cnn, small_cnn), (ink_cnn, wide_ink_cnn)):
+    for small, large in ((ink_cnn, wong_cnn), (slim_ink_cnn, small_cnn), (ink_cnn, certified_ink_cnn)):
         assert sum(p.numel() for p in small().parameters()) < sum(p.numel() for p in large().parameters())
         assert small().eval()(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
 
