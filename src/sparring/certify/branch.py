@@ -1,9 +1,12 @@
 """Branch and bound: split on the signs of units until every part is certified, or an input is found that breaks one.
 
 A statement about the outputs is bounded over the region. Where the bound leaves it open, a rectifier that may be on
-either side is chosen, and both sides are bounded apart: each has one relaxation less, and bounds behind it are found
-anew. What is known of the signs enters the bound by multipliers, which climb together with the slopes (beta-CROWN,
-Wang et al., 2021). Meanwhile an attack goes on from the inputs where the bounds are lowest.
+either side is chosen, and both sides are bounded apart: each has one relaxation less. What is known of the signs
+enters the bound by multipliers, which climb together with the slopes (beta-CROWN, Wang et al., 2021). Meanwhile an
+attack goes on from the inputs where the bounds are lowest.
+
+How tight the bounds of units inside of the network are decides how many parts it takes. Each is a statement about
+the outputs of a shorter network: so first they are split in the same way, layer by layer.
 """
 
 from __future__ import annotations
