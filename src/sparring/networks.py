@@ -123,8 +123,8 @@ def ink(bend: nn.Module) -> list[nn.Module]:
     first layers come to look at single pixels, and cut off at thresholds (Madry et al., 2018, in the appendix). A layer
     that begins there spares it the way. Its weights are trained like any others.
 
-    Bent by a ReLU, a curve is flat on one side, and tells an attack in training nothing of what lies beyond: the
-    network learns to stand that attack, and falls to one that guesses. A Softplus has a slope everywhere.
+    Bent by a ReLU, a curve is flat on one side, and tells an attack in training nothing of what lies beyond: PGD then
+    says more of the network than is true. A Softplus has a slope everywhere.
     """
     layer = nn.Conv2d(1, 4, 1)
     steep, start = torch.tensor([3.0, 3.0, -3.0, -3.0]), torch.tensor([-1.0, -2.0, 1.0, 2.0])
