@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,11 @@ if beside.is_dir():
 torch.set_num_threads(1)
 settings.register_profile("sparring", deadline=None, derandomize=True)
 settings.load_profile("sparring")
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell has what it runs in the background ignore Ctrl-C; tests send it, to themselves and to their children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
