@@ -104,7 +104,7 @@ class Search:
             staying = score[~reached] if bool(reached.any()) else score
             gradient = slope(staying.sum(), point) if len(staying) else torch.zeros_like(z)
         score = score.detach()
-        return self._record(z, reached, score, (gradient.nan_to_num_(), score, *carry))
+        return self._record(z, reached, score, (gradient.nan_to_num(), score, *carry))
 
     def _record(self, z: Tensor, reached: Tensor, score: Tensor, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         """Keep what is better than before; `carry` of the rows that stay."""

@@ -43,7 +43,7 @@ class Ascent:
             point, outputs = forward(model, z)
             with torch.enable_grad():
                 gradient = slope(self.loss(outputs, goal).sum(), point)
-            move, state = self.step.update(gradient.nan_to_num_(), state, i)
+            move, state = self.step.update(gradient.nan_to_num(), state, i)
             z = project(z + move)
         return z
 
