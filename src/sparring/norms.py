@@ -102,13 +102,11 @@ class Linf:
 
     def project(self, z: Tensor, x: Tensor, eps: Tensor | float, low: float, high: float) -> Tensor:
         """Clamp every coordinate."""
-        return self._between(x, rows(eps, x), low, high)(z)
+        return self.around(x, eps, low, high)(z)
 
-    def around(self, x: Tensor, eps: float, low: float, high: float) -> Between:
+    def around(self, x: Tensor, eps: Tensor | float, low: float, high: float) -> Between:
         """Clamp every coordinate, to bounds worked out once."""
-        return self._between(x, eps, low, high)
-
-    def _between(self, x: Tensor, limit: Tensor | float, low: float, high: float) -> Between:
+        limit = rows(eps, x) if isinstance(eps, Tensor) else eps  # a number need not be spread over the rows
         return Between((x - limit).clamp_(min=low), (x + limit).clamp_(max=high))
 
     def steepest(self, gradient: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class Lines:
         """A lower bound `a f(x) >= a' x + constant`: `a'` `(B, S, *shape)`, and the constant `(B, S)`."""
         below, above = _beside(self.below, a), _beside(self.above, a)
         if alpha is not None and self.open is not None:
-            free = _beside(self.open, a).to(below.dtype)  # products: a choice by torch.where costs fifteen of them
+            free = _beside(self.open, a).to(below.dtype)  # products: torch.where is slower
             below = alpha * free + below * (1 - free)
         up = a.relu()
         down = a - up

@@ -180,7 +180,7 @@ class Settings(Part):
         return each(*found) if found else None
 
     def optimizer(self) -> Callable[..., Optimizer]:
-        """What makes the optimiser: torch's fused ones, which take a third of the time."""
+        """What makes the optimiser, by torch's fused kernels."""
         decay, momentum = self.optimiser.weight_decay, self.optimiser.momentum
         if self.optimiser.name == "sgd":
             return partial(SGD, momentum=momentum, weight_decay=decay, nesterov=momentum > 0, fused=True)

@@ -104,8 +104,8 @@ class Average:
 
     `network` is a copy of the one handed over, in inference mode. Averaged are weights and whatever else is a number
     with a fraction, the running statistics of BatchNorm above all: those of the network seen last belong to other
-    weights, and cost a third of the robust accuracy while the learning rate is high. Where even their average is far
-    from what the averaged weights ask for, they are `stale`, and have to be `refreshed` before use.
+    weights. Where even their average is far from what the averaged weights ask for, they are `stale`, and have to be
+    `refreshed` before use.
     """
 
     def __init__(self, network: nn.Module, kept: Callable[[int], float], *, stale: bool = False) -> None:
@@ -115,13 +115,13 @@ class Average:
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Take in the weights as they are now; the first are taken over whole."""
-        kept = self.network.state_dict(), network.state_dict()
-        pairs = [(own, kept[1][name]) for name, own in kept[0].items()]
+        own, theirs = ([*one.parameters(), *one.buffers()] for one in (self.network, network))
+        pairs = [(a, b.detach()) for a, b in zip(own, theirs, strict=True)]
         smooth = [pair for pair in pairs if pair[0].is_floating_point()]
-        torch._foreach_lerp_([own for own, _ in smooth], [theirs for _, theirs in smooth], 1 - self.kept(self.seen))
-        for own, theirs in pairs:
-            if not own.is_floating_point():
-                own.copy_(theirs)
+        torch._foreach_lerp_([a for a, _ in smooth], [b for _, b in smooth], 1 - self.kept(self.seen))
+        for a, b in pairs:
+            if not a.is_floating_point():
+                a.copy_(b)
         self.seen += 1
 
     def state_dict(self) -> dict[str, Any]:
