@@ -80,18 +80,19 @@ class ACG:
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The best point seen, `(B, *shape)`."""
-        search, project, direction = Search(model, x, goal, self.loss), self.threat.project, self.threat.norm.ascent
+        search, direction = Search(model, x, goal, self.loss), self.threat.norm.ascent
         z = self.threat.sample(x, rng)
         _, x, z = search.judge(x, x, z)
         gradient, score, x, z = search.climb(z, x, z)
+        near = self.threat.around(x)
         now = best = _Place(z, score, gradient, gradient, gradient)
         pace = _Pace(torch.full_like(score, 2 * self.threat.unit), 0 * score, score.isinf(), score)
         checkpoints, interval_start = _checkpoints(self.steps), 0
         for i in search.steps(self.steps):
             # s(k) = g(k) + beta s(k-1); z(k+1) = P(z(k) + eta s(k))
             along = now.gradient + rows(conjugacy(now.gradient, now.before, now.along), now.z) * now.along
-            z = project(now.z + rows(pace.size, now.z) * direction(along), x)
-            gradient, score, x, z, along, now, best, pace = search.climb(z, x, z, along, now, best, pace)
+            z = near(now.z + rows(pace.size, now.z) * direction(along))
+            gradient, score, z, along, near, now, best, pace = search.climb(z, z, along, near, now, best, pace)
             place = _Place(z, score, gradient, now.gradient, along)
             pace = replace(pace, rises=pace.rises + (score > now.score))
             best, now = place.where(score > best.score, best), place

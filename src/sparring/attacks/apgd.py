@@ -16,14 +16,14 @@ from sparring.registry import register
 from sparring.search import Search
 from sparring.streams import Streams
 from sparring.threats import Ball
-from sparring.types import Goal, Loss, Model
+from sparring.types import Goal, Loss, Model, Near
 
 
 @dataclass(frozen=True)
 class _Climb:
     """What every row carries from step to step; `size` is its step size, `rises` counts since the checkpoint."""
 
-    x: Tensor
+    near: Near
     z: Tensor
     before: Tensor
     score: Tensor
@@ -65,19 +65,19 @@ class APGD:
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The best point seen, `(B, *shape)`."""
-        search, project, direction = Search(model, x, goal, self.loss), self.threat.project, self.threat.norm.ascent
+        search, direction = Search(model, x, goal, self.loss), self.threat.norm.ascent
         z = self.threat.sample(x, rng)
         _, x, z = search.judge(x, x, z)
         gradient, score, x, z = search.climb(z, x, z)
         ones = torch.ones_like(score)
         size = 2 * self.threat.unit * ones
-        row = _Climb(x, z, z, score, z, gradient, score, size, 0 * ones, ones < 0, score)
+        row = _Climb(self.threat.around(x), z, z, score, z, gradient, score, size, 0 * ones, ones < 0, score)
         checkpoints, interval_start = _checkpoints(self.steps), 0
         for i in search.steps(self.steps):
             # z(k+1) = P(z + a (P(z + eta s) - z) + (1 - a) (z - z(k-1))); the first step has no momentum
             a = self.momentum if i else 1.0
-            ahead = project(row.z + rows(row.size, row.z) * direction(gradient), row.x)
-            z = project(row.z + a * (ahead - row.z) + (1 - a) * (row.z - row.before), row.x)
+            ahead = row.near(row.z + rows(row.size, row.z) * direction(gradient))
+            z = row.near(row.z + a * (ahead - row.z) + (1 - a) * (row.z - row.before))
             gradient, score, z, row = search.climb(z, z, row)
             better = score > row.best_score
             row = replace(

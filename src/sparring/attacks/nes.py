@@ -82,14 +82,14 @@ class EstimatedPGD:
         """The best point seen, `(B, *shape)`."""
         search = Search(model, x, goal, self.loss)
         pairs, low, high = max(self.draws // 2, 1), self.threat.low, self.threat.high
-        _, x, z, state, rng = search.judge(x, x, x, self.step.init(x), rng)
+        _, z, near, state, rng = search.judge(x, x, self.threat.around(x), self.step.init(x), rng)
         for i in search.steps(steps_within(self.queries, self.draws)):
             search.model = estimated(
                 model, self.draw, rng.at(i), pairs=pairs, reach=self.reach * self.threat.width, low=low, high=high
             )
-            gradient, _, x, z, state, rng = search.climb(z, x, z, state, rng)
+            gradient, _, z, near, state, rng = search.climb(z, z, near, state, rng)
             move, state = self.step.update(gradient, state, i)
-            z = self.threat.project(z + move, x)
+            z = near(z + move)
         search.model = model
         search.judge(z)
         return search.best

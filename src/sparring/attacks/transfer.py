@@ -46,17 +46,17 @@ class Transfer:
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The best point seen, `(B, *shape)`."""
-        search = Search(model, x, goal, self.loss)
+        search, near = Search(model, x, goal, self.loss), self.threat.around(x)
         z, state, last = x, self.step.init(x), torch.zeros_like(x)
         for i in search.steps(self.steps):
-            gradient, _, x, z, state, last, rng = search.climb(z, x, z, state, last, rng)
+            gradient, _, z, near, state, last, rng = search.climb(z, z, near, state, last, rng)
             around = torch.zeros_like(z)
             for j, copy in enumerate(self.copies):
                 around += self._gradient(model, z, search.goal, copy, rng.at(i).at(j)) / len(self.copies)
             apart = around - gradient
             move, state = self.step.update(gradient + self.now * apart + self.before * last, state, i)
             last = apart
-            z = self.threat.project(z + move, x)
+            z = near(z + move)
         search.judge(z)
         return search.best
 

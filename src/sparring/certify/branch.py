@@ -121,9 +121,10 @@ class BranchAndBound:
     to split is the one whose two sides gain most (Bunel et al., 2020; tried out, as De Palma et al., 2021, do): of
     `candidates` of every rectifier, of more while parts are few.
 
-    Before the first split, units inside of the network are bounded in the same way, in the order of the network, as
-    far as these are few enough (`cells` coefficients), and half of the time at most is spent: the `leaves` parts that
-    bound a unit worst are split, so many `rounds`; then more, where a claim is still open. Every part gains from it.
+    What `soon` parts do not decide is begun anew: units inside of the network are bounded in the same way, in the
+    order of the network, as far as these are few enough (`cells` coefficients), and half of the time at most is spent.
+    The `leaves` parts that bound a unit worst are split, so many `rounds`; then more, where a claim is still open.
+    Every part gains from it.
     """
 
     seconds: float = 10.0
@@ -132,6 +133,7 @@ class BranchAndBound:
     root: int = 30
     rates: tuple[float, float] = (0.2, 0.1)
     candidates: int = 8
+    soon: int = 2048
     rounds: tuple[int, ...] = (0, 6, 24)
     leaves: int = 4
     cells: int = 2**20
@@ -148,7 +150,8 @@ class BranchAndBound:
         net = graph(model, x)
         source = net.source or model
         found = []
-        for one, label in zip(torch.split(x, 1), torch.split(labels, 1), strict=True):
+        for i in range(len(x)):
+            one, label = x[i : i + 1], labels[i : i + 1]
             rows = margins(net, label)[0].unsqueeze(1)
             claims = Claims(rows, rows.new_zeros(len(rows), 1))
             found.append(self.decide(Question(net, Region.of(threat, one), claims, source, one.detach(), threat)))
@@ -350,7 +353,7 @@ class _Tree:
         self.start = how.clock()
         self.brancher = _Brancher(how, question)
         self.open: list[_Part] = []
-        self.stuck: list[float] = []
+        self.stuck: list[_Part] = []
         self.closed = math.inf
         self.count = 0
 
@@ -362,17 +365,23 @@ class _Tree:
         """Attack, bound, and split until nothing is open, or time is up."""
         bounds = self.rooted()
         z = self.attacked(torch.tensor([part.claim for part in self.open], dtype=torch.int64))
+        z = self.divided(z, self.how.soon)
         for rounds in self.how.rounds:
-            if z is None and self.open and not self.late():
+            if z is None and (self.open or self.stuck) and not self.late():
                 self.tighten(bounds, rounds)
                 z = self.bound(self.afresh(bounds))
-        while z is None and self.open and not self.stuck and self.seconds < self.how.seconds:
+        z = self.divided(z, math.inf)
+        least = min([self.closed, *(part.least for part in (*self.open, *self.stuck))])
+        status: Status = "broken" if z is not None else "certified" if least > 0 else "unknown"
+        return Answer(status, least, z, self.count, self.seconds)
+
+    def divided(self, z: Tensor | None, most: float) -> Tensor | None:
+        """Split, until an input that breaks a claim is found or known, nothing is open, or there are so many parts."""
+        while z is None and self.open and not self.stuck and self.count < most and self.seconds < self.how.seconds:
             z = self.bound(self.halves())
             if self.how.watch is not None and self.open:
                 self.how.watch(self.count, len(self.open), self.open[0].least)
-        least = min([self.closed, *self.stuck, *(part.least for part in self.open)])
-        status: Status = "broken" if z is not None else "certified" if least > 0 else "unknown"
-        return Answer(status, least, z, self.count, self.seconds)
+        return z
 
     def rooted(self) -> Tensor:
         """Close what CROWN can close, and open a part for each of the rest; bounds of rectifiers' inputs, `(2, N)`."""
@@ -421,9 +430,10 @@ class _Tree:
     def afresh(self, bounds: Tensor) -> list[_Part]:
         """The whole region again for the claims that are open, where better bounds hold."""
         whole = self.brancher.whole(bounds.clone())
-        parts = [replace(whole[part.claim], least=part.least) for part in self.open]
+        least = {part.claim: part.least for part in sorted((*self.open, *self.stuck), reverse=True)}
         self.open.clear()
-        return parts
+        self.stuck.clear()
+        return [replace(whole[claim], least=one) for claim, one in least.items()]
 
     def halves(self) -> list[_Part]:
         """The parts with the least bounds, in two where there is a unit to split."""
@@ -437,7 +447,7 @@ class _Tree:
         better, slope = self.brancher.bound(parts)
         for old, new in zip(parts, better, strict=True):
             if old.unit < 0 and new.unit < 0 and old.least - 1e-6 * old.least >= new.least and new.least <= 0:
-                self.stuck.append(new.least)  # nothing is left to split, and no multiplier helps
+                self.stuck.append(new)  # nothing is left to split, and no multiplier helps
             else:
                 self.put(new)
         worst = sorted((part.least, row) for row, part in enumerate(better) if part.least <= 0)[:WORST]
