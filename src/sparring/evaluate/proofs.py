@@ -128,8 +128,6 @@ class Bounds:
 
     def _bounds(self, x: Tensor, labels: Tensor) -> list[tuple[float, Tensor | None]]:
         """A bound for each, and an input `(1, *shape)` that changes the answer where one was looked for and found."""
-        if not len(x):
-            return []
         if isinstance(self.certificate, BranchAndBound):
             answers = self.certificate.answers(self.net, x, labels, self.threat)
             lower = rounded_down([one.lower for one in answers]).tolist()

@@ -82,7 +82,7 @@ def _drawn(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 def curve(results: Sequence[Result], language: Words | None = None) -> Figure:
     """Accuracy under attack against eps, a line per result, with the 95 % interval as a band at the audited eps.
 
-    Where certificates were asked, a dotted line is what they prove: the truth lies in the band between the two.
+    Where certificates were asked, a band reaches down to what they prove: the truth lies in it.
 
     Raises:
         BadInput: a verdict is invalid, or the norms differ: such lines do not belong on one axis.
@@ -114,7 +114,7 @@ def curve(results: Sequence[Result], language: Words | None = None) -> Figure:
         if proved:
             at, least = zip(*proved, strict=True)
             most = [point.robust_accuracy for point in line if point.certified_accuracy is not None]
-            axes.plot(at, least, color=colour, lw=1.0, linestyle=":", marker="|", markersize=5)
+            axes.plot(at, least, color=colour, lw=0.8, marker="|", markersize=5)
             axes.fill_between(at, least, most, color=colour, alpha=0.12, lw=0)
         eps = _eps(result)
         if eps is not None:
