@@ -148,13 +148,18 @@ def main() -> None:
 
     table = Table(title=f"An epoch of {given.examples} examples with PGD-{given.steps}: seconds, best of the rounds")
     contestants = {name: epochs(make, given.batch, given.steps, given.examples) for name, make in NETWORKS.items()}
-    for column in ("", *next(iter(contestants.values()))):
+    who = list(next(iter(contestants.values())))
+    for column in ("", *who, *(f"of {peer}'s, median" for peer in who[1:])):
         table.add_column(column, justify="left" if not column else "right")
-    whole = {}
+    whole, shares = {}, {}
     for name, timed in contestants.items():
-        seconds = measure(timed, max(1, given.rounds // 3))
-        whole[name] = {who: round(min(times), 3) for who, times in seconds.items()}
-        table.add_row(name, *(f"{best:.2f}" for best in whole[name].values()))
+        seconds = measure(timed, given.rounds)
+        whole[name] = {one: round(min(times), 3) for one, times in seconds.items()}
+        shares[name] = {
+            peer: round(statistics.median(a / b for a, b in zip(seconds["sparring"], seconds[peer], strict=True)), 3)
+            for peer in who[1:]
+        }
+        table.add_row(name, *(f"{cell:.2f}" for cell in (*whole[name].values(), *shares[name].values())))
     console.print(table)
 
     record = {
@@ -162,6 +167,7 @@ def main() -> None:
         "measured": time.strftime("%Y-%m-%d"),
         "step": rows,
         "epoch": whole,
+        "epoch_of_peers": shares,
     }
     save("training", record, *PEERS)
 

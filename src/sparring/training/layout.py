@@ -1,0 +1,58 @@
+"""Channels last: the layout of images in which convolutions are fastest, for networks that can do with it.
+
+On a processor convolutions take four fifths of the time so, and less on an accelerator. Values are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from sparring.models.victim import inference
+
+_channels_last = partial(Tensor.contiguous, memory_format=torch.channels_last)
+
+
+def channels_last(network: nn.Module, x: Tensor) -> nn.Module:
+    """The network with its weights laid out so, in place, or as it was where it then fails on the inputs `x`.
+
+    Many read their features by `h.view(len(h), -1)`, which asks for channels first. Costs a forward pass.
+    """
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        with inference(network), torch.no_grad():
+            network(x)
+    except RuntimeError:
+        channels_first(network)
+    return network
+
+
+def channels_first(network: nn.Module) -> nn.Module:
+    """The network with its weights laid out as they usually are, in place."""
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return network
+
+
+@contextmanager
+def gradients_alike(network: nn.Module) -> Iterator[None]:
+    """Have the gradient at the input of each `nn.Flatten` laid out as that input is.
+
+    It arrives in the layout of the flat output. The backward pass of an elementwise function whose gradient and values
+    are laid out differently takes twenty times as long: a quarter of a pass of a small network.
+    """
+
+    def alike(flatten: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        h = inputs[0]
+        if h.requires_grad and h.dim() == 4 and h.is_contiguous(memory_format=torch.channels_last):
+            h.register_hook(_channels_last)  # type: ignore[no-untyped-call]
+
+    handles = [part.register_forward_pre_hook(alike) for part in network.modules() if isinstance(part, nn.Flatten)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
