@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy import ndimage
+from scipy import fft, ndimage
 from torch import nn
 
 from sparring.defences.deflection import moved, shrunk
 from sparring.defences.depth import bit_depth, rounded
 from sparring.defences.diffusion import signal
-from sparring.defences.jpeg import compressed, jpeg, unrounded
+from sparring.defences.jpeg import _tables, compressed, cosines, jpeg, softly
 from sparring.defences.learning import afresh
 from sparring.defences.quilting import Quilt, bank_of
 from sparring.defences.replacing import Mean, MeanOfProbabilities
@@ -41,12 +41,31 @@ def test_jpeg_is_pillows(x, mode):
         assert np.array_equal(np.asarray(read), one.permute(1, 2, 0).squeeze(2).numpy())
 
 
-def test_jpeg_without_its_rounding_keeps_brightness_and_is_near_the_best_file():
-    smooth = bell(COLOUR, sigma=2.0)
-    torch.testing.assert_close(unrounded(GREY), GREY)
-    assert (unrounded(smooth) - compressed(smooth, quality=95)).abs().mean() < 0.02
-    weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    torch.testing.assert_close((unrounded(COLOUR) * weights).sum(1), (COLOUR * weights).sum(1))
+@pytest.mark.parametrize("x", [GREY, COLOUR])
+def test_the_jpeg_with_a_gradient_is_pillows_but_for_the_rounding(x):
+    smooth = bell(x, sigma=2.0)
+    for quality in (95, 75, 30):
+        levels = 255 * (softly(smooth, quality=quality) - compressed(smooth, quality=quality)).abs().mean()
+        assert levels < 1.5  # rounded softly there, and to whole levels of each pixel in the file
+
+
+def test_the_waves_of_a_jpeg_are_scipys_and_orthonormal():
+    waves = cosines().view(64, 64)
+    torch.testing.assert_close(waves @ waves.T, torch.eye(64), atol=1e-6, rtol=0)
+    block = GREY[0, 0, :8, :8]
+    ours, theirs = (waves @ block.flatten()).view(8, 8), fft.dctn(block.numpy(), norm="ortho")
+    assert np.allclose(ours, theirs, atol=1e-5)
+
+
+def test_what_a_jpeg_throws_away_has_no_slope_and_what_it_keeps_has():
+    flat, waves = torch.full((1, 1, 8, 8), 128 / 255), cosines()
+    x = flat.clone().requires_grad_()
+    (g,) = torch.autograd.grad(softly(x, quality=75)[0, 0, 0, 1], x)
+    fine, coarse = ((g * waves[k]).sum().abs() for k in (63, 0))
+    assert fine == coarse == 0  # on a multiple of every step: the nearest file is the same
+    x = (flat + 0.4 / 255 * _tables(75)[0][9] * waves[9]).requires_grad_()
+    (g,) = torch.autograd.grad(softly(x, quality=75)[0, 0, 0, 1], x)
+    assert (g * waves[9]).sum().abs() > 100 * (g * waves[63]).sum().abs()
 
 
 def test_medians_and_blurs_are_scipys():
