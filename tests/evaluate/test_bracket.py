@@ -86,6 +86,34 @@ def test_branch_and_bound_is_asked_at_the_audited_eps_alone_and_what_is_proved_a
         assert row.index in far or row.distance is not None
 
 
+class Corner(nn.Module):
+    """Right everywhere, but for half a per cent of the box around the middle, from where gradients lead away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sum, self.logits = nn.Linear(2, 2), nn.Linear(2, 2)
+        with torch.no_grad():
+            self.sum.weight.copy_(torch.tensor([[20.0, 20.0], [1.0, -1.0]]))
+            self.sum.bias.copy_(torch.tensor([-20 * 1.16, 1.0]))
+            self.logits.weight.copy_(torch.tensor([[0.0, 0.1], [1.0, 0.0]]))
+            self.logits.bias.copy_(torch.tensor([0.3, 0.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.logits(self.sum(x).relu())
+        return logits
+
+
+def test_what_branch_and_bound_breaks_is_broken(tmp_path: Path) -> None:
+    x, y = torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.0, 0.0], [1.0, 0.0]]), torch.zeros(4, dtype=torch.int64)
+    result = audit(Corner().eval(), (x, y), linf(0.1), suite="quick", certify="branch-and-bound", out=tmp_path)
+    middle, far = result.per_example[:2], result.per_example[2:]
+    assert {row.broken_by for row in middle} == {"branch-and-bound"}
+    assert all(row.distance is not None and 0.09 < row.distance <= 0.1 + 1e-6 for row in middle)
+    assert all(row.certified for row in far)
+    assert {record.name: record.broke for record in result.attacks}["branch-and-bound"] == 2
+    assert Result.load(tmp_path / "result.json") == result
+
+
 def _settings(folder: Path) -> dict[str, object]:
     import json
     import sqlite3

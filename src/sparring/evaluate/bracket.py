@@ -6,12 +6,12 @@ of these is passed over. What is proved is not attacked again. Every batch goes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sparring.certify.graph import Graph, graph
 from sparring.errors import BadInput
-from sparring.evaluate.ledger import Ledger
+from sparring.evaluate.ledger import Ledger, Outcome
 from sparring.evaluate.proofs import Bounds, Certificate
 from sparring.evaluate.run import Watch, go_on
 from sparring.models.victim import Victim
@@ -30,6 +30,17 @@ PROBED = 16
 
 
 @dataclass(frozen=True)
+class Settled:
+    """What certificates settled: `proved` says which of them proved an example, `outcomes` has all by certificate.
+
+    Branch and bound meets inputs that break on its way: their outcomes count, as an attack's do.
+    """
+
+    proved: Mapping[int, str]
+    outcomes: Mapping[str, Mapping[int, Outcome]]
+
+
+@dataclass(frozen=True)
 class Prover:
     """Certificates up to a rung of the ladder, for a network and its data."""
 
@@ -44,21 +55,28 @@ class Prover:
         """The same, with these of its certificates alone."""
         return replace(self, rungs=tuple(rung for rung in self.rungs if rung[0] in names))
 
-    def __call__(self, eps: float, examples: Sequence[int]) -> dict[int, str]:
-        """Those of the examples, given the safest first, that no input within eps breaks, and what proved it."""
+    def __call__(self, eps: float, examples: Sequence[int]) -> Settled:
+        """What becomes of the examples, given the safest first, when the attacker may go as far as eps."""
         proved: dict[int, str] = {}
+        outcomes: dict[str, dict[int, Outcome]] = {}
         left = list(examples)
         for name, certificate in self.rungs:
-            stage = f"certified: {name} at {eps:g}"
+            outcomes[name] = {}
             asked = Bounds(net=self.net, data=self.data, threat=self.threat.at(eps), certificate=certificate)
             for some in filter(None, (left[:PROBED], left[PROBED:])):
-                outcomes = go_on(self.ledger, stage, some, asked.batches, self.watch)
-                found = {example: name for example, one in outcomes.items() if (one.margin or 0.0) > asked.needed}
+                said = go_on(self.ledger, entry(name, eps), some, asked.batches, self.watch)
+                found = {example: name for example, one in said.items() if (one.margin or 0.0) > asked.needed}
+                outcomes[name] |= said
                 proved |= found
                 if not found:
                     break
             left = [example for example in left if example not in proved]
-        return proved
+        return Settled(proved, outcomes)
+
+
+def entry(name: str, eps: float) -> str:
+    """What the ledger calls a certificate at a size."""
+    return f"certified: {name} at {eps:g}"
 
 
 def rungs(upto: str, threat: Ball) -> tuple[str, ...]:

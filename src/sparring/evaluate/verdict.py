@@ -21,7 +21,7 @@ from sparring.data import Arrays, first
 from sparring.errors import BadInput
 from sparring.evaluate import adaptive, identity
 from sparring.evaluate import checks as run_checks
-from sparring.evaluate.bracket import WALKS, Prover, prover
+from sparring.evaluate.bracket import WALKS, Prover, entry, prover
 from sparring.evaluate.doctor import Diagnosis, examine, spread
 from sparring.evaluate.ledger import Cost, Ledger, Outcome, opened
 from sparring.evaluate.result import (
@@ -302,14 +302,20 @@ class _Bout:
 
     def fight(self, stage: str, role: str, attack: Attack, examples: Sequence[int], name: str = "") -> int:
         """A sweep whose successes count, by an attack of this `name`; how many examples it broke."""
-        kind, known = self.fought.get(name or stage, (attack, ()))
-        self.fought[name or stage] = (kind, (*known, stage))
-        before = len(self.broken)
-        for example, outcome in self.sweep(stage, role, attack, examples).items():
-            if outcome.counts and outcome.distance is not None:
-                self.broken.setdefault(example, _Blow(stage=stage, attack=name or stage, distance=outcome.distance))
-            elif outcome.margin is not None:
+        outcomes = self.sweep(stage, role, attack, examples)
+        for example, outcome in outcomes.items():
+            if outcome.margin is not None and not outcome.counts:
                 self.nearness[example] = max(outcome.margin, self.nearness.get(example, -math.inf))
+        return self.credit(stage, name or stage, attack, outcomes)
+
+    def credit(self, stage: str, name: str, attack: object, outcomes: Mapping[int, Outcome]) -> int:
+        """Count a stage's successes for the attack of this name; how many examples it broke."""
+        kind, known = self.fought.get(name, (attack, ()))
+        self.fought[name] = (kind, (*known, stage))
+        before = len(self.broken)
+        for example, outcome in outcomes.items():
+            if outcome.counts and outcome.distance is not None:
+                self.broken.setdefault(example, _Blow(stage=stage, attack=name, distance=outcome.distance))
         return len(self.broken) - before
 
     def ranked(self) -> list[int]:
@@ -377,8 +383,7 @@ def _fight(case: _Case, plan: Suite, runner: Runner, prover: Prover | None) -> _
     for stage in plan.opening:
         bout.fight(stage.name, stage.role, stage.attack, sorted(bout.ranked()))
         bout.note(stage.name, stage.name)
-    by = {} if prover is None else prover(case.threat.eps, bout.ranked()[::-1])
-    bout.proved.update(dict.fromkeys(by, case.threat.eps))
+    by = {} if prover is None else _prove(bout, prover)
     rounds = _rounds(plan, bout)
     for stage in plan.closing:
         bout.fight(stage.name, stage.role, stage.attack, bout.ranked()[: plan.hardest])
@@ -528,11 +533,25 @@ def _trace(plan: Suite, bout: _Bout, climber: Make) -> None:
             bout.fight(name, "curve", grid, wanted, "curve")
 
 
+def _prove(bout: _Bout, prover: Prover) -> Mapping[int, str]:
+    """What stands is proved, as far as it can be, or is broken on the way; what proved each example."""
+    eps = bout.case.threat.eps
+    found = prover(eps, bout.ranked()[::-1])
+    bout.proved.update(dict.fromkeys(found.proved, eps))
+    for name, certificate in prover.rungs:
+        outcomes, stage = found.outcomes[name], entry(name, eps)
+        if any(outcome.counts for outcome in outcomes.values()):
+            bout.outcomes[stage] = dict(outcomes)
+            bout.credit(stage, name, certificate, outcomes)
+            bout.note(name, stage)
+    return found.proved
+
+
 def _outward(bout: _Bout, prover: Prover) -> None:
     """Up to which larger size of the curve stands what is proved to stand at eps, by what was of use there."""
     reached = bout.safest(list(bout.proved))
     for size in (size for size in bout.case.sizes() if size > bout.case.threat.eps):
-        found = prover(size, reached)
+        found = prover(size, reached).proved
         bout.proved.update(dict.fromkeys(found, size))
         reached = [example for example in reached if example in found]
 
@@ -542,7 +561,7 @@ def _inward(bout: _Bout, prover: Prover) -> None:
     fell = _nearest(bout.broken, bout.fought, bout.outcomes)
     for size in (size for size in reversed(bout.case.sizes()) if size < bout.case.threat.eps):
         some = [example for example in bout.right if example not in bout.proved and fell.get(example, math.inf) > size]
-        bout.proved.update(dict.fromkeys(prover(size, bout.safest(some)), size))
+        bout.proved.update(dict.fromkeys(prover(size, bout.safest(some)).proved, size))
 
 
 def _nearest(
