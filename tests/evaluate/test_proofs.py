@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from sparring.certify import CROWN
 from sparring.cli import Stopped, cli
+from sparring.data import Arrays
 from sparring.errors import BadInput
 from sparring.evaluate.proofs import Proofs, prove
 from sparring.registry import find
@@ -143,3 +144,12 @@ def stopped_at_the_second_batch() -> Any:
 def test_there_is_nothing_to_resume_without_a_folder() -> None:
     with pytest.raises(BadInput, match="--resume without --out"):
         certified("--resume")
+
+
+def test_what_was_refused_leaves_no_run_to_resume(bout: dict[str, Any], tmp_path: Path) -> None:
+    threat, how = bout["methods"]["crown"]
+    x, labels = bout["data"].take(range(4))
+    for _ in range(2):  # a second time it would else be an unfinished run that stands in the way
+        with pytest.raises(BadInput, match="not finite"):
+            prove(bout["victim"], Arrays("points", x / 0, labels), threat, how, out=tmp_path)
+    prove(bout["victim"], bout["data"], threat, how, out=tmp_path)

@@ -173,8 +173,11 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        empty = not self.stages()
         self._base.close()
+        if kind is BadInput and empty and self.path is not None:
+            self.path.unlink()  # what was refused is no run to resume
 
 
 def opened(path: Path | None, settings: dict[str, object], *, resume: bool) -> Ledger:
