@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from sparring.certify import CROWN
@@ -149,7 +150,9 @@ def test_there_is_nothing_to_resume_without_a_folder() -> None:
 def test_what_was_refused_leaves_no_run_to_resume(bout: dict[str, Any], tmp_path: Path) -> None:
     threat, how = bout["methods"]["crown"]
     x, labels = bout["data"].take(range(4))
-    for _ in range(2):  # a second time it would else be an unfinished run that stands in the way
+    for place in (0, 3, 3):  # a second time it would else be an unfinished run that stands in the way
+        spoiled = x.clone()
+        spoiled[place] = torch.nan
         with pytest.raises(BadInput, match="not finite"):
-            prove(bout["victim"], Arrays("points", x / 0, labels), threat, how, out=tmp_path)
+            prove(bout["victim"], Arrays("points", spoiled, labels), threat, how, out=tmp_path)
     prove(bout["victim"], bout["data"], threat, how, out=tmp_path)

@@ -98,13 +98,7 @@ class Bounds:
     def _batch(self, examples: Sequence[int]) -> Bout:
         began = time.perf_counter()
         x, labels = self.data.take(examples)
-        if not bool(self.threat.contains(x, x).all()):
-            raise BadInput(
-                f"inputs in {self.data.name} that are not finite, or outside of "
-                f"{self.threat.low:g} to {self.threat.high:g}",
-                "finite inputs within the bounds",
-                "clean the data, or give --bounds",
-            )
+        _accept(x, self.data, self.threat)
         with torch.no_grad():
             answers = self.net(x).argmax(1)
         right = (answers == labels).nonzero().flatten()
@@ -223,10 +217,22 @@ def prove(
 def _put(victim: Victim, data: Data, threat: Ball, how: Certificate | Smoothing, seed: int) -> Bounds | Votes:
     """The method, put to the model and the data, where it can be."""
     if not isinstance(how, Smoothing):
-        return Bounds(net=graph(victim, data.take([0])[0]), data=data, threat=threat, certificate=how)
+        x = data.take([0])[0]
+        _accept(x, data, threat)
+        return Bounds(net=graph(victim, x), data=data, threat=threat, certificate=how)
     if threat.norm.name != "l2":
         raise BadInput(f"smoothing within {threat}", "an l2 threat", "write for example l2:0.5")
     return Votes(victim=victim, data=data, threat=threat, smoothing=how, seed=seed)
+
+
+def _accept(x: Tensor, data: Data, threat: Ball) -> None:
+    """Refuse inputs that nothing can be said of."""
+    if not bool(threat.contains(x, x).all()):
+        raise BadInput(
+            f"inputs in {data.name} that are not finite, or outside of {threat.low:g} to {threat.high:g}",
+            "finite inputs within the bounds",
+            "clean the data, or give --bounds",
+        )
 
 
 def _proof(outcome: Outcome, needed: float, attacked: bool) -> Proof:
