@@ -30,6 +30,13 @@ def test_a_network_that_needs_channels_first_is_trained_so():
     assert trained(X).shape == (32, 10)
 
 
+def test_a_network_for_volumes_is_trained():
+    network = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Unflatten(1, (1, 2)), nn.Conv3d(1, 2, 2), nn.Flatten())
+    network = nn.Sequential(network, nn.Linear(50, 10))
+    x = torch.rand(32, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert fit(network, Arrays("noise", x, LABELS), standard, epochs=1, batch_size=16)(x).shape == (32, 10)
+
+
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_a_trained_network_is_laid_out_as_it_came(average: float):
     network = wong_cnn()

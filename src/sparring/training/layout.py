@@ -18,12 +18,13 @@ _channels_last = partial(Tensor.contiguous, memory_format=torch.channels_last)
 
 
 def channels_last(network: nn.Module, x: Tensor) -> nn.Module:
-    """The network with its weights laid out so, in place, or as it was where it then fails on the inputs `x`.
+    """The network with its weights laid out so, in place, or as it was where it cannot be, or fails on the inputs `x`.
 
-    Many read their features by `h.view(len(h), -1)`, which asks for channels first. Costs a forward pass.
+    Many read their features by `h.view(len(h), -1)`, which asks for channels first; torch has no channels last for the
+    weights of `nn.Conv3d`. Costs a forward pass.
     """
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with inference(network), torch.no_grad():
             network(x)
     except RuntimeError:
