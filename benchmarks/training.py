@@ -7,7 +7,7 @@ torchattacks' PGD on the network in evaluation mode, then a step. Epochs are lon
 (copy the network, read the data) not to count. Contestants take turns in changing order, so that a busy machine slows
 all alike. Writes `results/training.json` beside this file.
 
-    python benchmarks/training.py [--rounds 9] [--steps 7] [--batch 128] [--examples 2048]
+    python benchmarks/training.py [--rounds 9] [--steps 7] [--batch 128] [--examples 2048] [--only step]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from record import begin, save
+from record import begin, last, save
 from rich.console import Console
 from rich.table import Table
 from throughput import measure
@@ -40,6 +40,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {"wong_cnn": wong_cnn, "slim_cnn"
 THREAT = linf(0.3)
 LIMIT = 1.05
 """The most that a step of training may cost, in bare passes."""
+
+Rows = dict[str, dict[str, float]]
+"""Numbers by network."""
 
 
 def steps_of_training(make: Callable[[], nn.Module], batch: int, steps: int) -> dict[str, Callable[[], object]]:
@@ -130,11 +133,26 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=7)
     options.add_argument("--batch", type=int, default=128)
     options.add_argument("--examples", type=int, default=2048)
+    options.add_argument(
+        "--only", choices=["step", "epoch"], help="this alone; the other stays as it was measured last"
+    )
     given = options.parse_args()
     begin()
     keep_freed()
+    record = last("training") | {
+        "settings": vars(given) | {"threads": 1, "eps": THREAT.eps, "limit": LIMIT},
+        "measured": time.strftime("%Y-%m-%d"),
+    }
+    if given.only != "epoch":
+        record["step"] = time_steps(given)
+    if given.only != "step":
+        record["epoch"], record["epoch_of_peers"] = time_epochs(given)
+    save("training", record, *PEERS)
 
-    console, rows = Console(), {}
+
+def time_steps(given: argparse.Namespace) -> Rows:
+    """A step of both contestants on each network."""
+    rows = {}
     table = Table(title=f"A step of training with PGD-{given.steps}, batch {given.batch}, one thread")
     for column in ("", "bare, seconds", "sparring", "times the bare passes, median", f"at most {LIMIT}"):
         table.add_column(column, justify="left" if not column else "right")
@@ -144,8 +162,12 @@ def main() -> None:
         bare, ours = min(seconds["limit"]), min(seconds["sparring"])
         rows[name] = {"bare": round(bare, 4), "sparring": round(ours, 4), "of_bare": round(ratio, 3)}
         table.add_row(name, f"{bare:.3f}", f"{ours:.3f}", f"{ratio:.3f}", "yes" if ratio <= LIMIT else "no")
-    console.print(table)
+    Console().print(table)
+    return rows
 
+
+def time_epochs(given: argparse.Namespace) -> tuple[Rows, Rows]:
+    """The seconds of an epoch of all contestants on each network, and Sparring's as shares of its peers'."""
     table = Table(title=f"An epoch of {given.examples} examples with PGD-{given.steps}: seconds, best of the rounds")
     contestants = {name: epochs(make, given.batch, given.steps, given.examples) for name, make in NETWORKS.items()}
     who = list(next(iter(contestants.values())))
@@ -160,16 +182,8 @@ def main() -> None:
             for peer in who[1:]
         }
         table.add_row(name, *(f"{cell:.2f}" for cell in (*whole[name].values(), *shares[name].values())))
-    console.print(table)
-
-    record = {
-        "settings": vars(given) | {"threads": 1, "eps": THREAT.eps, "limit": LIMIT},
-        "measured": time.strftime("%Y-%m-%d"),
-        "step": rows,
-        "epoch": whole,
-        "epoch_of_peers": shares,
-    }
-    save("training", record, *PEERS)
+    Console().print(table)
+    return whole, shares
 
 
 if __name__ == "__main__":

@@ -27,10 +27,11 @@ from sparring.training.alarms import Alarm, Epoch, gradient_masking
 from sparring.training.checkpoints import Checkpoints
 from sparring.training.hardware import Hardware
 from sparring.training.reading import Unlabelled
+from sparring.training.requirements import outputs
 from sparring.training.settings import Settings
 from sparring.training.settings import recipe as read_recipe
 from sparring.training.tensorboard import tensorboard
-from sparring.training.trainer import Course, Event, Looked, Resumed, Trainer, Watch, outputs
+from sparring.training.trainer import Course, Event, Looked, Resumed, Trainer, Watch
 from sparring.training.validation import Validation
 from sparring.types import Data
 

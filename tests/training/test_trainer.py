@@ -182,6 +182,39 @@ def test_a_network_that_does_not_fit_the_data_is_refused_in_one_line() -> None:
         fit(nn.Sequential(nn.Flatten(), nn.Linear(784, 1)), few(16), standard, epochs=1)
 
 
+class Twice(nn.Module):
+    """Answers with a tuple, as networks with auxiliary heads do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(784, 10)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(x.flatten(1)), x
+
+
+class Scaling(Twice):
+    """Scales its input where it lies."""
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(x.sub_(0.5).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (Twice(), "outputs that are a tuple"),
+        (Scaling(), "change a copy"),
+        (mlp().double(), r"torch.float64.*network.float\(\)"),
+        (torch.compile(mlp(), backend="eager"), "compiled network"),
+    ],
+)
+def test_a_network_that_training_cannot_take_is_refused_in_one_line(network: nn.Module, said: str) -> None:
+    with pytest.raises(BadInput, match=said) as refused:
+        fit(network, few(16), standard, epochs=1)
+    assert "\n" not in str(refused.value)
+
+
 def test_inputs_that_are_not_finite_are_named_rather_than_the_learning_rate() -> None:
     x = torch.full((40, 1, 28, 28), torch.nan)
     with pytest.raises(BadInput, match=r"not finite.*clean the data"):

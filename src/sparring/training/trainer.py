@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from sparring.errors import BadInput
-from sparring.models.victim import inference
 from sparring.streams import Streams
 from sparring.training.alarms import ALARMS, Alarm, Epoch
 from sparring.training.checkpoints import Checkpoints
@@ -32,6 +31,7 @@ from sparring.training.objectives import Objective, pinned
 from sparring.training.passes import Passes
 from sparring.training.rates import Rate, one_cycle
 from sparring.training.reading import Mixed, reader
+from sparring.training.requirements import outputs, trainable
 from sparring.training.schedules import linear
 from sparring.training.validation import Validation, measure
 from sparring.training.weights import Average, Neighbourhood, ema, refreshed
@@ -174,10 +174,7 @@ class Trainer:
         """
         if not len(data):
             raise BadInput(f"{data.name} is empty", "at least 1 example", "check how it was made")
-        if not any(p.requires_grad for p in network.parameters()):
-            raise BadInput(
-                f"a {type(network).__name__} with no weights to train", "a network", "unfreeze its parameters"
-            )
+        trainable(network)
         fabric = self.hardware.fabric(network)
         with (
             _own_random_numbers(self.seed + 1_000_003 * fabric.global_rank),
@@ -598,23 +595,6 @@ def _copied(tree: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: _copied(value) for key, value in tree.items()}
     return [_copied(value) for value in tree] if isinstance(tree, list | tuple) else tree
-
-
-def outputs(network: nn.Module, x: Tensor, data: Data) -> int:
-    """The number of classes that a network tells apart."""
-    try:
-        with inference(network), torch.no_grad():
-            logits = network(x)
-    except RuntimeError as error:
-        said = " ".join(str(error).split())
-        raise BadInput(
-            f"inputs {tuple(x.shape[1:])} of {data.name} for {type(network).__name__} ({said})",
-            "inputs it takes",
-            "reshape them",
-        ) from error
-    if logits.dim() != 2 or logits.shape[1] < 2:
-        raise BadInput(f"outputs of shape {tuple(logits.shape)}", "logits (B, K) of K >= 2 classes", "add a head")
-    return int(logits.shape[1])
 
 
 @contextmanager
