@@ -22,8 +22,12 @@ def coded(x: Tensor, *, levels: int) -> Tensor:
 
 
 def ramped(x: Tensor, *, levels: int) -> Tensor:
-    """The same with ramps in place of steps, `min(max(x - mark, 0), 1)` (Athalye et al., 2018, section 5.2.1)."""
-    return (x.unsqueeze(2) - _marks(x, levels)).clamp(0, 1).flatten(1, 2)
+    """The same with ramps in place of steps, as Athalye et al. (2018, section 5.2.1) attack it.
+
+    A ramp is as wide as a level here, and has its step in the middle: a value has a slope towards the nearest mark
+    alone. Theirs, `min(max(x - mark, 0), 1)`, have one towards every mark below, most of them out of reach.
+    """
+    return (levels * (x.unsqueeze(2) - _marks(x, levels)) + 0.5).clamp(0, 1).flatten(1, 2)
 
 
 def _marks(x: Tensor, levels: int) -> Tensor:
