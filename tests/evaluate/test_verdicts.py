@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from sparring.errors import BadInput
 from sparring.evaluate import audit
 from sparring.evaluate.result import Result
 from sparring.threats import Ball, l0, l1, l2, linf
@@ -145,3 +146,23 @@ def test_every_norm_has_a_suite_and_a_falling_curve(threat: Ball) -> None:
     assert accuracies[0] == result.clean_accuracy.estimate
     at_eps = next(point.robust_accuracy for point in result.curve if point.eps == threat.eps)
     assert at_eps == pytest.approx(result.robust_accuracy.estimate)
+
+
+class Wrapped(nn.Module):
+    """Answers with its scores in a container, as networks with auxiliary heads do."""
+
+    def __init__(self, container: type) -> None:
+        super().__init__()
+        self.inner, self.container = honest("relu"), container
+
+    def forward(self, x: torch.Tensor) -> object:
+        return self.container([("logits", self.inner(x))])
+
+
+@pytest.mark.parametrize("container", [dict, tuple])
+def test_scores_in_a_container_are_refused_in_one_line(container: type) -> None:
+    with pytest.raises(
+        BadInput, match=f"outputs of Wrapped that are a {container.__name__}; need scores alone"
+    ) as said:
+        audit(Wrapped(container).eval(), held_out(), THREAT, suite="quick")
+    assert "\n" not in str(said.value)

@@ -115,7 +115,14 @@ def asked(victim: Victim) -> Model:
 
     def answer(x: Tensor) -> Tensor:
         try:
-            return victim(x)
+            outputs: object = victim(x)
+            if not isinstance(outputs, Tensor):
+                raise BadInput(
+                    f"outputs of {victim.name} that are a {type(outputs).__name__}",
+                    "scores alone, a tensor",
+                    "wrap the model in one that returns them",
+                )
+            return outputs
         except (BadInput, MemoryError):
             raise
         except Exception as error:
