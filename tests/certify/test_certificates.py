@@ -12,7 +12,7 @@ from sparring.errors import BadInput
 from sparring.goals import Never
 from sparring.losses import margin
 from sparring.models.torch import load_weights
-from sparring.networks import PreActivation, small_cnn, wong_cnn
+from sparring.networks import PreActivation, ink_cnn, small_cnn, wong_cnn
 from sparring.norms import NORMS
 from sparring.registry import members
 from sparring.streams import Streams
@@ -40,6 +40,7 @@ def networks():
         "relu": lambda: (nn.Linear(2, 10), nn.ReLU(), nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 3)),
         "leaky": lambda: (nn.Linear(2, 8), nn.LeakyReLU(0.2), nn.BatchNorm1d(8), nn.Linear(8, 3)),
         "tanh": lambda: (nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 3)),
+        "softplus": lambda: (nn.Linear(2, 8), nn.Softplus(20), nn.Linear(8, 8), nn.Softplus(), nn.Linear(8, 3)),
         "crossed": lambda: (Crossed(),),
         "pooled": lambda: (
             nn.Linear(2, 16),
@@ -105,6 +106,16 @@ def test_graphs_of_residual_and_pooled_networks_are_those_networks():
     assert (crown()(block, x, labels, threat) <= -margin(block(z), Never(labels))).all()
 
 
+def test_the_recipes_network_with_bent_corners_has_bounds():
+    net = ink_cnn().eval()
+    x = Streams.of(7, range(4)).uniform(1, 28, 28)
+    labels, threat = net(x).argmax(1), linf(0.002)
+    z = pgd(threat, loss=margin)(net, x, Never(labels), Streams.of(8, range(4)))
+    least, bounds = -margin(net(z), Never(labels)), crown()(net, x, labels, threat)
+    assert (bounds <= least).all()
+    assert (least - bounds).max() < 0.5 * (-margin(net(x), Never(labels)) - bounds).max()
+
+
 def test_bounds_do_not_depend_on_the_batch():
     net = wong_cnn()
     x, labels = Streams.of(1, range(6)).uniform(1, 28, 28), torch.arange(6)
@@ -116,8 +127,8 @@ def test_what_has_no_bounds_is_refused():
     x, y = torch.rand(1, 2), torch.tensor([0])
     with pytest.raises(BadInput, match="linf, l2 or l1"):
         interval()(nn.Linear(2, 2), x, y, l0(1))
-    with pytest.raises(BadInput, match="Softplus"):
-        interval()(nn.Sequential(nn.Softplus()), x, y, linf(0.1))
+    with pytest.raises(BadInput, match="GELU"):
+        interval()(nn.Sequential(nn.GELU()), x, y, linf(0.1))
     with pytest.raises(BadInput, match="torch network"):
         interval()(lambda x: x, x, y, linf(0.1))
 

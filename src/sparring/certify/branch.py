@@ -36,7 +36,7 @@ from sparring.certify.crown import (
     slopes_of_crown,
     some_of,
 )
-from sparring.certify.graph import Graph, MaxPool, Rectifier, Sigmoid, graph
+from sparring.certify.graph import Bend, Graph, graph
 from sparring.certify.lines import Lines
 from sparring.certify.region import Region
 from sparring.registry import register
@@ -194,7 +194,7 @@ class _Layout:
 
     def __init__(self, net: Graph) -> None:
         nodes = enumerate(net.nodes, 1)
-        self.nodes = [k for k, node in nodes if isinstance(node.op, Rectifier | Sigmoid | MaxPool)]
+        self.nodes = [k for k, node in nodes if isinstance(node.op, Bend)]
         self.inputs = [net.nodes[k - 1].inputs[0] for k in self.nodes]
         self.shapes = [net.size(i) for i in self.inputs]
         self.ends = list(itertools.accumulate(map(math.prod, self.shapes), initial=0))

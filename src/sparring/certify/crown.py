@@ -22,6 +22,7 @@ from torch import Tensor
 from sparring.certify.graph import (
     UNIT,
     Affine,
+    Bend,
     Concat,
     Graph,
     Map,
@@ -29,6 +30,7 @@ from sparring.certify.graph import (
     Op,
     Rectifier,
     Sigmoid,
+    Softplus,
     Sum,
     Window,
     graph,
@@ -244,7 +246,7 @@ def explore(net: Graph, region: Region, *, refine: bool, known: Known | None = N
                 error = rounding(len(signs)) * torch.stack([*(h.abs() for h in highs), *(h.abs() for h in lows)]).sum(0)
             case Concat():
                 low, high = op(*lows), op(*highs)
-            case Rectifier() | Sigmoid() | MaxPool():
+            case Rectifier() | Sigmoid() | Softplus() | MaxPool():
                 if refine:
                     _refine(net, reach, inputs[0], op)
                 low, high = op(reach.low[inputs[0]]), op(reach.high[inputs[0]])
@@ -265,17 +267,19 @@ def explore(net: Graph, region: Region, *, refine: bool, known: Known | None = N
     return reach
 
 
-def _slip(op: Rectifier | Sigmoid | MaxPool, low: Tensor, high: Tensor) -> Tensor | None:
+def _slip(op: Bend, low: Tensor, high: Tensor) -> Tensor | None:
     """What float32 rounds in a non-linear operation: nothing in a maximum, a few units in the last place elsewhere."""
     match op:
         case Sigmoid():
             return torch.full_like(low, 8 * UNIT)
+        case Softplus(beta):  # torch takes it for the identity where exp(beta x) is above exp(20)
+            return 8 * UNIT * (torch.maximum(low.abs(), high.abs()) + 1 / beta) + math.exp(-20) / beta
         case Rectifier(slope) if slope:
             return 2 * UNIT * torch.maximum(low.abs(), high.abs())
     return None
 
 
-def _refine(net: Graph, reach: Reach, k: int, op: Rectifier | Sigmoid | MaxPool) -> None:
+def _refine(net: Graph, reach: Reach, k: int, op: Bend) -> None:
     """Tighten the bounds of a position by CROWN, where intervals leave the operation after it undecided."""
     low, high = reach.low[k].flatten(1).clone(), reach.high[k].flatten(1).clone()
     undecided = (low < 0) & (high > 0) if isinstance(op, Rectifier) else low < high
@@ -310,7 +314,7 @@ def _behind(net: Graph, k: int) -> bool:
     if k == 0:
         return False
     node = net.nodes[k - 1]
-    return isinstance(node.op, Rectifier | Sigmoid | MaxPool) or any(_behind(net, i) for i in node.inputs)
+    return isinstance(node.op, Bend) or any(_behind(net, i) for i in node.inputs)
 
 
 def margins(net: Graph, labels: Tensor) -> Tensor:

@@ -145,6 +145,17 @@ LOGISTIC = Sigmoid(2.0, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
+class Softplus:
+    """`log(1 + exp(beta x)) / beta`: a ReLU whose corner is bent."""
+
+    beta: float = 1.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs of `x`."""
+        return torch.logaddexp(self.beta * x, torch.zeros_like(x)) / self.beta
+
+
+@dataclass(frozen=True)
 class MaxPool:
     """The largest of every window."""
 
@@ -157,7 +168,10 @@ class MaxPool:
         return functional.max_pool2d(x, self.kernel, self.stride, self.padding)
 
 
-Op = Affine | Sum | Concat | Rectifier | Sigmoid | MaxPool
+Bend = Rectifier | Sigmoid | Softplus | MaxPool
+"""What is not linear, and increasing in every input."""
+
+Op = Affine | Sum | Concat | Bend
 
 
 @dataclass(frozen=True)
@@ -297,6 +311,8 @@ class _Reader:
                 return self.add(Rectifier(layer.negative_slope), x)
             case nn.Sigmoid() | nn.Tanh():
                 return self.add(Sigmoid() if isinstance(layer, nn.Tanh) else LOGISTIC, x)
+            case nn.Softplus():
+                return self.add(Softplus(layer.beta), x)
             case nn.AvgPool2d() | nn.AdaptiveAvgPool2d():
                 return self.even(layer, x, math.prod(self.size(x)[1:]) + 1)
             case nn.MaxPool2d() if not layer.ceil_mode and _pair(layer.dilation) == (1, 1):
@@ -392,6 +408,8 @@ class _Reader:
                 return self.add(Sigmoid(), x)
             case "sigmoid":
                 return self.add(LOGISTIC, x)
+            case "softplus":
+                return self.add(Softplus(settings.get("beta", (*args, 1.0)[1])), x)
             case "dropout" | "contiguous" | "detach":
                 return x
             case "size":
@@ -457,6 +475,6 @@ def _pair(size: Any) -> tuple[int, int]:
 def _lacks(what: str) -> BadInput:
     return BadInput(
         what,
-        "Linear, Conv2d, BatchNorm, ReLU, LeakyReLU, Sigmoid, Tanh, pooling, Flatten, sums, Concat",
+        "Linear, Conv2d, BatchNorm, ReLU, LeakyReLU, Softplus, Sigmoid, Tanh, pooling, Flatten, sums, Concat",
         "write the network with those",
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sparring.certify.graph import MaxPool, Rectifier, Sigmoid
+from sparring.certify.graph import Bend, MaxPool, Rectifier, Sigmoid, Softplus
 from sparring.certify.region import dot
 
 PAD = 1e-9
@@ -91,13 +91,15 @@ class Picks:
 Relaxation = Lines | Constants | Picks
 
 
-def relax(op: Rectifier | Sigmoid | MaxPool, low: Tensor, high: Tensor) -> Relaxation:
+def relax(op: Bend, low: Tensor, high: Tensor) -> Relaxation:
     """The lines of CROWN (Zhang et al., 2018) between the bounds of the inputs."""
     match op:
         case Rectifier(slope):
             return _rectified(slope, low, high)
         case Sigmoid():
             return _curved(op, low, high)
+        case Softplus(beta):
+            return _convex(op, lambda x: torch.sigmoid(beta * x), low, high)
         case MaxPool():
             return _picked(op, low, high)
 
@@ -119,6 +121,20 @@ def _curved(op: Sigmoid, low: Tensor, high: Tensor) -> Lines:
     up, up_at = _under_tanh(-high / op.width, -low / op.width)
     scale = op.scale / op.width
     return Lines(k * scale, at * op.scale + op.shift, up * scale, -up_at * op.scale + op.shift)
+
+
+def _convex(f: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Lines:
+    """Below, the tangent half-way; above, the chord, raised to both ends: what rounding does to its slope is made good.
+
+    A convex function less a line is greatest at an end.
+    """
+    middle, left, right = (low + high) / 2, f(low), f(high)
+    width = high - low
+    below = slope(middle)
+    above = torch.where(width > 1e-6, (right - left) / width.clamp(min=1e-6), below)
+    pad = PAD * (1 + torch.maximum(low.abs(), high.abs()).clamp(max=1e3))
+    above_at = torch.maximum(left - above * low, right - above * high)
+    return Lines(below, f(middle) - below * middle - pad, above, above_at + pad)
 
 
 def _under_tanh(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
