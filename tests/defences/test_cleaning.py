@@ -18,7 +18,7 @@ from sparring.defences.jpeg import _tables, compressed, cosines, jpeg, softly
 from sparring.defences.learning import afresh
 from sparring.defences.quilting import Quilt, bank_of
 from sparring.defences.replacing import Mean, MeanOfProbabilities
-from sparring.defences.smoothing import alike_mean, bell, bilateral_mean, medians
+from sparring.defences.smoothing import alike_mean, bell, bilateral_mean, medians, near_medians
 from sparring.defences.thermometer import coded, ramped, widened
 from sparring.defences.variation import gathered, least_variation, slopes, variation
 from sparring.errors import BadInput
@@ -72,6 +72,15 @@ def test_medians_and_blurs_are_scipys():
     for row, mid, soft in zip(GREY, medians(GREY, size=3), bell(GREY, sigma=1.0), strict=True):
         assert np.allclose(ndimage.median_filter(row[0].numpy(), size=3, mode="mirror"), mid[0])
         assert np.allclose(ndimage.gaussian_filter(row[0].numpy(), 1.0, mode="nearest", truncate=3), soft[0], atol=1e-5)
+
+
+def test_the_stand_in_of_a_median_shares_its_gradient_among_what_is_near_it():
+    window = torch.tensor([0.0, 0.49, 0.5, 0.5, 0.5, 0.51, 0.52, 0.9, 1.0]).view(1, 1, 3, 3)
+    x = window.clone().requires_grad_()
+    (g,) = torch.autograd.grad(near_medians(x, size=3)[0, 0, 1, 1], x)
+    torch.testing.assert_close(g.sum(), torch.tensor(1.0))
+    assert g.flatten()[1:7].sum() > 0.999
+    assert (near_medians(GREY, size=3, reach=1e-5) - medians(GREY, size=3)).abs().max() < 1e-4
 
 
 def test_the_bilateral_filter_blurs_but_not_across_an_edge():

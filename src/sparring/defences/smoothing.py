@@ -33,9 +33,16 @@ def medians(x: Tensor, *, size: int) -> Tensor:
     return windows(x, size).median(2).values
 
 
-def means(x: Tensor, *, size: int) -> Tensor:
-    """The mean of the window around every pixel."""
-    return windows(x, size).mean(2)
+def near_medians(x: Tensor, *, size: int, reach: float = 0.02) -> Tensor:
+    """The mean of the window, of pixels by how near they are to its median: `exp(-|pixel - median| / reach)`.
+
+    A stand-in for the median's gradient, which goes to a single pixel: the others that small changes make the median
+    have their share. The weights themselves have no gradient.
+    """
+    near = windows(x, size)
+    with torch.no_grad():
+        weight = (-(near - near.median(2, keepdim=True).values).abs() / reach).softmax(2)
+    return (weight * near).sum(2)
 
 
 def bell(x: Tensor, *, sigma: float) -> Tensor:
@@ -72,9 +79,9 @@ def alike_mean(x: Tensor, *, patch: int, search: int, h: float) -> Tensor:
 def median(*, size: int = 3) -> Cleaning:
     """Replace every pixel by the median of its window (Xu et al., 2018).
 
-    The gradient is that of the window's mean: the median's own goes to a single pixel of each window.
+    The gradient is shared by the pixels near the median: its own goes to a single pixel of each window.
     """
-    return Cleaning(clean=settled(medians, size=size), surrogate=settled(means, size=size))
+    return Cleaning(clean=settled(medians, size=size), surrogate=settled(near_medians, size=size))
 
 
 @register("defences", "gaussian", shape="image", paper="Xu et al., 2018")
