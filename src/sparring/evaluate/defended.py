@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Restarts, pgd_cosine
+from sparring.attacks import Restarts, pgd_cosine, square
 from sparring.data import Arrays, first
 from sparring.errors import BadInput
 from sparring.evaluate.result import Interval, Result, Verdict
@@ -80,11 +80,15 @@ class DefenceAudit:
         return self.adaptive.verdict
 
 
-def climb(threat: Ball, steps: int = 40) -> Restarts:
-    """What is climbed without the defence and with it: PGD on the margin, then on the cross-entropy."""
-    return Restarts(
-        attacks=tuple(pgd_cosine(threat, steps=steps, loss=loss) for loss in (margin, cross_entropy)), times=2
-    )
+def climb(threat: Ball, steps: int = 40, *, queries: int = 0) -> Restarts:
+    """What is climbed without the defence and with it: PGD on the margin, then on the cross-entropy.
+
+    With `queries`, then Square, which asks for no gradient: that of a stand-in may lead astray.
+    """
+    attacks: list[Attack] = [pgd_cosine(threat, steps=steps, loss=loss) for loss in (margin, cross_entropy)]
+    if queries:
+        attacks.append(square(threat, queries=queries))
+    return Restarts(attacks=tuple(attacks), times=len(attacks))
 
 
 def chosen(defence: Defence | Learns | str) -> Defence | Learns:
