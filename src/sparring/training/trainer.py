@@ -228,6 +228,9 @@ class _Run:
                 f"batches of {self.size} for {fabric.world_size} processes", "equal shares", "change batch_size"
             )
         self.network = copy.deepcopy(network).train()
+        example = data.take([0])[0].to(next(self.network.parameters()).device)
+        self.classes = outputs(self.network, example, data)
+        channels_last(self.network, example)
         wrapped = fabric.setup_module(plan.hardware.casting(self.network))
         # Alone, Fabric's wrapper does nothing but cost time in every pass of an attack.
         self.called = wrapped if fabric.world_size > 1 else plan.hardware.casting(self.network).train()
@@ -235,9 +238,6 @@ class _Run:
             if (held := memory(one)) is not None:
                 held.to(fabric.device)
         self.remedy = plan.remedy
-        example = data.take([0])[0].to(fabric.device)
-        self.classes = outputs(self.network, example, data)
-        channels_last(self.network, example)
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = plan.optimiser(parameters, lr=plan.lr)
         self.rate = plan.rate(self.optimizer, self.steps)
