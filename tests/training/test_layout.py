@@ -6,8 +6,10 @@ from torch import Tensor, nn
 
 from sparring.data.arrays import Arrays
 from sparring.networks import wong_cnn
+from sparring.threats import linf
 from sparring.training import fit, standard
 from sparring.training.layout import channels_last, gradients_alike
+from sparring.training.objectives import ibp
 
 X = torch.rand(32, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(32) % 10
@@ -35,6 +37,11 @@ def test_a_network_for_volumes_is_trained():
     network = nn.Sequential(network, nn.Linear(50, 10))
     x = torch.rand(32, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     assert fit(network, Arrays("noise", x, LABELS), standard, epochs=1, batch_size=16)(x).shape == (32, 10)
+
+
+def test_boxes_go_through_the_same_network():
+    trained = fit(wong_cnn(), Arrays("noise", X, LABELS), ibp(linf(0.1)), epochs=1, batch_size=16)
+    assert trained(X).isfinite().all()
 
 
 @pytest.mark.parametrize("average", [0.0, 0.9])

@@ -46,9 +46,11 @@ def gradients_alike(network: nn.Module) -> Iterator[None]:
     are laid out differently takes twenty times as long: a quarter of a pass of a small network.
     """
 
-    def alike(flatten: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        h = inputs[0]
-        if h.requires_grad and h.dim() == 4 and h.is_contiguous(memory_format=torch.channels_last):
+    def alike(flatten: nn.Module, inputs: tuple[object, ...]) -> None:
+        h = inputs[0]  # certified training sends boxes through a network
+        if not isinstance(h, Tensor) or not h.requires_grad or h.dim() != 4:
+            return
+        if h.is_contiguous(memory_format=torch.channels_last):
             h.register_hook(_channels_last)  # type: ignore[no-untyped-call]
 
     handles = [part.register_forward_pre_hook(alike) for part in network.modules() if isinstance(part, nn.Flatten)]
