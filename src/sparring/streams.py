@@ -27,9 +27,14 @@ def _shift(bits: Tensor, by: int) -> Tensor:
 
 
 def _mix(bits: Tensor) -> Tensor:
-    bits = _shift(bits, 30).bitwise_xor_(bits).mul_(-4658895280553007687)  # 0xBF58476D1CE4E5B9
-    bits = _shift(bits, 27).bitwise_xor_(bits).mul_(-7723592293110705685)  # 0x94D049BB133111EB
+    bits = _stir(bits)
     return _shift(bits, 31).bitwise_xor_(bits)
+
+
+def _stir(bits: Tensor) -> Tensor:
+    """All of `_mix` but its last round, which leaves the 31 highest bits alone."""
+    bits = _shift(bits, 30).bitwise_xor_(bits).mul_(-4658895280553007687)  # 0xBF58476D1CE4E5B9
+    return _shift(bits, 27).bitwise_xor_(bits).mul_(-7723592293110705685)  # 0x94D049BB133111EB
 
 
 def _number(purpose: str | int) -> int:
@@ -62,12 +67,20 @@ class Streams:
 
     def bits(self, *shape: int, device: torch.device | None = None) -> Tensor:
         """64 random bits for every element, `(B, *shape)` int64."""
+        return _mix(self._counted(shape, device))
+
+    def _counted(self, shape: tuple[int, ...], device: torch.device | None) -> Tensor:
+        """The key of every row and the counter of every element, to be hashed."""
         counters = torch.arange(1, math.prod(shape) + 1, dtype=torch.int64, device=device) * _GOLDEN
-        return _mix(self.keys.to(counters.device)[:, None] + counters).view(len(self), *shape)
+        return (self.keys.to(counters.device)[:, None] + counters).view(len(self), *shape)
+
+    def _high(self, count: int, shape: tuple[int, ...], device: torch.device | None) -> Tensor:
+        """The highest `count` of the bits, 31 at most: what most draws are made of."""
+        return _shift(_stir(self._counted(shape, device)), 64 - count)
 
     def uniform(self, *shape: int, device: torch.device | None = None) -> Tensor:
         """Uniform on [0, 1), `(B, *shape)` float32, in steps of 2**-24."""
-        return _shift(self.bits(*shape, device=device), 40).to(torch.float32) * 2.0**-24
+        return self._high(24, shape, device).to(torch.float32).mul_(2.0**-24)
 
     def normal(self, *shape: int, device: torch.device | None = None) -> Tensor:
         """Standard normal, `(B, *shape)` float32 (Box and Muller, 1958)."""
@@ -78,10 +91,10 @@ class Streams:
 
     def sign(self, *shape: int, device: torch.device | None = None) -> Tensor:
         """-1 or +1 with equal chance, `(B, *shape)` float32."""
-        return 1.0 - 2.0 * _shift(self.bits(*shape, device=device), 63).float()
+        return 1.0 - 2.0 * self._high(1, shape, device).float()
 
     def integers(self, high: int | Tensor, *shape: int, device: torch.device | None = None) -> Tensor:
         """Integers in [0, high), `(B, *shape)` int64; `high`, far below 2**24, may differ from row to row, `(B,)`."""
-        draw = _shift(self.bits(*shape, device=device), 40)
+        draw = self._high(24, shape, device)
         limit = torch.as_tensor(high, dtype=torch.int64, device=draw.device)
         return (draw * limit.view(-1, *[1] * len(shape))) >> 24

@@ -53,7 +53,9 @@ def gradients_alike(network: nn.Module) -> Iterator[None]:
         if h.is_contiguous(memory_format=torch.channels_last):
             h.register_hook(_channels_last)  # type: ignore[no-untyped-call]
 
-    handles = [part.register_forward_pre_hook(alike) for part in network.modules() if isinstance(part, nn.Flatten)]
+    images = any(weight.dim() == 4 for weight in network.parameters())  # else there is nothing to gain, and hooks cost
+    flattens = [part for part in network.modules() if isinstance(part, nn.Flatten) and images]
+    handles = [part.register_forward_pre_hook(alike) for part in flattens]
     try:
         yield
     finally:
