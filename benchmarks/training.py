@@ -1,7 +1,8 @@
 """What adversarial training costs on top of its passes, and what an epoch costs here and elsewhere, in one thread.
 
 A step of training with PGD-k is k passes forward and backward to the inputs, and one to the weights. The limit is just
-these, bare: no projection, no random start, no move. (Both contestants take the optimiser's step.) Then whole epochs
+these, bare, of the network as it comes: no projection, no random start, no move. Sparring's is that of its trainer,
+with the network laid out as that does it. (Both contestants take the optimiser's step.) Then whole epochs
 at equal settings: the trainer with averaged weights and all, ART's `AdversarialTrainerMadryPGD`, and the loop of MAIR:
 torchattacks' PGD on the network in evaluation mode, then a step. Epochs are long enough for what a trainer does once
 (copy the network, read the data) not to count. Contestants take turns in changing order, so that a busy machine slows
@@ -33,6 +34,7 @@ from sparring.networks import slim_cnn, wong_cnn
 from sparring.streams import Streams
 from sparring.threats import linf
 from sparring.training import adversarial, inner_pgd
+from sparring.training.layout import channels_last, gradients_alike
 from sparring.training.trainer import Trainer
 
 PEERS = ("lightning-fabric", "torchattacks", "adversarial-robustness-toolbox")
@@ -50,8 +52,7 @@ def steps_of_training(make: Callable[[], nn.Module], batch: int, steps: int) -> 
     x = Streams.of(0, range(batch)).uniform(1, 28, 28)
     labels, rng = torch.arange(batch) % 10, Streams.of(0, range(batch))
 
-    def update(loss: Callable[[nn.Module], Tensor]) -> Callable[[], object]:
-        network = make().train()
+    def update(network: nn.Module, loss: Callable[[nn.Module], Tensor]) -> Callable[[], object]:
         optimiser = Adam(network.parameters(), lr=1e-6)  # both networks stay what they are: untrained
 
         def once() -> None:
@@ -68,7 +69,14 @@ def steps_of_training(make: Callable[[], nn.Module], batch: int, steps: int) -> 
         return functional.cross_entropy(network(x), labels)
 
     objective = adversarial(THREAT, partial(inner_pgd, steps=steps))
-    return {"limit": update(bare), "sparring": update(lambda network: objective(network, x, labels, 1.0, rng))}
+    laid_out = channels_last(make().train(), x[:1])
+    ours = update(laid_out, lambda network: objective(network, x, labels, 1.0, rng))
+
+    def sparring() -> None:
+        with gradients_alike(laid_out):
+            ours()
+
+    return {"limit": update(make().train(), bare), "sparring": sparring}
 
 
 def epochs(make: Callable[[], nn.Module], batch: int, steps: int, examples: int) -> dict[str, Callable[[], object]]:
@@ -157,7 +165,7 @@ def time_steps(given: argparse.Namespace) -> Rows:
     for column in ("", "bare, seconds", "sparring", "times the bare passes, median", f"at most {LIMIT}"):
         table.add_column(column, justify="left" if not column else "right")
     for name, make in NETWORKS.items():
-        seconds = measure(steps_of_training(make, given.batch, given.steps), 3 * given.rounds)
+        seconds = measure(steps_of_training(make, given.batch, given.steps), 8 * given.rounds)
         ratio = statistics.median(b / a for a, b in zip(seconds["limit"], seconds["sparring"], strict=True))
         bare, ours = min(seconds["limit"]), min(seconds["sparring"])
         rows[name] = {"bare": round(bare, 4), "sparring": round(ours, 4), "of_bare": round(ratio, 3)}

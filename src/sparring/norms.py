@@ -119,9 +119,8 @@ class Linf:
 
     def sample(self, x: Tensor, eps: Tensor | float, low: float, high: float, rng: Streams) -> Tensor:
         """Every coordinate uniform on what ball and box leave it."""
-        limit = rows(eps, x)
-        least, most = (x - limit).clamp_(min=low), (x + limit).clamp_(max=high)
-        return rng.uniform(*x.shape[1:], device=x.device).to(x.dtype).mul_(most.sub_(least)).add_(least)
+        near = self.around(x, eps, low, high)
+        return rng.uniform(*x.shape[1:], device=x.device).to(x.dtype).mul_(near.most.sub_(near.least)).add_(near.least)
 
 
 @dataclass(frozen=True)

@@ -65,10 +65,12 @@ def inference(model: object) -> Iterator[None]:
         yield
         return
     modes = {part: part.training for part in module.modules()}
-    for part in modes:
-        part.training = False
+    for part, training in modes.items():
+        if training:  # to set what is set already takes as long, and training asks for this at every update
+            part.training = False
     try:
         yield
     finally:
         for part, training in modes.items():
-            part.training = training
+            if part.training != training:
+                part.training = training
