@@ -1,8 +1,8 @@
 """What adversarial training costs on top of its passes, and what an epoch costs here and elsewhere, in one thread.
 
 A step of training with PGD-k is k passes forward and backward to the inputs, and one to the weights. The limit is just
-these, bare, of the network as it comes: no projection, no random start, no move. Sparring's is that of its trainer,
-with the network laid out as that does it. (Both contestants take the optimiser's step.) Then whole epochs
+these, bare: no projection, no random start, no move; of the network as it comes, and laid out as the trainer does it
+(`alike`), as Sparring's step is. (All contestants take the optimiser's step.) Then whole epochs
 at equal settings: the trainer with averaged weights and all, ART's `AdversarialTrainerMadryPGD`, and the loop of MAIR:
 torchattacks' PGD on the network in evaluation mode, then a step. Epochs are long enough for what a trainer does once
 (copy the network, read the data) not to count. Contestants take turns in changing order, so that a busy machine slows
@@ -48,7 +48,7 @@ Rows = dict[str, dict[str, float]]
 
 
 def steps_of_training(make: Callable[[], nn.Module], batch: int, steps: int) -> dict[str, Callable[[], object]]:
-    """One update of each contestant, the limit first."""
+    """One update of each contestant, the limits first."""
     x = Streams.of(0, range(batch)).uniform(1, 28, 28)
     labels, rng = torch.arange(batch) % 10, Streams.of(0, range(batch))
 
@@ -69,14 +69,22 @@ def steps_of_training(make: Callable[[], nn.Module], batch: int, steps: int) -> 
         return functional.cross_entropy(network(x), labels)
 
     objective = adversarial(THREAT, partial(inner_pgd, steps=steps))
-    laid_out = channels_last(make().train(), x[:1])
-    ours = update(laid_out, lambda network: objective(network, x, labels, 1.0, rng))
 
-    def sparring() -> None:
-        with gradients_alike(laid_out):
-            ours()
+    def laid_out(loss: Callable[[nn.Module], Tensor]) -> Callable[[], object]:
+        network = channels_last(make().train(), x[:1])
+        once = update(network, loss)
 
-    return {"limit": update(make().train(), bare), "sparring": sparring}
+        def within() -> None:
+            with gradients_alike(network):
+                once()
+
+        return within
+
+    return {
+        "limit": update(make().train(), bare),
+        "alike": laid_out(bare),
+        "sparring": laid_out(lambda network: objective(network, x, labels, 1.0, rng)),
+    }
 
 
 def epochs(make: Callable[[], nn.Module], batch: int, steps: int, examples: int) -> dict[str, Callable[[], object]]:
@@ -162,14 +170,19 @@ def time_steps(given: argparse.Namespace) -> Rows:
     """A step of both contestants on each network."""
     rows = {}
     table = Table(title=f"A step of training with PGD-{given.steps}, batch {given.batch}, one thread")
-    for column in ("", "bare, seconds", "sparring", "times the bare passes, median", f"at most {LIMIT}"):
+    for column in ("", "bare, seconds", "alike", "sparring", "times bare, median", "times alike", f"at most {LIMIT}"):
         table.add_column(column, justify="left" if not column else "right")
     for name, make in NETWORKS.items():
         seconds = measure(steps_of_training(make, given.batch, given.steps), 8 * given.rounds)
-        ratio = statistics.median(b / a for a, b in zip(seconds["limit"], seconds["sparring"], strict=True))
-        bare, ours = min(seconds["limit"]), min(seconds["sparring"])
-        rows[name] = {"bare": round(bare, 4), "sparring": round(ours, 4), "of_bare": round(ratio, 3)}
-        table.add_row(name, f"{bare:.3f}", f"{ours:.3f}", f"{ratio:.3f}", "yes" if ratio <= LIMIT else "no")
+        best = {who: round(min(times), 4) for who, times in seconds.items()}
+        shares = {
+            limit: round(statistics.median(b / a for a, b in zip(seconds[limit], seconds["sparring"], strict=True)), 3)
+            for limit in ("limit", "alike")
+        }
+        rows[name] = {"bare": best["limit"], "bare_alike": best["alike"], "sparring": best["sparring"]}
+        rows[name] |= {"of_bare": shares["limit"], "of_bare_alike": shares["alike"]}
+        cells = (f"{cell:.3f}" for cell in (*best.values(), *shares.values()))
+        table.add_row(name, *cells, "yes" if shares["limit"] <= LIMIT else "no")
     Console().print(table)
     return rows
 

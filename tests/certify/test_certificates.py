@@ -127,6 +127,8 @@ def test_what_has_no_bounds_is_refused():
     x, y = torch.rand(1, 2), torch.tensor([0])
     with pytest.raises(BadInput, match="linf, l2 or l1"):
         interval()(nn.Linear(2, 2), x, y, l0(1))
+    with pytest.raises(BadInput, match="threshold=1"):  # which is no Softplus above beta x = 1
+        interval()(nn.Sequential(nn.Softplus(threshold=1)), x, y, linf(0.1))
     with pytest.raises(BadInput, match="GELU"):
         interval()(nn.Sequential(nn.GELU()), x, y, linf(0.1))
     with pytest.raises(BadInput, match="torch network"):

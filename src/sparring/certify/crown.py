@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sparring.certify.graph import (
+    SMOOTH,
     UNIT,
     Affine,
     Bend,
@@ -272,8 +273,8 @@ def _slip(op: Bend, low: Tensor, high: Tensor) -> Tensor | None:
     match op:
         case Sigmoid():
             return torch.full_like(low, 8 * UNIT)
-        case Softplus(beta):  # torch takes it for the identity where exp(beta x) is above exp(20)
-            return 8 * UNIT * (torch.maximum(low.abs(), high.abs()) + 1 / beta) + math.exp(-20) / beta
+        case Softplus(beta):  # the last term is what the identity leaves out
+            return 8 * UNIT * (torch.maximum(low.abs(), high.abs()) + 1 / beta) + math.exp(-SMOOTH) / beta
         case Rectifier(slope) if slope:
             return 2 * UNIT * torch.maximum(low.abs(), high.abs())
     return None

@@ -144,6 +144,10 @@ class Sigmoid:
 LOGISTIC = Sigmoid(2.0, 0.5, 0.5)
 
 
+SMOOTH = 20.0
+"""`beta x` from which on torch takes a Softplus for the identity, unless told otherwise: next to nothing is left out."""
+
+
 @dataclass(frozen=True)
 class Softplus:
     """`log(1 + exp(beta x)) / beta`: a ReLU whose corner is bent."""
@@ -311,7 +315,7 @@ class _Reader:
                 return self.add(Rectifier(layer.negative_slope), x)
             case nn.Sigmoid() | nn.Tanh():
                 return self.add(Sigmoid() if isinstance(layer, nn.Tanh) else LOGISTIC, x)
-            case nn.Softplus():
+            case nn.Softplus() if layer.beta > 0 and layer.threshold >= SMOOTH:
                 return self.add(Softplus(layer.beta), x)
             case nn.AvgPool2d() | nn.AdaptiveAvgPool2d():
                 return self.even(layer, x, math.prod(self.size(x)[1:]) + 1)
@@ -409,7 +413,7 @@ class _Reader:
             case "sigmoid":
                 return self.add(LOGISTIC, x)
             case "softplus":
-                return self.add(Softplus(settings.get("beta", (*args, 1.0)[1])), x)
+                return self.layer(nn.Softplus(*args[1:], **settings), x)
             case "dropout" | "contiguous" | "detach":
                 return x
             case "size":

@@ -174,10 +174,10 @@ class Ledger:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        empty = not self.stages()
+        refused = kind is BadInput and not self.stages()
         self._base.close()
-        if kind is BadInput and empty and self.path is not None:
-            self.path.unlink()  # what was refused is no run to resume
+        if refused and self.path is not None:
+            self.path.unlink()  # what was refused before its first batch is no run to resume
 
 
 def opened(path: Path | None, settings: dict[str, object], *, resume: bool) -> Ledger:

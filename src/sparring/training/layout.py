@@ -1,6 +1,6 @@
 """Channels last: the layout of images in which convolutions are fastest, for networks that can do with it.
 
-On a processor convolutions take four fifths of the time so, and less on an accelerator. Values are the same.
+`benchmarks/training.py` says what that is worth. Values are the same.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def gradients_alike(network: nn.Module) -> Iterator[None]:
     """Have the gradient at the input of each `nn.Flatten` laid out as that input is.
 
     It arrives in the layout of the flat output. The backward pass of an elementwise function whose gradient and values
-    are laid out differently takes twenty times as long: a quarter of a pass of a small network.
+    are laid out differently visits them one by one, and takes many times as long.
     """
 
     def alike(flatten: nn.Module, inputs: tuple[object, ...]) -> None:
