@@ -182,7 +182,7 @@ def time_steps(given: argparse.Namespace) -> Rows:
         rows[name] = {"bare": best["limit"], "bare_alike": best["alike"], "sparring": best["sparring"]}
         rows[name] |= {"of_bare": shares["limit"], "of_bare_alike": shares["alike"]}
         cells = (f"{cell:.3f}" for cell in (*best.values(), *shares.values()))
-        table.add_row(name, *cells, "yes" if shares["limit"] <= LIMIT else "no")
+        table.add_row(name, *cells, "yes" if shares["alike"] <= LIMIT else "no")
     Console().print(table)
     return rows
 

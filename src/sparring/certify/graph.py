@@ -145,7 +145,7 @@ LOGISTIC = Sigmoid(2.0, 0.5, 0.5)
 
 
 SMOOTH = 20.0
-"""`beta x` from which on torch takes a Softplus for the identity, unless told otherwise: next to nothing is left out."""
+"""`beta x` from which on torch takes a Softplus for the identity, unless told otherwise."""
 
 
 @dataclass(frozen=True)
