@@ -446,7 +446,7 @@ class _Tree:
         """Put parts back with the bounds that are found; an input that breaks a claim."""
         better, slope = self.brancher.bound(parts)
         for old, new in zip(parts, better, strict=True):
-            if old.unit < 0 and new.unit < 0 and old.least - 1e-6 * old.least >= new.least and new.least <= 0:
+            if old.unit < 0 and new.unit < 0 and new.least <= old.least * (1 - 1e-6) <= 0:
                 self.stuck.append(new)  # nothing is left to split, and no multiplier helps
             else:
                 self.put(new)

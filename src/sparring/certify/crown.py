@@ -4,9 +4,10 @@ One walk serves all three; they differ in what stands for a non-linear operation
 that hold between them, or lines whose slopes are chosen by gradient ascent.
 
 Sound for the network as float32 runs it: bounds are computed in float64, and every operation may be off by what
-float32 can round, in any order of summation (`Affine.error`). Each such error is carried to the margin by the same
-coefficients as the operation's output, and taken off. Convolutions by Winograd's or Fourier's transforms, and the
-ten bits of TF32, round more than that: keep them off where a certificate matters.
+float32 can round, in any order of summation (`graph.off`). Each such error is carried to the margin by the same
+coefficients as the operation's output, and taken off. Where a sum may pass what float32 can hold, nothing is claimed.
+Convolutions by Winograd's or Fourier's transforms, and the ten bits of TF32, round more than that: keep them off where
+a certificate matters.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sparring.certify.graph import (
+    LARGEST,
     SMOOTH,
     UNIT,
     Affine,
@@ -34,11 +36,13 @@ from sparring.certify.graph import (
     Softplus,
     Sum,
     Window,
+    classes,
     graph,
-    rounding,
+    off,
 )
 from sparring.certify.lines import Constants, Lines, Relaxation, relax
 from sparring.certify.region import Region, dot
+from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.threats import Ball
 from sparring.types import Model
@@ -66,9 +70,11 @@ class Reach:
     relaxed: dict[int, Relaxation] = field(default_factory=dict)
     empty: Tensor = field(init=False)
     """Where what is known contradicts itself: no input is there."""
+    beyond: Tensor = field(init=False)
+    """Where values may pass what float32 can hold: nothing is claimed."""
 
     def __post_init__(self) -> None:
-        self.empty = torch.zeros(len(self.region), dtype=torch.bool)
+        self.empty, self.beyond = torch.zeros(2, len(self.region), dtype=torch.bool)
 
 
 def lower(
@@ -122,7 +128,8 @@ def lower(
         pending, total, lost = _apart(which, pending, total, lost)
     if trail is not None and 0 in pending:
         trail[0] = pending[0]
-    return total - lost + (reach.region.least(pending[0]) if 0 in pending else 0.0)
+    found = total - lost + (reach.region.least(pending[0]) if 0 in pending else 0.0)
+    return found.masked_fill(reach.beyond.unsqueeze(1), -torch.inf) if bool(reach.beyond.any()) else found
 
 
 def near(net: Graph, reach: Reach, k: int, units: Tensor, which: Tensor) -> Tensor:
@@ -238,13 +245,11 @@ def explore(net: Graph, region: Region, *, refine: bool, known: Known | None = N
         match op:
             case Affine():
                 low, high = op.bounds(lows[0], highs[0])
-                error = op.error(lows[0], highs[0])
             case Sum(signs):
                 ends = [
                     (one, two) if sign > 0 else (two, one) for sign, one, two in zip(signs, lows, highs, strict=True)
                 ]
                 low, high = op(*(end[0] for end in ends)), op(*(end[1] for end in ends))
-                error = rounding(len(signs)) * torch.stack([*(h.abs() for h in highs), *(h.abs() for h in lows)]).sum(0)
             case Concat():
                 low, high = op(*lows), op(*highs)
             case Rectifier() | Sigmoid() | Softplus() | MaxPool():
@@ -257,6 +262,10 @@ def explore(net: Graph, region: Region, *, refine: bool, known: Known | None = N
                     else relax(op, reach.low[inputs[0]], reach.high[inputs[0]])
                 )
                 error = _slip(op, low, high)
+        if isinstance(op, Affine | Sum) and op.terms:
+            sizes = op.sizes(*(torch.maximum(one.abs(), two.abs()) for one, two in zip(lows, highs, strict=True)))
+            error = off(op.terms, sizes)
+            reach.beyond = reach.beyond | ~(sizes < LARGEST).flatten(1).all(1)
         low, high = (low, high) if error is None else (low - error, high + error)
         reach.error.append(error)
         if known is not None and k in known:
@@ -276,7 +285,7 @@ def _slip(op: Bend, low: Tensor, high: Tensor) -> Tensor | None:
         case Softplus(beta):  # the last term is what the identity leaves out
             return 8 * UNIT * (torch.maximum(low.abs(), high.abs()) + 1 / beta) + math.exp(-SMOOTH) / beta
         case Rectifier(slope) if slope:
-            return 2 * UNIT * torch.maximum(low.abs(), high.abs())
+            return off(2, torch.maximum(low.abs(), high.abs()))
     return None
 
 
@@ -319,11 +328,17 @@ def _behind(net: Graph, k: int) -> bool:
 
 
 def margins(net: Graph, labels: Tensor) -> Tensor:
-    """`logit_y - logit_c` as rows on the logits, `(B, K - 1, K)`: a linear map that joins the last layer's."""
-    classes = torch.eye(net.size(len(net.nodes))[0], dtype=torch.float64)
-    _, other = (torch.arange(len(classes)) != labels.unsqueeze(1)).nonzero(as_tuple=True)
-    others = classes[other].view(len(labels), len(classes) - 1, len(classes))
-    return classes[labels].unsqueeze(1) - others
+    """`logit_y - logit_c` as rows on the logits, `(B, K - 1, K)`: a linear map that joins the last layer's.
+
+    Raises:
+        BadInput: other outputs than a row of logits, or a label that there is not.
+    """
+    count = classes(net)
+    if bool(((labels < 0) | (labels >= count)).any()):
+        raise BadInput(f"labels from {labels.min()} to {labels.max()}", f"0 to {count - 1}", "check the labels")
+    logits = torch.eye(count, dtype=torch.float64)
+    _, other = (torch.arange(count) != labels.unsqueeze(1)).nonzero(as_tuple=True)
+    return logits[labels].unsqueeze(1) - logits[other].view(len(labels), count - 1, count)
 
 
 def _each(model: Model | Graph, x: Tensor, labels: Tensor, threat: Ball, bound: Bound) -> Tensor:
@@ -483,13 +498,15 @@ def some_of(reach: Reach, rows: Tensor) -> Reach:
     def taken(part: Any) -> Any:
         return part[rows] if isinstance(part, Tensor) else part
 
-    return Reach(
+    some = Reach(
         _mapped(reach.region, taken),
         [part[rows] for part in reach.low],
         [part[rows] for part in reach.high],
         [None if part is None else part[rows] for part in reach.error],
         {k: _mapped(one, taken) for k, one in reach.relaxed.items()},
     )
+    some.empty, some.beyond = reach.empty[rows], reach.beyond[rows]
+    return some
 
 
 Fields = TypeVar("Fields", Region, Relaxation)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -24,6 +24,12 @@ from sparring.types import Model
 UNIT = 2.0**-24 * (1 + 2.0**-20)
 """Half the spacing of float32 at one; with a little over, for the rounding of the bounds themselves, in float64."""
 
+TINY = torch.finfo(torch.float32).tiny
+"""How much float32 can be off where a result is next to zero, whether or not the smallest numbers are flushed."""
+
+LARGEST = torch.finfo(torch.float32).max / 4
+"""Sums stay below this, or nothing is claimed of them: beyond it float32 has infinities, and then no numbers."""
+
 Map = Callable[[Tensor], Tensor]
 
 
@@ -33,6 +39,11 @@ def rounding(terms: int) -> float:
     The `gamma_n` of Higham (2002, section 3.1).
     """
     return terms * UNIT / (1 - terms * UNIT)
+
+
+def off(terms: int, sizes: Tensor) -> Tensor:
+    """By how much float32 can be off in a sum of so many rounded products, whose sizes add up to these."""
+    return rounding(terms) * sizes + terms * TINY
 
 
 @dataclass(frozen=True)
@@ -83,12 +94,10 @@ class Affine:
         y, reach = self((low + high) / 2), self.size((high - low) / 2)
         return y - reach, y + reach
 
-    def error(self, low: Tensor, high: Tensor) -> Tensor | None:
-        """By how much float32 can be off, for inputs in a box."""
-        if not self.terms:
-            return None
-        size = self.size(torch.maximum(low.abs(), high.abs()))
-        return rounding(self.terms) * (size if self.largest is None else size + self.largest)
+    def sizes(self, most: Tensor) -> Tensor:
+        """How large a sum of any of the terms of an output can be, for inputs of these sizes."""
+        size = self.size(most)
+        return size if self.largest is None else size + self.largest
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,15 @@ class Sum:
         for sign, other in zip(self.signs[1:], x[1:], strict=True):
             y = y + sign * other
         return y
+
+    @property
+    def terms(self) -> int:
+        """How many are summed."""
+        return len(self.signs)
+
+    def sizes(self, *most: Tensor) -> Tensor:
+        """How large a sum of any of them can be, for inputs of these sizes."""
+        return torch.stack(most).sum(0)
 
 
 @dataclass(frozen=True)
@@ -144,8 +162,8 @@ class Sigmoid:
 LOGISTIC = Sigmoid(2.0, 0.5, 0.5)
 
 
-SMOOTH = 20.0
-"""`beta x` from which on torch takes a Softplus for the identity, unless told otherwise."""
+SMOOTH, STEEP = 20.0, 80.0
+"""`beta x` from which on torch takes a Softplus for the identity, unless told otherwise. At most: `exp` overflows."""
 
 
 @dataclass(frozen=True)
@@ -211,27 +229,56 @@ class Graph:
 def graph(model: Model | Graph, x: Tensor) -> Graph:
     """The graph of a network for inputs like `x`, `(B, *shape)`, in inference mode; a graph as it is.
 
-    Checked against the network on the rows of `x` (float32 against float64).
+    Checked against the network on the rows of `x`, and on random points among them (float32 against float64).
 
     Raises:
-        BadInput: no torch network behind the model, an operation that has no bounds here, or outputs that differ.
+        BadInput: no torch network behind the model, one that cannot be traced, an operation that has no bounds here, or
+            outputs that differ.
     """
     if isinstance(model, Graph):
         return model
     module = model.module if isinstance(model, Victim) else model
     if not isinstance(module, nn.Module):
         raise BadInput("a model without a torch network behind it", "an nn.Module", "certify the network itself")
+    tried = torch.cat([x, _among(x)])
     with inference(module), torch.no_grad():
-        found = _Reader(module, tuple(x.shape[1:])).read()
-        want, got = module(x), found(x)
-    gap = float((want - got).abs().max()) if want.shape == got.shape and len(x) else 0.0
-    if want.shape != got.shape or not gap <= 1e-3 * max(1.0, float(want.abs().max()) if len(x) else 1.0):
+        found = _Reader(module, tuple(x.shape[1:])).read(tried[-1:])
+        want, got = module(tried.clone()), found(tried)
+    gap = float((want - got).abs().max()) if want.shape == got.shape else 0.0
+    if want.shape != got.shape or not gap <= 1e-3 * max(1.0, float(want.abs().max())):
         raise BadInput(
             f"a network whose graph gives other outputs ({gap:.1g} apart)",
             "one that is a function of its input alone",
             "leave randomness and changes of state out of it",
         )
     return replace(found, source=model)
+
+
+PROBES = 8
+"""Random points that a graph is checked on: a quantiser is the identity on inputs that lie on its grid."""
+
+
+def _among(x: Tensor) -> Tensor:
+    """Random points of the range of `x`; from -1 to 1 where it has none."""
+    low, high = (x.min(), x.max()) if x.numel() and bool(x.min() < x.max()) else (-1.0, 1.0)
+    random = torch.rand(PROBES, *x.shape[1:], generator=torch.Generator().manual_seed(0))
+    return (low + (high - low) * random).to(x)
+
+
+def classes(net: Graph) -> int:
+    """How many logits a network gives an example.
+
+    Raises:
+        BadInput: not a row of two or more.
+    """
+    shape = net.size(len(net.nodes))
+    if len(shape) != 1 or shape[0] < 2:
+        raise BadInput(
+            f"outputs of shape {shape} an example",
+            "a row of two or more logits",
+            "for one logit s return the pair (-s, s); flatten maps",
+        )
+    return shape[0]
 
 
 @dataclass(frozen=True)
@@ -241,28 +288,51 @@ class _Ref:
     at: int
 
 
+class _Replay(fx.Interpreter):
+    """Runs a traced program, and hands out its operations one by one."""
+
+    def each(self, x: Tensor) -> Iterator[fx.Node]:
+        """The operations.
+
+        Raises:
+            BadInput: one uses a tensor that another wrote into since: a graph of values would have the old one.
+        """
+        versions: dict[fx.Node, int] = {}
+        self.args_iter = iter([x.clone()])
+        for node in self.graph.nodes:
+            for given in node.all_input_nodes:
+                if given in versions and self.env[given]._version != versions[given]:
+                    raise _lacks(f"{given}, which an operation in place has overwritten before {node} uses it")
+            if node.op != "output":
+                self.env[node] = self.run_node(node)
+                if isinstance(self.env[node], Tensor):
+                    versions[node] = self.env[node]._version
+            yield node
+
+
 class _Reader:
     """Replays a traced program: tensors that depend on the input become nodes, everything else is computed."""
 
     def __init__(self, module: nn.Module, shape: tuple[int, ...]) -> None:
         self.module, self.shape, self.nodes = module, shape, list[Node]()
 
-    def read(self) -> Graph:
+    def read(self, x: Tensor) -> Graph:
+        """The graph. A run on `x` beside it tells which tensors are overwritten after they were given out."""
         try:
             traced = fx.symbolic_trace(nn.Sequential(self.module))  # a single layer is a leaf only inside of another
-        except (fx.proxy.TraceError, TypeError) as error:
-            raise _lacks(f"a network that cannot be traced ({str(error).splitlines()[0]})") from None
+        except Exception as error:  # tracing runs the network's own code, which may raise anything
+            raise _lacks(f"a network that cannot be traced ({str(error).splitlines()[0]})") from error
         values: dict[fx.Node, Any] = {}
         modules = dict(traced.named_modules())
-        for node in traced.graph.nodes:
+        for node in _Replay(traced).each(x):
             args = fx.node.map_arg(node.args, values.__getitem__)
             settings = fx.node.map_arg(node.kwargs, values.__getitem__)
             if node.op == "placeholder":
                 values[node] = _Ref(0)
             elif node.op == "get_attr":
-                values[node] = operator.attrgetter(node.target)(traced)
+                values[node] = operator.attrgetter(str(node.target))(traced)
             elif node.op == "call_module":
-                values[node] = self.layer(modules[node.target], args[0])
+                values[node] = self.called(modules[node.target], args, settings)
             elif node.op == "output":
                 return self.ended(args[0])
             else:
@@ -297,9 +367,21 @@ class _Reader:
 
     def reshaped(self, f: Map, x: _Ref) -> _Ref:
         """The same numbers in another shape."""
-        old, new = self.size(x), tuple(f(torch.zeros(1, *self.size(x))).shape[1:])
+        old, y = self.size(x), f(torch.zeros(1, *self.size(x)))
+        if y.shape[:1] != (1,) or y.dtype != torch.float32:
+            raise _lacks("another shape across the batch, or another type")
+        new = tuple(y.shape[1:])
         there, back = (lambda h: h.reshape(len(h), *new)), (lambda a: a.reshape(len(a), *old))
         return self.add(Affine(there, there, back), x)
+
+    def called(self, layer: nn.Module, args: tuple[Any, ...], settings: dict[str, Any]) -> Any:
+        """A layer of one input; of none that depends on the network's, what it gives."""
+        given = (*args, *settings.values())
+        if not any(isinstance(one, _Ref) for one in given):
+            return layer(*args, **settings)
+        if len(given) != 1:
+            raise _lacks(f"the layer {layer} of {len(given)} inputs")
+        return self.layer(layer, given[0])
 
     def layer(self, layer: nn.Module, x: _Ref) -> _Ref:
         match layer:
@@ -315,8 +397,10 @@ class _Reader:
                 return self.add(Rectifier(layer.negative_slope), x)
             case nn.Sigmoid() | nn.Tanh():
                 return self.add(Sigmoid() if isinstance(layer, nn.Tanh) else LOGISTIC, x)
-            case nn.Softplus() if layer.beta > 0 and layer.threshold >= SMOOTH:
+            case nn.Softplus() if layer.beta > 0 and SMOOTH <= layer.threshold <= STEEP:
                 return self.add(Softplus(layer.beta), x)
+            case nn.AvgPool2d(divisor_override=int(divisor)) if divisor <= 0:
+                raise _lacks(f"the layer {layer}")
             case nn.AvgPool2d() | nn.AdaptiveAvgPool2d():
                 return self.even(layer, x, math.prod(self.size(x)[1:]) + 1)
             case nn.MaxPool2d() if not layer.ceil_mode and _pair(layer.dilation) == (1, 1):
@@ -387,9 +471,15 @@ class _Reader:
     ) -> _Ref:
         """Every coordinate times a number of its own."""
         by = torch.as_tensor(gain, dtype=torch.float64).detach()
-        if (by * torch.zeros(1, *self.size(x))).shape != (1, *self.size(x)):
-            raise _lacks(f"a product of shapes {tuple(by.shape)} and {self.size(x)}")
-        times, widened = (lambda h: h * by.to(h.dtype)), (lambda h: h * by.abs())
+        for one in (by, torch.zeros(()) if constant is None else constant):
+            try:
+                joined = torch.broadcast_shapes(one.shape, (1, *self.size(x)))  # type: ignore[no-untyped-call]
+            except RuntimeError:
+                joined = None
+            if joined != (1, *self.size(x)):
+                raise _lacks(f"constants of shape {tuple(one.shape)} beside values of {self.size(x)}")
+        about = by.abs() + TINY / UNIT  # float32 may hold a factor next to nothing less well than others
+        times, widened = (lambda h: h * by.to(h.dtype)), (lambda h: h * about)
         alike = len(self.size(x)) == 3 and by.shape[-2:] in {(), (1, 1)}
         if constant is not None and constant.shape[-2:] not in {(), (1, 1)}:
             alike = False
@@ -414,7 +504,9 @@ class _Reader:
                 return self.add(LOGISTIC, x)
             case "softplus":
                 return self.layer(nn.Softplus(*args[1:], **settings), x)
-            case "dropout" | "contiguous" | "detach":
+            case "dropout" if not settings.get("training", (*args, 0.5, True)[2 if len(args) > 2 else -1]):
+                return x
+            case "contiguous" | "detach":
                 return x
             case "size":
                 whole = torch.Size((1, *self.size(x)))
@@ -422,21 +514,20 @@ class _Reader:
             case "getattr" if args[1] == "shape":
                 return torch.Size((1, *self.size(x)))
             case "flatten" | "reshape" | "view" | "squeeze" | "unsqueeze":
-                y = getattr(torch.zeros(1, *self.size(x)), name)(*args[1:], **settings)
-                if y.shape[0] != 1:
-                    raise _lacks(f"{name} across the batch")
-                return self.reshaped(lambda h: h.reshape(len(h), *y.shape[1:]), x)
-            case "avg_pool2d" | "adaptive_avg_pool2d":
-                return self.even(lambda h: function(h, *args[1:], **settings), x, math.prod(self.size(x)[1:]) + 1)
-            case "max_pool2d" | "boolean_dispatch":
+                return self.reshaped(lambda h: getattr(h, name)(*args[1:], **settings), x)
+            case "avg_pool2d":
+                return self.layer(nn.AvgPool2d(*args[1:], **settings), x)
+            case "adaptive_avg_pool2d":
+                return self.layer(nn.AdaptiveAvgPool2d(*args[1:], **settings), x)
+            case "max_pool2d" | "boolean_dispatch" if len(args) <= 5:  # the layer has another order from there on
                 layer = nn.MaxPool2d(*args[1:], **settings)
                 return self.layer(layer, x)
             case "cat" | "concat" | "concatenate":
                 return self.beside(*args, **settings)
-            case "add" | "iadd" | "sub" | "isub":
-                return self.added(args, -1 if "sub" in name else 1)
-            case "mul" | "imul" | "truediv" | "div" if len(refs) == 1 and (len(args) == 2):
-                return self.times(args, divide="div" in name)
+            case "add" | "iadd" | "sub" | "isub" if (two := _operands(args, settings)) is not None:
+                return self.added(two, -1 if "sub" in name else 1)
+            case "mul" | "imul" | "truediv" | "itruediv" | "div" if (two := _operands(args, settings)) is not None:
+                return self.times(two, divide="div" in name)
         raise _lacks(f"the operation {name}")
 
     def beside(self, parts: Sequence[Any], dim: int = 0) -> _Ref:
@@ -460,10 +551,18 @@ class _Reader:
     def times(self, args: tuple[Any, ...], *, divide: bool) -> _Ref:
         one, two = args
         x, by = (one, two) if isinstance(one, _Ref) else (two, one)
+        if isinstance(by, _Ref):
+            raise _lacks("a product of two values that depend on the input")
         if divide and x is two:
             raise _lacks("a division by what depends on the input")
         by = torch.as_tensor(by, dtype=torch.float64)
         return self.scaled(x, 1 / by if divide else by, None, None, 2)
+
+
+def _operands(args: tuple[Any, ...], settings: dict[str, Any]) -> tuple[Any, ...] | None:
+    """The two operands of a sum or a product; None where more is asked: `alpha`, or a way to round."""
+    two = (*args, settings["other"]) if "other" in settings else args
+    return two if len(two) == 2 and not settings.keys() - {"other"} else None
 
 
 def _in_both(weight: Tensor) -> dict[torch.dtype, Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sparring import __version__
 from sparring.certify.branch import BranchAndBound, rounded_down
-from sparring.certify.graph import Graph, graph
+from sparring.certify.graph import Graph, classes, graph
 from sparring.certify.smoothing import Smoothing, enough
 from sparring.errors import BadInput
 from sparring.evaluate import identity
@@ -149,6 +149,7 @@ class Votes:
         for example in examples:
             began = time.perf_counter()
             x, label = self.data.take([example])
+            _accept(x, self.data, self.threat)
             found = self.smoothing(self.victim, x.to(home(self.victim)), Streams.of(self.seed, [example]))
             outcome = Outcome(
                 example=example,
@@ -219,7 +220,9 @@ def _put(victim: Victim, data: Data, threat: Ball, how: Certificate | Smoothing,
     if not isinstance(how, Smoothing):
         x = data.take([0])[0]
         _accept(x, data, threat)
-        return Bounds(net=graph(victim, x), data=data, threat=threat, certificate=how)
+        net = graph(victim, x)
+        classes(net)
+        return Bounds(net=net, data=data, threat=threat, certificate=how)
     if threat.norm.name != "l2":
         raise BadInput(f"smoothing within {threat}", "an l2 threat", "write for example l2:0.5")
     return Votes(victim=victim, data=data, threat=threat, smoothing=how, seed=seed)
