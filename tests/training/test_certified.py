@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -263,6 +264,32 @@ def test_the_network_of_certified_training_has_the_weights_that_it_says() -> Non
     first = network[0].weight.detach()
     assert float(first.std()) == pytest.approx((2 * torch.pi) ** 0.5 / 16, rel=0.1)
     assert torch.equal(first, certified_cnn()[0].weight.detach())
+
+
+def test_a_box_has_the_length_and_the_dimensions_of_its_point() -> None:
+    box = around(THREAT, torch.rand(2, 3, 4, 4))
+    assert (len(box), box.ndim, box.dim()) == (2, 4, 4)
+    assert box.view(len(box), -1).shape == (2, 48)
+    for name in ("__array__", "_base", "dtype", "is_sparse", "nothing"):
+        assert not hasattr(box, name), name
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda h: h.mean((2, 3)), "the operation mean"),
+        (lambda h: h.relu_(), "the operation relu_"),
+        (lambda h: h.permute(0, 2, 3, 1), "the operation permute"),
+        (lambda h: h[:, :, 0, 0], "a subscript"),
+        (list, "a subscript"),
+        (nn.AvgPool2d(2, divisor_override=-1), "divides by -1"),
+        (nn.LeakyReLU(-0.1), "LeakyReLU of slope -0.1"),
+        (partial(functional.leaky_relu, negative_slope=1.5), "LeakyReLU of slope 1.5"),
+    ],
+)
+def test_what_has_no_rule_for_boxes_is_refused_in_one_line(ask: Callable[[Box], object], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        ask(around(THREAT, torch.rand(2, 3, 4, 4)))
 
 
 def test_what_has_no_bounds_is_refused() -> None:

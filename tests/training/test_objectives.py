@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparring.attacks import pgd
+from sparring.data.arrays import Arrays
 from sparring.data.named import digits
 from sparring.errors import BadInput
 from sparring.goals import Never, Untargeted
@@ -23,7 +25,9 @@ from sparring.norms import NORMS
 from sparring.registry import members
 from sparring.streams import Streams
 from sparring.threats import Ball, l2, linf
+from sparring.training import Trainer
 from sparring.training.augmentations import Mixup
+from sparring.training.contract import fresh, memory
 from sparring.training.objectives import (
     INNER,
     TRADES,
@@ -33,6 +37,7 @@ from sparring.training.objectives import (
     Average,
     Distillation,
     Free,
+    Labelled,
     MinMax,
     Objective,
     adversarial,
@@ -48,12 +53,14 @@ from sparring.training.objectives import (
     n_fgsm,
     pinned,
     score,
+    single_step,
     standard,
     targeted,
     trades,
     vat,
 )
 from sparring.training.schedules import growing
+from sparring.training.weights import AWP, SAM, Neighbourhood
 from sparring.views import settled
 
 ENTRIES = members("objectives")
@@ -482,6 +489,68 @@ def test_the_worst_inputs_are_searched_for_once_however_often_the_loss_is_taken(
     assert torch.equal(pinned(standard, network, x, labels, 1.0, rng)(), standard(network, x, labels, 1.0, rng))
 
 
+@pytest.mark.parametrize("neighbourhood", [None, AWP(), SAM()], ids=repr)
+@pytest.mark.parametrize("wrap", [lambda one: one, partial(Mixup, classes=CLASSES)], ids=["bare", "mixed"])
+@pytest.mark.parametrize(
+    "name", [name for name, entry in ENTRIES.items() if "attack" in signature(entry.make).parameters]
+)
+def test_an_update_searches_once_whatever_the_objective_and_the_neighbourhood(
+    name: str, wrap: Callable[[Objective], Objective], neighbourhood: Neighbourhood | None
+) -> None:
+    calls: list[int] = []
+
+    def counted(threat: Ball) -> Any:
+        def search(*given: Any) -> Tensor:
+            calls.append(1)
+            return single_step(threat)(*given)
+
+        return search
+
+    settings = {"ensemble": {"models": [toy(5)]}, "mixup": {"classes": CLASSES}}
+    objective = wrap(ENTRIES[name].make(THREAT, counted, **settings.get(name, {})))
+    x, labels, _ = batch()
+    Trainer(epochs=1, neighbourhood=neighbourhood)(toy(), Arrays("noise", x, labels), objective)
+    assert len(calls) == 1
+
+
+def test_what_replays_a_batch_takes_its_turn_once_an_update() -> None:
+    network, (x, labels, rng), replayed = toy(), batch(), Free(THREAT)
+    loss = pinned(Mixup(replayed, CLASSES), network, x, labels, 1.0, rng)
+    loss()
+    loss()
+    assert replayed.turn == 1
+
+
+def test_what_searches_gives_the_loss_of_its_search_wherever_it_is_taken() -> None:
+    network, (x, labels, rng) = toy(norm=False), batch()
+    for name in ("adversarial", "multi-average", "smooth-adv", "mtl-ibp", "sabr", "grad-align", "mixup"):
+        loss = pinned(made(name), network, x, labels, 1.0, rng)
+        assert torch.equal(loss(), loss())
+        assert torch.equal(loss(), made(name)(network, x, labels, 1.0, rng)), name
+
+
+def test_an_objective_of_labelled_rows_does_not_see_the_others() -> None:
+    network, (x, labels, rng) = toy(norm=False), batch()
+    known = torch.arange(len(x)) % 3 > 0
+    found = Labelled(trades(THREAT))(network, x, torch.where(known, labels, -1), 1.0, rng)
+    assert torch.equal(found, trades(THREAT)(network, x[known], labels[known], 1.0, rng[known]))
+
+
+def test_what_an_objective_remembers_is_found_and_forgotten_wherever_it_lies() -> None:
+    network, (x, labels, rng), replayed = toy(), batch(), Free(THREAT)
+    for whole in (replayed, Mixup(replayed, CLASSES), Labelled(Average((standard, replayed)))):
+        replayed.worst(network, x, labels, 1.0, rng)
+        held = memory(fresh(whole))
+        assert held is not None
+        (part,) = (one for one in held.modules() if isinstance(one, Free))
+        assert part is not replayed
+        assert part.batch is None
+        assert part.turn == 0
+    assert replayed.turn == 3
+    assert memory(Mixup(standard, CLASSES)) is None
+    assert fresh(standard) is standard
+
+
 def test_the_inner_maximum_costs_its_steps_and_no_pass_more() -> None:
     passes: list[int] = []
     network, (x, labels, rng) = toy(), batch()
@@ -501,6 +570,10 @@ def test_inner_attacks_are_found_by_name() -> None:
     assert maximiser("ascent", steps=3)(THREAT) == inner_pgd(THREAT, steps=3)
     with pytest.raises(BadInput, match="unknown inner attack 'pdg'"):
         maximiser("pdg")
+    with pytest.raises(BadInput, match=r"'ascent.step'.*did you mean 'steps'"):
+        maximiser("ascent", step=3)
+    with pytest.raises(BadInput, match="0 steps"):
+        maximiser("ascent", steps=0)(THREAT)
 
 
 def test_steps_grow_with_the_threat() -> None:

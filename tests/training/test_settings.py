@@ -37,7 +37,8 @@ EVERYTHING: dict[str, Any] = {
 
 
 def test_settings_survive_the_way_through_toml(tmp_path: Path) -> None:
-    for settings in (Settings.of({}), Settings.of(EVERYTHING)):
+    without = {"remedy": None, "audit": {"limit": None}, "average": {}, "data": {"limit": None}}
+    for settings in map(Settings.of, ({}, EVERYTHING, without, {"remedy": {"name": "none"}})):
         (tmp_path / "a.toml").write_text(settings.toml(), encoding="utf-8")
         assert Settings.of(recipe(str(tmp_path / "a.toml"))) == settings
 
@@ -50,6 +51,26 @@ def test_later_layers_win_and_a_table_of_another_name_is_another_table() -> None
     assert (merged.optimiser.name, merged.optimiser.lr) == ("sgd", 0.2)
     assert merged.average == {"swa": 0.5}
     assert Settings.of(below, {"objective": {"beta": 2.0}}).objective == {"name": "trades", "beta": 2.0}
+
+
+def test_none_leaves_out_whatever_may_be_left_out() -> None:
+    below = {"clip": 2.0, "validation": {"patience": 3}, "data": {"extra": "mnist"}}
+    words = {"clip": "none", "validation": {"patience": "none"}, "data": {"extra": "none"}, "remedy": "none"}
+    settings = Settings.of(below, words, assigned("audit.limit=none"))
+    assert settings.clip is settings.validation.patience is settings.data.extra is None
+    assert settings.remedy is settings.audit.limit is None
+    with pytest.raises(BadInput, match="epochs = 'none'"):
+        Settings.of({"epochs": "none"})
+
+
+def test_a_table_without_a_name_changes_the_one_that_there_is() -> None:
+    settings = Settings.of(
+        {"ramp": {"share": 0.5}, "validation": {"attack": {"steps": 3}}, "objective": {"attack": "pgd"}}
+    )
+    assert settings.ramp == {"name": "linear", "share": 0.5}
+    assert settings.validation.attack == {"name": "pgd", "steps": 3}
+    assert settings.objective == {"name": "adversarial", "attack": "pgd"}
+    assert Settings.of({"ramp": {"name": "cosine"}}).ramp == {"name": "cosine"}
 
 
 def test_settings_stand_for_what_they_say() -> None:
@@ -127,6 +148,10 @@ def test_a_setting_on_the_command_line_is_toml_in_which_text_needs_no_quotes(tex
         ({"optimiser": {"name": "adagrad"}}, "optimiser.name = 'adagrad'"),
         ({"average": {"emma": 0.9}}, "average.emma"),
         ({"bounds": [0]}, "bounds"),
+        ({"average": {"ema": 0.9, "swa": 0.5}}, "average = .*; need one of them"),
+        ({"neighbourhood": {"awp": 0.01, "sam": 0.05}}, "neighbourhood = .*; need one of them"),
+        ({"average": {"ema": -0.9}}, "average.ema = -0.9"),
+        ({"neighbourhood": {"sam": -0.05}}, "neighbourhood.sam = -0.05"),
     ],
 )
 def test_what_there_is_not_is_refused_in_one_line(layer: dict[str, Any], said: str) -> None:
@@ -140,7 +165,20 @@ def test_what_there_is_not_is_refused_in_one_line(layer: dict[str, Any], said: s
     [
         ({"objective": {"name": "trade"}}, "unknown objective 'trade'.*did you mean 'trades'"),
         ({"objective": {"name": "trades", "betta": 1}}, "'objective.betta'.*did you mean 'beta'"),
-        ({"objective": {"attack": "pgd"}}, "a name"),
+        ({"augment": [{"pixels": 2}]}, "a name"),
+        ({"objective": {"name": "trades", "beta": "x"}}, "objective.beta = 'x'; need a number"),
+        ({"objective": {"name": "trades", "beta": True}}, "objective.beta = True; need a number"),
+        ({"objective": {"threat": 3}}, "'objective.threat'"),
+        ({"objective": {"name": "multi-max", "others": 3}}, "not iterable"),
+        ({"objective": {"attack": {"name": "ascent", "stepz": 3}}}, "'ascent.stepz'.*did you mean 'steps'"),
+        ({"objective": {"attack": {"name": "ascent", "steps": "3"}}}, "ascent.steps = '3'; need a whole number"),
+        ({"objective": {"attack": {"name": "ascent", "steps": 0}}}, "0 steps"),
+        ({"objective": {"attack": {"name": "pgd", "steps": 0}}}, "objective = .*'steps': 0"),
+        ({"objective": {"attack": {"name": "pgd", "loss": "ce"}}}, "pgd.loss = 'ce'; need a function"),
+        ({"objective": {"name": "ibp", "attack": "pgd"}}, "'objective.attack'"),
+        ({"validation": {"attack": {"steps": 0}}}, "validation.attack = .*'steps': 0"),
+        ({"ramp": {"progress": 0.5}}, "'ramp.progress'"),
+        ({"schedule": {"name": "piecewise", "at": 3}}, "schedule = "),
         ({"objective": {"name": "adversarial", "attack": {"name": "pdg"}}}, "unknown inner attack 'pdg'"),
         ({"augment": ["flap"]}, "unknown augmentation 'flap'"),
         ({"augment": [{"name": "shift", "pixel": 4}]}, "'augment.pixel'"),
@@ -163,6 +201,15 @@ def built(settings: Settings) -> None:
     settings.objectives(settings.ball(), 10)
     for make in (settings.augmentation, settings.rate, settings.strength, settings.challenger):
         make()
+
+
+def test_mixtures_are_of_the_classes_that_there_are() -> None:
+    objective, remedy = Settings.of({"objective": {"name": "mixup"}, "remedy": {"name": "mixup"}}).objectives(
+        linf(0.1), 3
+    )
+    assert isinstance(objective, Mixup)
+    assert isinstance(remedy, Mixup)
+    assert objective.classes == remedy.classes == 3
 
 
 def test_a_recipe_that_is_not_there_or_no_toml_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -192,6 +239,8 @@ def test_learning_rates_have_the_shapes_of_their_names() -> None:
     half = rates(cosine())
     assert (half[0], half[10]) == pytest.approx((1.0, 0.5))
     assert half[19] < 0.01
+    shortest = rates(partial(RATES["one-cycle"], warmup=0.05)())
+    assert shortest == pytest.approx(rates(partial(RATES["one-cycle"], warmup=0.0499)()), abs=1e-3)
     cycle = rates(partial(RATES["one-cycle"], warmup=0.3)())
     assert max(cycle) == pytest.approx(1.0, rel=0.02)
     assert cycle[0] < 0.1

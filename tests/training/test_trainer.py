@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import pgd
-from sparring.data import first
+from sparring.data import Subset, first
 from sparring.data.arrays import Arrays
 from sparring.data.named import digits
 from sparring.errors import BadInput
@@ -20,8 +20,33 @@ from sparring.goals import Never, Untargeted
 from sparring.networks import mlp, small_cnn, wong_cnn
 from sparring.streams import Streams
 from sparring.threats import linf
-from sparring.training import Event, Progress, adversarial, fit, inner_pgd, shifts, standard
+from sparring.training import (
+    Alarm,
+    Epoch,
+    Event,
+    Hardware,
+    Objective,
+    Progress,
+    Trainer,
+    Validation,
+    adversarial,
+    fit,
+    inner_pgd,
+    shifts,
+    standard,
+)
+from sparring.training.augmentations import Mixup, cutout, flips, turns
+from sparring.training.contract import memory
+from sparring.training.objectives import (
+    EnsembleAdversarial,
+    against_generator,
+    ensemble_adversarial,
+    free,
+    mixup,
+    vat,
+)
 from sparring.training.rates import one_cycle
+from sparring.training.reading import Unlabelled
 from sparring.training.schedules import linear
 from sparring.training.weights import swa
 from sparring.types import Data
@@ -213,6 +238,99 @@ def test_a_network_that_training_cannot_take_is_refused_in_one_line(network: nn.
     with pytest.raises(BadInput, match=said) as refused:
         fit(network, few(16), standard, epochs=1)
     assert "\n" not in str(refused.value)
+
+
+class Failing(Twice):
+    """Raises what a network of another kind of input raises."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, x: Tensor) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), IndexError("odd"), KeyError("odd"), TypeError("odd")], ids=repr)
+def test_a_network_that_fails_on_the_data_is_refused_in_one_line(error: Exception) -> None:
+    with pytest.raises(BadInput, match=r"inputs \(1, 28, 28\) of .* for Failing .*odd.*; need inputs it takes"):
+        fit(Failing(error), few(16), standard, epochs=1)
+
+
+def test_a_network_that_cannot_be_copied_is_refused_with_what_to_take_instead() -> None:
+    with pytest.warns(FutureWarning):
+        layer = torch.nn.utils.weight_norm(nn.Linear(784, 10))
+    with pytest.raises(BadInput, match=r"Sequential that cannot be copied.*parametrizations"):
+        fit(nn.Sequential(nn.Flatten(), layer), few(16), standard, epochs=1)
+
+
+def flat(data: Data) -> Data:
+    x, labels = data.take(range(len(data)))
+    return Arrays("flat", x.flatten(1), labels)
+
+
+@pytest.mark.parametrize(
+    ("data", "objective", "settings", "said"),
+    [
+        (few(16), standard, {"batch_size": 4, "extra": few(8), "share": 0.9}, "share of 0.9 .* in batches of 4"),
+        (few(16), standard, {"extra": flat(few(8))}, r"inputs \(784,\) of flat; need \(1, 28, 28\)"),
+        (few(16), standard, {"extra": Subset(few(8), [])}, "empty"),
+        (few(16), standard, {"hardware": Hardware(device="foo")}, "the device 'foo'"),
+        (few(16), mixup(linf(0.1), classes=3), {}, "mixtures of 3 classes; need 10"),
+        (few(16), Mixup(vat(linf(0.1)), 10), {"extra": Unlabelled(few(8))}, "mixtures with .* without labels"),
+        (few(16), adversarial(linf(0.1), partial(inner_pgd, steps=0)), {}, "0 steps"),
+        (flat(few(16)), against_generator(linf(0.1)), {}, r"inputs \(784,\); need images"),
+        *(
+            (flat(few(16)), standard, {"augment": one()}, r"inputs \(784,\).*images")
+            for one in (shifts, flips, cutout, turns)
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_one_line(
+    data: Data, objective: Objective, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadInput, match=said) as refused:
+        fit(mlp(hidden=8), data, objective, epochs=1, **settings)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(free, linf(0.1)),
+        lambda: Mixup(free(linf(0.1)), 10),
+        partial(against_generator, linf(0.1)),
+        lambda: ensemble_adversarial(linf(0.1), models=[mlp(1, hidden=8)]),
+    ],
+)
+def test_nothing_is_carried_from_one_training_to_the_next(make: Callable[[], Objective]) -> None:
+    objective = make()
+    train = partial(fit, mlp(hidden=8), epochs=1, batch_size=32)
+    train(first(few(), 96), objective)
+    held = memory(objective)
+    assert held is not None
+    assert isinstance(held, EnsembleAdversarial) or str(held.state_dict()) == str(memory(make()).state_dict())  # type: ignore[union-attr]
+    again, anew = (train(Subset(few(), range(96, 192)), one) for one in (objective, make()))
+    assert torch.equal(weights(again), weights(anew))
+
+
+def test_a_remedy_learns_from_the_rows_that_have_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_once(history: Sequence[Epoch]) -> Alarm | None:
+        found = Alarm(name="catastrophic-overfitting", epoch=2, seen="", threshold="", remedy="")
+        return found if len(history) == 2 else None
+
+    monkeypatch.setattr("sparring.training.trainer.ALARMS", (at_once,))
+    seen: list[int] = []
+
+    def spy(network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
+        seen.append(len(x))
+        assert int(labels.min()) >= 0
+        return standard(network, x, labels, strength, rng)
+
+    held = Validation(data=few(32), threat=linf(0.1), attack=partial(pgd, steps=1))
+    settings: dict[str, Any] = {"epochs": 3, "batch_size": 32, "validation": held, "extra": Unlabelled(few(40))}
+    Trainer(**settings, share=0.25, remedy=spy)(mlp(hidden=8), few(96), vat(linf(0.1)))
+    assert seen == [24] * 4
 
 
 def test_inputs_that_are_not_finite_are_named_rather_than_the_learning_rate() -> None:

@@ -20,6 +20,7 @@ from sparring.errors import BadInput
 from sparring.norms import rows
 from sparring.registry import register
 from sparring.streams import Streams
+from sparring.training.contract import Objective, Searching, pinned
 
 Augmentation = Callable[[Tensor, Streams], Tensor]
 
@@ -36,7 +37,7 @@ class shifts:  # noqa: N801  (reads as the function it stands for)
 
     def __call__(self, x: Tensor, rng: Streams) -> Tensor:
         """The moved images, `(B, C, H, W)`."""
-        margin = functional.pad(x, (self.pixels,) * 4)
+        margin = functional.pad(_pictures(x), (self.pixels,) * 4)
         corner = rng.at("shift").integers(2 * self.pixels + 1, 2, device=x.device)
         row = corner[:, :1] + torch.arange(x.shape[2], device=x.device)
         column = corner[:, 1:] + torch.arange(x.shape[3], device=x.device)
@@ -53,7 +54,8 @@ class flips:  # noqa: N801
 
     def __call__(self, x: Tensor, rng: Streams) -> Tensor:
         """The images, some of them mirrored."""
-        return torch.where(rows(rng.at("flip").uniform(device=x.device) < self.share, x), x.flip(3), x)
+        chosen = rows(rng.at("flip").uniform(device=x.device) < self.share, x)
+        return torch.where(chosen, _pictures(x).flip(3), x)
 
 
 @register("augmentations", "turn", shape="image")
@@ -73,7 +75,7 @@ class turns:  # noqa: N801
         angle, size = angle * math.radians(self.degrees), 1 + size * self.scale
         cos, sin, none = angle.cos() / size, angle.sin() / size, torch.zeros_like(angle)
         maps = torch.stack([cos, -sin, none, sin, cos, none], 1).view(-1, 2, 3).to(x.dtype)
-        grid = functional.affine_grid(maps, list(x.shape), align_corners=False)
+        grid = functional.affine_grid(maps, list(_pictures(x).shape), align_corners=False)
         return functional.grid_sample(x, grid, align_corners=False)
 
 
@@ -87,7 +89,7 @@ class cutout:  # noqa: N801
 
     def __call__(self, x: Tensor, rng: Streams) -> Tensor:
         """The images, each with a square of `fill`."""
-        height, width = x.shape[2:]
+        height, width = _pictures(x).shape[2:]
 
         def hidden(purpose: str, length: int) -> Tensor:
             """Which of the places on one axis lie in the square, `(B, length)`."""
@@ -116,14 +118,14 @@ class each:  # noqa: N801
 
 
 @dataclass(frozen=True)
-class Mixup:
+class Mixup(Searching):
     """Any objective, on mixtures of two examples: `t x + (1 - t) x'`, with labels of shares t and 1 - t.
 
     Zhang et al. (2018). `t` is drawn for each row from Beta(alpha, alpha); the other example is another row of the
     batch. The attack of the objective climbs the loss at the mixture of labels.
     """
 
-    objective: Callable[[nn.Module, Tensor, Tensor, float, Streams], Tensor]
+    objective: Objective
     classes: int
     alpha: float = 0.2
 
@@ -131,9 +133,11 @@ class Mixup:
         if not self.alpha > 0:
             raise BadInput(f"alpha {self.alpha}", "a number above 0", "take 0.2")
 
-    def __call__(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
-        """The objective at the mixtures."""
-        return self.objective(network, *self.mixed(x, labels, rng.at("mixup")), strength, rng)
+    def pinned(
+        self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams
+    ) -> Callable[[], Tensor]:
+        """The objective at the mixtures, at what it finds now."""
+        return pinned(self.objective, network, *self.mixed(x, labels, rng.at("mixup")), strength, rng)
 
     def mixed(self, x: Tensor, labels: Tensor, rng: Streams) -> tuple[Tensor, Tensor]:
         """The mixtures, and their labels as shares `(B, classes)`."""
@@ -142,6 +146,17 @@ class Mixup:
         share = _beta(self.alpha, rng.at("share").uniform(device=x.device))
         truth = shares(labels, self.classes)
         return tuple(rows(share, v) * v + rows(1 - share, v) * v[other] for v in (x, truth))  # type: ignore[return-value]
+
+
+def _pictures(x: Tensor) -> Tensor:
+    """The inputs, where they are images.
+
+    Raises:
+        BadInput: they are not.
+    """
+    if x.dim() != 4:
+        raise BadInput(f"inputs {tuple(x.shape[1:])} to augment", "images (C, H, W)", "leave 'augment' out")
+    return x
 
 
 def shares(labels: Tensor, classes: int) -> Tensor:

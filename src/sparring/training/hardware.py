@@ -47,7 +47,7 @@ class Hardware:
         from lightning_fabric.strategies.ddp import DDPStrategy
         from torch.nn.parallel import DistributedDataParallel
 
-        home = torch.device(self.device) if self.device else next(network.parameters()).device
+        home = _device(self.device) if self.device else next(network.parameters()).device
         here = int(os.environ["LOCAL_WORLD_SIZE"]) if "LOCAL_WORLD_SIZE" in os.environ else self.devices
         nodes = int(os.environ["WORLD_SIZE"]) // here if "LOCAL_WORLD_SIZE" in os.environ else 1
         several = here * nodes > 1 or self.strategy == "ddp"
@@ -71,6 +71,18 @@ class Hardware:
     def casting(self, network: nn.Module) -> nn.Module:
         """The network, computing in the precision that was asked for."""
         return network if self.precision == "32" else BFloat16(network)
+
+
+def _device(name: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        BadInput: torch knows none.
+    """
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise BadInput(f"the device '{name}'", "one that torch knows", "say cpu, cuda, or mps") from error
 
 
 class BFloat16(nn.Module):

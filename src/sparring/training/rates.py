@@ -19,7 +19,9 @@ def one_cycle(*, warmup: float = 0.4) -> Rate:
 
     def rate(optimizer: Optimizer, steps: int) -> LRScheduler:
         highest = [float(group["lr"]) for group in optimizer.param_groups]
-        return OneCycleLR(optimizer, max_lr=highest, total_steps=max(steps, 2), pct_start=warmup)
+        total = max(steps, 2)
+        share = warmup if warmup * total != 1 else 0.999 * warmup  # torch divides by `warmup * total - 1`
+        return OneCycleLR(optimizer, max_lr=highest, total_steps=total, pct_start=share)
 
     return rate
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparring.errors import BadInput
 from sparring.types import Data
 
 IN_MEMORY = 2**30
@@ -41,10 +42,21 @@ class Unlabelled:
 
 @dataclass(frozen=True)
 class Mixed:
-    """Data and extra data, one after the other."""
+    """Data and extra data, one after the other.
+
+    Raises:
+        BadInput: there are no extra data, or they have another shape.
+    """
 
     data: Data
     extra: Data
+
+    def __post_init__(self) -> None:
+        if not len(self.extra):
+            raise BadInput(f"{self.extra.name} is empty", "at least 1 example", "leave 'extra' out")
+        here, there = (tuple(one.take([0])[0].shape[1:]) for one in (self.data, self.extra))
+        if here != there:
+            raise BadInput(f"inputs {there} of {self.extra.name}", f"{here}, as {self.data.name} has", "resize them")
 
     @property
     def name(self) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from sparring.errors import BadInput
 from sparring.models.victim import inference
+from sparring.training.augmentations import Mixup
+from sparring.training.reading import Unlabelled
 from sparring.types import Data
 
 
@@ -27,6 +31,39 @@ def trainable(network: nn.Module) -> None:
         raise BadInput(f"weights in {', '.join(sorted(other))}", "torch.float32", "call network.float()")
 
 
+def copied(network: nn.Module) -> nn.Module:
+    """A copy of a network, to be trained in its place.
+
+    Raises:
+        BadInput: it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(network)
+    except (RuntimeError, TypeError) as error:
+        said = " ".join(str(error).split())[:100]
+        raise BadInput(
+            f"a {type(network).__name__} that cannot be copied ({said})",
+            "one that copy.deepcopy takes",
+            "make its weights by torch.nn.utils.parametrizations, say weight_norm, and not by torch.nn.utils",
+        ) from error
+
+
+def mixtures(objective: object, classes: int, extra: Data | None = None) -> None:
+    """Refuse mixtures of examples that have no labels, or others than the network's.
+
+    Raises:
+        BadInput: `objective` is a `Mixup` of another number of classes, or of unlabelled extra data.
+    """
+    if not isinstance(objective, Mixup):
+        return
+    if objective.classes != classes:
+        raise BadInput(
+            f"mixtures of {objective.classes} classes", f"{classes}, as the network has", f"say classes={classes}"
+        )
+    if isinstance(extra, Unlabelled):
+        raise BadInput(f"mixtures with {extra.name} without labels", "labels to mix", "leave mixup out, or label them")
+
+
 def outputs(network: nn.Module, x: Tensor, data: Data) -> int:
     """The number of classes that a network tells apart.
 
@@ -36,7 +73,9 @@ def outputs(network: nn.Module, x: Tensor, data: Data) -> int:
     try:
         with inference(network), torch.enable_grad():
             logits = network(x.clone().requires_grad_())  # as an attack will
-    except RuntimeError as error:
+    except BadInput:
+        raise
+    except (RuntimeError, ValueError, LookupError, TypeError) as error:
         said = " ".join(str(error).split())
         given = f"inputs {tuple(x.shape[1:])} of {data.name} for {type(network).__name__} ({said})"
         if "in-place" in said:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from importlib import resources
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
@@ -22,6 +24,7 @@ from sparring.registry import find
 from sparring.streams import Streams
 from sparring.threats import Ball, parse
 from sparring.training.augmentations import Mixup, each
+from sparring.training.fitting import fits
 from sparring.training.objectives import Objective, maximiser
 from sparring.training.rates import RATES, Rate
 from sparring.training.schedules import RAMPS
@@ -33,9 +36,42 @@ Named = dict[str, Any]
 
 
 class Part(BaseModel):
-    """A table of the settings: frozen, and without room for anything unknown."""
+    """A table of the settings: frozen, and without room for anything unknown.
+
+    Whatever may be left out is left out where it says `none`. A table in it without a name is the default's, changed.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _understood(cls, given: Any) -> Any:
+        """What was given, with `none` and defaults filled in."""
+        if not isinstance(given, Mapping):
+            return given
+        known = cls.model_fields
+        return {name: _meant(known[name], value) if name in known else value for name, value in given.items()}
+
+    def written(self) -> dict[str, Any]:
+        """All settings, as they are given; `none` where one is left out that has a default."""
+        said = self.model_dump(mode="json", exclude_none=True)
+        for name, info in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, Part):
+                said[name] = value.written()
+            elif value is None and info.get_default(call_default_factory=True) is not None:
+                said[name] = "none"
+        return said
+
+
+def _meant(info: FieldInfo, value: Any) -> Any:
+    """What a value stands for in a setting."""
+    if value == "none" and type(None) in get_args(info.annotation):
+        return None
+    usual = info.get_default(call_default_factory=True)
+    if not isinstance(value, Mapping) or not isinstance(usual, Mapping) or "name" in value or "name" not in usual:
+        return value
+    return {**usual, **value}
 
 
 class DataPart(Part):
@@ -78,6 +114,7 @@ class AuditPart(Part):
     suite: Literal["quick", "standard", "thorough", "none"] = "standard"
     split: str = "test"
     limit: int | None = Field(default=1000, ge=1)
+    """How many examples; `none` for all of them."""
 
 
 class CheckpointPart(Part):
@@ -107,12 +144,12 @@ class Settings(Part):
     clip: float | None = Field(default=None, gt=0)
     precision: Literal["32", "bf16-mixed"] = "32"
     augment: tuple[str | Named, ...] = ()
-    average: dict[Literal["ema", "swa"], float] = Field(default={"ema": 0.999})
+    average: dict[Literal["ema", "swa"], Annotated[float, Field(ge=0, lt=1)]] = Field({"ema": 0.999}, max_length=1)
     """`ema = decay`, `swa = share of the updates after which it begins`; neither: the last weights."""
-    neighbourhood: dict[Literal["awp", "sam"], float] = Field(default_factory=dict)
+    neighbourhood: dict[Literal["awp", "sam"], Annotated[float, Field(ge=0)]] = Field(default={}, max_length=1)
     """`awp = gamma` or `sam = rho`."""
     remedy: Named | None = Field(default_factory=lambda: {"name": "adversarial"})
-    """The objective to go on with after catastrophic overfitting; `name = "none"` stops there."""
+    """The objective to go on with after catastrophic overfitting; `none`, or `name = "none"`, stops there."""
     validation: ValidationPart = ValidationPart()
     audit: AuditPart = AuditPart()
     checkpoint: CheckpointPart = CheckpointPart()
@@ -139,7 +176,7 @@ class Settings(Part):
                 near = get_close_matches(str(first["loc"][-1]), _names(cls), 1)
                 do = f"did you mean {near[0]!r}?" if near else "see docs/en/train.md"
                 raise BadInput(f"the setting '{place}'", "one that there is", do) from None
-            said = first["msg"].removeprefix("Input should be ")
+            said = "one of them" if first["type"] == "too_long" else first["msg"].removeprefix("Input should be ")
             raise BadInput(f"{place} = {first['input']!r}", said, "give another value") from None
 
     @property
@@ -150,7 +187,7 @@ class Settings(Part):
 
     def toml(self) -> str:
         """As a recipe, complete: `sparring train --recipe FILE` does the same again."""
-        return "\n".join(_toml(self.model_dump(mode="json", exclude_none=True), ())) + "\n"
+        return "\n".join(_toml(self.written(), ())) + "\n"
 
     # What the settings stand for
 
@@ -165,8 +202,12 @@ class Settings(Part):
     def objectives(self, threat: Ball, classes: int) -> tuple[Objective, Objective | None]:
         """The objective, and the one to go on with after catastrophic overfitting, against the stretched threat."""
         threat = threat.at(self.stretch * threat.eps)
-        remedy = None if self.remedy is None or self.remedy.get("name") == "none" else _objective(self.remedy, threat)
-        objective = _objective(self.objective, threat)
+        remedy = (
+            None
+            if self.remedy is None or self.remedy.get("name") == "none"
+            else _objective(self.remedy, threat, classes)
+        )
+        objective = _objective(self.objective, threat, classes)
         for one in self.augment:
             if isinstance(one, dict) and one.get("name") == "mixup":
                 objective = _made("augment", partial(Mixup, objective, classes), one)
@@ -211,9 +252,10 @@ class Settings(Part):
     def challenger(self) -> Callable[[Ball], Attack]:
         """The attack on the examples held out."""
         name = _name("validation.attack", self.validation.attack)
-        rest = {key: value for key, value in self.validation.attack.items() if key != "name"}
-        made = pgd if name == "pgd" else find("attacks", name).make
-        _fits("validation.attack", made, rest)
+        made, rest = pgd if name == "pgd" else find("attacks", name).make, _rest(self.validation.attack)
+        fits("validation.attack", made, rest)
+        with _suiting("validation.attack", self.validation.attack):
+            made(self.ball(), **rest)  # some settings are refused no earlier
         return partial(made, **rest)
 
 
@@ -299,35 +341,43 @@ def _among(place: str, table: Named, known: Mapping[str, Callable[..., Any]]) ->
 
 def _made(place: str, make: Callable[..., Any], table: Named, judge: Callable[..., Any] | None = None) -> Any:
     """What a table stands for: `make` with the rest of its entries."""
-    rest = {key: value for key, value in table.items() if key != "name"}
-    _fits(place, judge or make, rest)
-    return make(**rest)
+    rest = _rest(table)
+    fits(place, judge or make, rest)
+    with _suiting(place, table):
+        return make(**rest)
 
 
-def _fits(place: str, make: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """Refuse settings that a factory does not take."""
-    known = [name for name, one in signature(make).parameters.items() if one.kind != one.VAR_POSITIONAL]
-    for name in given:
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            do = f"did you mean {near[0]!r}?" if near else "leave it out"
-            raise BadInput(f"the setting '{place}.{name}'", f"one of {', '.join(known)}", do)
-
-
-def _objective(table: Named, threat: Ball) -> Objective:
-    """An objective by its name; its inner attack by name too."""
+def _objective(table: Named, threat: Ball, classes: int) -> Objective:
+    """An objective by its name, for so many classes; its inner attack by name too."""
     make = find("objectives", _name("objective", table)).make
-    rest = {key: value for key, value in table.items() if key != "name"}
-    _fits("objective", make, rest)
+    rest = _rest(table)
     if "attack" in rest:
         attack = rest["attack"] if isinstance(rest["attack"], dict) else {"name": rest["attack"]}
-        settings = {key: value for key, value in attack.items() if key != "name"}
-        rest["attack"] = maximiser(_name("objective.attack", attack), **settings)
-    try:
+        rest["attack"] = maximiser(_name("objective.attack", attack), **_rest(attack))
+    fits("objective", make, rest)
+    if "classes" in signature(make).parameters:
+        rest = {"classes": classes, **rest}
+    with _suiting("objective", table):
+        if "attack" in rest:
+            rest["attack"](threat)  # some settings are refused no earlier
         made: Objective = make(threat, **rest)
-    except TypeError as error:
-        raise BadInput(f"objective = {table} ({error})", "settings that fit it", "mend them") from error
     return made
+
+
+def _rest(table: Named) -> dict[str, Any]:
+    """The settings of what a table names."""
+    return {key: value for key, value in table.items() if key != "name"}
+
+
+@contextmanager
+def _suiting(place: str, table: Named) -> Iterator[None]:
+    """Refuse in one line what cannot be made of a table."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        raise BadInput(f"{place} = {table} ({error})", "settings that fit it", "mend them") from error
 
 
 def _toml(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:

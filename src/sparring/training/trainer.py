@@ -25,13 +25,14 @@ from sparring.errors import BadInput
 from sparring.streams import Streams
 from sparring.training.alarms import ALARMS, Alarm, Epoch
 from sparring.training.checkpoints import Checkpoints
+from sparring.training.contract import Objective, fresh, memory, pinned
 from sparring.training.hardware import Hardware, companions, polite_signals
 from sparring.training.layout import channels_first, channels_last, gradients_alike
-from sparring.training.objectives import Objective, pinned
+from sparring.training.objectives import VAT, Labelled
 from sparring.training.passes import Passes
 from sparring.training.rates import Rate, one_cycle
-from sparring.training.reading import Mixed, reader
-from sparring.training.requirements import outputs, trainable
+from sparring.training.reading import Mixed, Unlabelled, reader
+from sparring.training.requirements import copied, mixtures, outputs, trainable
 from sparring.training.schedules import linear
 from sparring.training.validation import Validation, measure
 from sparring.training.weights import Average, Neighbourhood, ema, refreshed
@@ -123,12 +124,15 @@ class Trainer:
 
     With `validation`, alarms are raised (`sparring.training.alarms`), and the best weights returned. On catastrophic
     overfitting training goes back to the last good weights, and on with the objective `remedy`; it stops there without.
+    Of extra data that are `Unlabelled` the remedy sees nothing, unless it is `VAT`; mixtures of them are refused.
     With `checkpoints` it can be stopped and resumed. `hardware` says on what it runs: several processes share each
     batch by rank, which gives the same model up to rounding, but for what draws from torch's global random numbers
-    (dropout), sees the batch whole (BatchNorm) or perturbs the weights by its own examples (as SAM's paper has it).
+    (dropout), sees the batch whole (BatchNorm, `Mixup`, the regularisers of certified training), perturbs the weights
+    by its own examples (as SAM's paper has it), or learns or draws for its own batch (the objectives `generator` and
+    `ensemble`).
 
-    The same seed, network, data and machine give the same bits; `network` itself, its mode and torch's global random
-    numbers are left alone. Batches are read by index; data of up to 1 GiB are kept in memory.
+    The same seed, network, data and machine give the same bits; `network` itself, its mode, the objective and torch's
+    global random numbers are left alone. Batches are read by index; data of up to 1 GiB are kept in memory.
     """
 
     epochs: int
@@ -214,12 +218,19 @@ class _Run:
         *,
         stopped: Callable[[], bool],
     ) -> None:
-        self.plan, self.fabric, self.objective, self.stopped = plan, fabric, objective, stopped
+        self.plan, self.fabric, self.stopped = plan, fabric, stopped
+        self.objective, self.remedy = fresh(objective), _remedy(plan)
         self.source = reader(data if plan.extra is None else Mixed(data, plan.extra))
         self.name = data.name
         self.size = min(plan.batch_size, len(data))
         self.foreign = round(plan.share * self.size) if plan.extra is not None else 0
         self.own = self.size - self.foreign
+        if not self.own:
+            raise BadInput(
+                f"a share of {plan.share} of extra data in batches of {self.size}",
+                "room for the data itself",
+                "take a smaller share, or a larger batch_size",
+            )
         self.count, self.more = len(data), 0 if plan.extra is None else len(plan.extra)
         self.batches = len(data) // self.own
         self.steps = plan.epochs * self.batches
@@ -227,17 +238,18 @@ class _Run:
             raise BadInput(
                 f"batches of {self.size} for {fabric.world_size} processes", "equal shares", "change batch_size"
             )
-        self.network = copy.deepcopy(network).train()
+        self.network = copied(network).train()
         example = data.take([0])[0].to(next(self.network.parameters()).device)
         self.classes = outputs(self.network, example, data)
+        mixtures(objective, self.classes, plan.extra)
+        mixtures(plan.remedy, self.classes)
         channels_last(self.network, example)
         wrapped = fabric.setup_module(plan.hardware.casting(self.network))
         # Alone, Fabric's wrapper does nothing but cost time in every pass of an attack.
         self.called = wrapped if fabric.world_size > 1 else plan.hardware.casting(self.network).train()
-        for one in (objective, plan.remedy):
+        for one in (self.objective, self.remedy):
             if (held := memory(one)) is not None:
                 held.to(fabric.device)
-        self.remedy = plan.remedy
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = plan.optimiser(parameters, lr=plan.lr)
         self.rate = plan.rate(self.optimizer, self.steps)
@@ -574,11 +586,12 @@ class _Run:
         self.tell(Resumed(step=self.step, history=tuple(self.history), alarms=tuple(self.alarms)))
 
 
-def memory(objective: object) -> nn.Module | None:
-    """What an objective remembers from one update to the next: the module that it is, or that it wraps (mixup)."""
-    if objective is None or isinstance(objective, nn.Module):
-        return objective
-    return memory(getattr(objective, "objective", None))
+def _remedy(plan: Trainer) -> Objective | None:
+    """The remedy of a plan; on labelled rows alone, where it does not know what to do with others."""
+    if plan.remedy is None:
+        return None
+    blind = isinstance(plan.extra, Unlabelled) and not isinstance(plan.remedy, VAT)
+    return Labelled(fresh(plan.remedy)) if blind else fresh(plan.remedy)
 
 
 def _average(average: float | Callable[[nn.Module], Average], network: nn.Module) -> Average | None:

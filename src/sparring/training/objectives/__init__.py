@@ -2,12 +2,15 @@
 
 `labels` are classes `(B,)`, or shares of all classes `(B, K)`. `strength` grows from 0 to 1 while training warms up:
 the share of the threat that is already in force. `rng` holds a stream for each row. An objective that remembers
-something from one update to the next is an `nn.Module`: its state belongs in a checkpoint.
+something from one update to the next is an `nn.Module`: its state belongs in a checkpoint. Each training works on a
+copy, which `forget()` has made fresh.
 
-Most are a `MinMax`: `worst` finds the inputs, `loss` is taken there. The search sees the network in inference mode, and
+Most are a `MinMax`: `worst` finds the inputs, `loss` is taken there. Any other that searches is `Searching`, and says
+in `pinned` what is found once. The search sees the network in inference mode, and
 leaves no trace in it.
 """
 
+from sparring.training.contract import Objective, Searching, pinned
 from sparring.training.objectives.adversarial import (
     Adversarial,
     Average,
@@ -38,7 +41,7 @@ from sparring.training.objectives.inner import (
     random_start,
     single_step,
 )
-from sparring.training.objectives.minmax import Apart, Maximiser, MinMax, Objective, pinned
+from sparring.training.objectives.minmax import Apart, Maximiser, MinMax
 from sparring.training.objectives.plain import (
     Distillation,
     LabelSmoothing,
@@ -47,7 +50,7 @@ from sparring.training.objectives.plain import (
     natural,
     standard,
 )
-from sparring.training.objectives.smoothness import MART, SCORE, TRADES, VAT, mart, score, trades, vat
+from sparring.training.objectives.smoothness import MART, SCORE, TRADES, VAT, Labelled, mart, score, trades, vat
 
 __all__ = [
     "CROWNIBP",
@@ -72,10 +75,12 @@ __all__ = [
     "Free",
     "Gaussian",
     "LabelSmoothing",
+    "Labelled",
     "LogitPairing",
     "Maximiser",
     "MinMax",
     "Objective",
+    "Searching",
     "SmoothAdv",
     "TowardsOthers",
     "WorstOf",

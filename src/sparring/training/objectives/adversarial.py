@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,9 @@ from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball, parse
 from sparring.training.augmentations import Mixup
+from sparring.training.contract import Objective, Searching, pinned
 from sparring.training.objectives.inner import inner_pgd, noisy, random_start
-from sparring.training.objectives.minmax import Maximiser, MinMax, Objective, classes, said, searched, width
+from sparring.training.objectives.minmax import Maximiser, MinMax, classes, said, searched, width
 from sparring.views import settled
 
 
@@ -148,15 +149,17 @@ class WorstOf(MinMax):
 
 
 @dataclass(frozen=True)
-class Average:
+class Average(Searching):
     """The mean of several objectives. Costs what they cost."""
 
     objectives: tuple[Objective, ...]
 
-    def __call__(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
-        """Their mean."""
-        losses = [objective(network, x, labels, strength, rng.at(i)) for i, objective in enumerate(self.objectives)]
-        return torch.stack(losses).mean()
+    def pinned(
+        self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams
+    ) -> Callable[[], Tensor]:
+        """Their mean, each at what it finds now."""
+        losses = [pinned(one, network, x, labels, strength, rng.at(i)) for i, one in enumerate(self.objectives)]
+        return lambda: torch.stack([loss() for loss in losses]).mean()
 
 
 Threats = Sequence[Ball | str]

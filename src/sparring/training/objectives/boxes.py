@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -70,10 +70,23 @@ class Box:
         return _rule(func.__name__)(*args, **(kwargs or {}))
 
     def __getattr__(self, name: str) -> Any:
-        """A method of tensors, bound to this box."""
-        if name not in RULES:
+        """A method of tensors, bound to this box; one that has no rule is refused once it is called."""
+        if name in RULES:
+            return partial(RULES[name], self)
+        if name.startswith("_") or not callable(getattr(Tensor, name, None)):
             raise AttributeError(name)
-        return partial(RULES[name], self)
+        return partial(_refused, name)
+
+    def __getitem__(self, key: Any) -> Box:
+        """Refuse a part of a value.
+
+        Raises:
+            BadInput: always.
+        """
+        raise _lacks("a subscript")
+
+    def __len__(self) -> int:
+        return len(self.point)
 
     # What modules and hooks ask of a tensor
 
@@ -93,6 +106,11 @@ class Box:
         return self.middle.requires_grad
 
     def dim(self) -> int:
+        """The number of dimensions, the batch among them."""
+        return self.point.dim()
+
+    @property
+    def ndim(self) -> int:
         """The number of dimensions, the batch among them."""
         return self.point.dim()
 
@@ -220,7 +238,9 @@ def batch_norm(  # noqa: PLR0917  (those of torch)
 
 
 def rectified(x: Box, slope: float = 0.0) -> Box:
-    """ReLU, or with a slope LeakyReLU."""
+    """ReLU, or with a slope from 0 to 1 LeakyReLU."""
+    if not 0 <= slope <= 1:
+        raise _lacks(f"a LeakyReLU of slope {slope}")
     x.walk.before.append(x)
     return x.rising(partial(functional.leaky_relu, negative_slope=slope) if slope else functional.relu, slope)
 
@@ -228,6 +248,22 @@ def rectified(x: Box, slope: float = 0.0) -> Box:
 def max_pool2d(x: Box, *settings: Any, **more: Any) -> Box:
     """The largest of every window."""
     return x.rising(lambda h: functional.max_pool2d(h, *settings, **more))
+
+
+def avg_pool2d(  # noqa: PLR0917  (those of torch)
+    x: Box,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Box:
+    """The mean of every window."""
+    if divisor_override is not None and divisor_override < 0:
+        raise _lacks(f"a mean that divides by {divisor_override}")
+    settings = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return x.each(lambda h: functional.avg_pool2d(h, *settings))
 
 
 def wider(x: Box) -> Box:
@@ -293,7 +329,8 @@ RULES: dict[str, Callable[..., Box]] = {
     "div": lambda x, other: x / other,
     "cat": beside,
     "concat": beside,
-    **{name: _each(name, functional) for name in ("avg_pool2d", "adaptive_avg_pool2d")},
+    "avg_pool2d": avg_pool2d,
+    "adaptive_avg_pool2d": _each("adaptive_avg_pool2d", functional),
     **{
         name: _each(name, Tensor)
         for name in ("flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze", "contiguous")
@@ -308,6 +345,10 @@ def _rule(name: str) -> Callable[..., Box]:
     if name not in RULES:
         raise _lacks(f"the operation {name}")
     return RULES[name]
+
+
+def _refused(name: str, *settings: Any, **more: Any) -> NoReturn:
+    raise _lacks(f"the operation {name}")
 
 
 def _lacks(what: str) -> BadInput:

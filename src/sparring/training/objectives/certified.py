@@ -9,6 +9,7 @@ dying. Networks are best started from `sparring.networks.settled_weights`; `stre
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from sparring.goals import Never
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
+from sparring.training.contract import Searching
 from sparring.training.objectives.boxes import Box, ranked, ranked_by_lines, unsettled
 from sparring.training.objectives.inner import inner_pgd
 from sparring.training.objectives.minmax import Maximiser, searched
@@ -71,7 +73,7 @@ class CROWNIBP:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SABR:
+class SABR(Searching):
     """Be right on all of a small box around the worst input: `L(u(z, part eps), y)` (Müller et al., 2023).
 
     The attack looks within `(1 - part) eps`, so that the small box stays inside of the threat. Less regularisation
@@ -84,17 +86,23 @@ class SABR:
     part: float = 0.6
     warmup: float = 0.5
 
-    def __call__(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
-        """The loss at these weights."""
+    def pinned(
+        self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams
+    ) -> Callable[[], Tensor]:
+        """The loss of the small box around what the attack finds now."""
         eps = strength * self.threat.eps
         z = searched(self.attack(self.threat.at((1 - self.part) * eps)), network, x, Never(labels), rng)
-        box = around(self.threat.at(self.part * eps), z)
-        out: Box = network(box)
-        return worst(ranked(out, labels)) + _settling(self.warmup * (1 - strength), box, out)
+
+        def loss() -> Tensor:
+            box = around(self.threat.at(self.part * eps), z)
+            out: Box = network(box)
+            return worst(ranked(out, labels)) + _settling(self.warmup * (1 - strength), box, out)
+
+        return loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class MTLIBP:
+class MTLIBP(Searching):
     """Adversarial training and IBP side by side: `(1 - a) L(f(z), y) + a L(u(x), y)` (De Palma et al., 2024).
 
     z is the attack's; `alpha` trades clean accuracy against certificates. BatchNorm normalises by the statistics of z.
@@ -105,15 +113,21 @@ class MTLIBP:
     alpha: float = 0.1
     warmup: float = 0.5
 
-    def __call__(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
-        """The loss at these weights."""
+    def pinned(
+        self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams
+    ) -> Callable[[], Tensor]:
+        """The loss at what the attack finds now, and of the box."""
         threat = self.threat.at(strength * self.threat.eps)
         z = searched(self.attack(threat), network, x, Never(labels), rng)
-        box = around(threat, x, point=z)
-        out: Box = network(box)
-        attacked, certified = functional.cross_entropy(out.point, labels), worst(ranked(out, labels))
-        loss = (1 - self.alpha) * attacked + self.alpha * certified
-        return loss + _settling(self.warmup * (1 - strength), box, out)
+
+        def loss() -> Tensor:
+            box = around(threat, x, point=z)
+            out: Box = network(box)
+            attacked, certified = functional.cross_entropy(out.point, labels), worst(ranked(out, labels))
+            mixed = (1 - self.alpha) * attacked + self.alpha * certified
+            return mixed + _settling(self.warmup * (1 - strength), box, out)
+
+        return loss
 
 
 def around(threat: Ball, x: Tensor, *, point: Tensor | None = None, lines: bool = False) -> Box:
@@ -149,7 +163,7 @@ def _boxed(threat: Ball) -> Ball:
         BadInput: it is not.
     """
     if threat.norm.name != "linf":
-        raise BadInput(f"certified training within {threat}", "an linf threat", "write for example linf:0.1")
+        raise BadInput(f"certified training within {threat.norm.name}", "an linf threat", "write for example linf:0.1")
     return threat
 
 

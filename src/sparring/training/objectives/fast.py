@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,10 @@ from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
+from sparring.training.contract import Objective, Searching, pinned
 from sparring.training.objectives.adversarial import adversarial
 from sparring.training.objectives.inner import single_step
-from sparring.training.objectives.minmax import MinMax, Objective, slope
+from sparring.training.objectives.minmax import MinMax, slope
 
 
 class Free(MinMax, nn.Module):
@@ -33,10 +35,14 @@ class Free(MinMax, nn.Module):
         if replay < 1:
             raise BadInput(f"replay {replay}", "1 or more", "take 4")
         self.threat, self.replay = threat, replay
+        self.ball = Ball(threat.norm, 0.0, -math.inf, math.inf)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: no batch to replay, no perturbation."""
         self.turn = 0
         self.batch: tuple[Tensor, Tensor] | None = None
         self.delta: Tensor | None = None
-        self.ball = Ball(threat.norm, 0.0, -math.inf, math.inf)
 
     def worst(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
         """The batch that is being replayed, as the last update left it."""
@@ -79,7 +85,7 @@ def free(threat: Ball, *, replay: int = 4) -> Free:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aligned:
+class Aligned(Searching):
     """Any objective, and gradients that point the same way all over the ball: `+ weight (1 - E cos(g(x), g(x + u)))`.
 
     GradAlign (Andriushchenko and Flammarion, 2020, equation 8): `g` is the gradient of the loss in the input, `u` a
@@ -92,10 +98,12 @@ class Aligned:
     objective: Objective
     weight: float = 0.2
 
-    def __call__(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
-        """The objective, and `weight` times the misalignment."""
-        loss = self.objective(network, x, labels, strength, rng)
-        return loss + self.weight * self.misaligned(network, x, labels, strength, rng)
+    def pinned(
+        self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams
+    ) -> Callable[[], Tensor]:
+        """The objective at what it finds now, and `weight` times the misalignment."""
+        loss = pinned(self.objective, network, x, labels, strength, rng)
+        return lambda: loss() + self.weight * self.misaligned(network, x, labels, strength, rng)
 
     def misaligned(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
         """`1 - E cos(g(x), g(x + u))`, with a gradient in the weights."""

@@ -7,6 +7,7 @@ model is to be certified with.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from sparring.goals import Never
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
+from sparring.training.contract import Searching
 from sparring.training.objectives.inner import inner_pgd
 from sparring.training.objectives.minmax import Maximiser, searched
 
@@ -35,7 +37,7 @@ class Gaussian:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmoothAdv:
+class SmoothAdv(Searching):
     """Be right under noise at the worst input: `E L(f(z + sigma n_i), y)`, z the worst for the mean over the noise.
 
     Salman et al. (2019): the attack climbs `-log 1/m sum_i p_y(z + sigma n_i)`, on the `draws` samples of noise that
@@ -47,8 +49,10 @@ class SmoothAdv:
     sigma: float = 0.25
     draws: int = 2
 
-    def __call__(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
-        """The mean of the cross-entropies there."""
+    def pinned(
+        self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams
+    ) -> Callable[[], Tensor]:
+        """The mean of the cross-entropies at what the attack finds now."""
 
         def soft(z: Tensor) -> Tensor:
             outputs = [network(one).log_softmax(1) for one in noisy(z, self.sigma, self.draws, rng)]
@@ -57,15 +61,15 @@ class SmoothAdv:
         attack = self.attack(self.threat.at(strength * self.threat.eps))
         z = searched(attack, network, x, Never(labels), rng, view=soft)
         parts = noisy(z, self.sigma, self.draws, rng)
-        return torch.stack([functional.cross_entropy(network(one), labels) for one in parts]).mean()
+        return lambda: torch.stack([functional.cross_entropy(network(one), labels) for one in parts]).mean()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Consistency:
-    """Be right under noise, and say the same whatever the noise: `+ weight (E KL(p || p_i) + doubt H(p))`.
+    """Be right under noise, and say the same whatever the noise: `+ weight E KL(p || p_i) + doubt H(p)`.
 
-    Jeong and Shin (2020): `p` is the mean of the probabilities `p_i` under `draws` samples of noise. Its cross-entropy
-    `-<p, log p>` weighs `doubt`.
+    Jeong and Shin (2020), lambda and eta: `p` is the mean of the probabilities `p_i` under `draws` samples of noise,
+    `H(p) = -<p, log p>` its entropy.
     """
 
     sigma: float = 0.25
@@ -82,7 +86,7 @@ class Consistency:
         mean = log_mean.exp()
         apart = (mean * (log_mean - logs)).sum(2).mean()
         entropy = -(mean * log_mean).sum(1).mean()
-        return right + self.weight * (apart + self.doubt * entropy)
+        return right + self.weight * apart + self.doubt * entropy
 
 
 def noisy(x: Tensor, sigma: float, draws: int, rng: Streams) -> list[Tensor]:

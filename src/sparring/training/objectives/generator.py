@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparring.attacks.advgan import Weights, convolved, kernel
+from sparring.errors import BadInput
 from sparring.models.victim import inference
 from sparring.registry import register
 from sparring.streams import Streams
@@ -39,18 +40,28 @@ class AgainstGenerator(MinMax, nn.Module):
 
     Lee et al. (2017): the generator sees the gradient `g` of the loss in the image, here its signs. Before every
     update it takes a step of Adam up the loss. Three convolutions at full resolution, bounded by `eps tanh`; what they
-    learned stays with the objective. AdvGAN's own generator (Xiao et al., 2018), which sees the image alone, taught a
-    network of digits no robustness to PGD in as many updates. Costs two forward and backward passes.
+    learned lasts as long as the training. AdvGAN's own generator (Xiao et al., 2018), which sees the image alone,
+    taught a network of digits no robustness to PGD in as many updates. Costs two forward and backward passes.
     """
 
     def __init__(self, threat: Ball, rate: float = 0.01) -> None:
         super().__init__()
         self.threat, self.rate = threat, rate
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, with a generator that has learned nothing."""
         self.learned: Weights | None = None
         self.memory: dict[str, Any] | None = None
 
     def worst(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
-        """What the generator makes of the batch, once it has learned from it."""
+        """What the generator makes of the batch, once it has learned from it.
+
+        Raises:
+            BadInput: the inputs are no images.
+        """
+        if x.dim() != 4:
+            raise BadInput(f"inputs {tuple(x.shape[1:])}", "images (C, H, W) for the generator", "take 'adversarial'")
         if self.learned is None:
             self.learned = _fresh(x.shape[1], Streams(rng.keys.sum().view(1)))  # one stream, whatever the order of rows
         weights = tuple(weight.detach().clone().to(x).requires_grad_() for weight in self.learned)

@@ -16,6 +16,7 @@ from sparring.search import forward, slope
 from sparring.steps import ascent, chain, scale
 from sparring.streams import Streams
 from sparring.threats import Ball
+from sparring.training.fitting import fits
 from sparring.training.objectives.minmax import Maximiser
 from sparring.types import Goal, Loss, Model, Step
 from sparring.views import settled
@@ -49,7 +50,13 @@ class Ascent:
 
 
 def inner_pgd(threat: Ball, *, steps: int = 7, length: float = 2.5) -> Ascent:
-    """Few steps of `length eps / steps` from a random start (Madry et al., 2018): cheap enough for every batch."""
+    """Few steps of `length eps / steps` from a random start (Madry et al., 2018): cheap enough for every batch.
+
+    Raises:
+        BadInput: no steps.
+    """
+    if steps < 1:
+        raise BadInput(f"an inner attack of {steps} steps", "1 or more", "take 7")
     return Ascent(threat=threat, start=threat, step=_steps(threat, length / steps), steps=steps)
 
 
@@ -90,11 +97,11 @@ def maximiser(name: str, **settings: Any) -> Maximiser:
     """The inner maximum by its name, one of `INNER` or any attack of the registry.
 
     Raises:
-        BadInput: an unknown name.
+        BadInput: an unknown name, or settings that it does not take.
     """
-    if name in INNER:
-        return settled(INNER[name], **settings)
-    if name not in members("attacks"):
+    if name not in INNER and name not in members("attacks"):
         near = f"one of {', '.join(INNER)}, or an attack of `sparring list attacks`"
         raise BadInput(f"unknown inner attack {name!r}", near, "check the spelling")
-    return settled(find("attacks", name).make, **settings)
+    make = INNER[name] if name in INNER else find("attacks", name).make
+    fits(name, make, settings)
+    return settled(make, **settings)

@@ -1,14 +1,13 @@
-"""What an objective is, and the form that most of them have: an inner maximum, and a loss at what it found."""
+"""The form that most objectives have: an inner maximum, and a loss at what it found."""
 
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,24 +20,14 @@ from sparring.models.victim import inference
 from sparring.search import forward
 from sparring.streams import Streams
 from sparring.threats import Ball
+from sparring.training.contract import Searching
 from sparring.types import Attack, Goal, Model
 
 Maximiser = Callable[[Ball], Attack]
 """An attack for a threat of any size, so that eps can grow from zero."""
 
 
-class Objective(Protocol):
-    """The loss of a batch, a scalar with a gradient in the weights.
-
-    `labels` are classes `(B,)`, or shares of all classes `(B, K)`.
-    """
-
-    def __call__(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
-        """The loss at these weights."""
-        ...
-
-
-class MinMax(ABC):
+class MinMax(Searching):
     """An objective of two parts: the worst inputs at these weights, and a loss at fixed inputs."""
 
     @abstractmethod
@@ -49,22 +38,11 @@ class MinMax(ABC):
     def loss(self, network: nn.Module, x: Tensor, z: Tensor, labels: Tensor) -> Tensor:
         """What the weights minimise, once the worst inputs `z` are known."""
 
-    def __call__(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
-        """The loss at these weights."""
-        return self.loss(network, x, self.worst(network, x, labels, strength, rng), labels)
-
-
-def pinned(  # noqa: PLR0917  (those of an objective)
-    objective: Objective, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams
-) -> Callable[[], Tensor]:
-    """The loss of a batch as a function of the weights alone, the worst inputs searched for once.
-
-    What a neighbourhood of weights asks for (Wu et al., 2020, equation 7): it takes the loss at more than one place,
-    and the search costs most of it.
-    """
-    if isinstance(objective, MinMax):
-        return partial(objective.loss, network, x, objective.worst(network, x, labels, strength, rng), labels)
-    return partial(objective, network, x, labels, strength, rng)
+    def pinned(
+        self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams
+    ) -> Callable[[], Tensor]:
+        """The loss at what is the worst now."""
+        return partial(self.loss, network, x, self.worst(network, x, labels, strength, rng), labels)
 
 
 def searched(

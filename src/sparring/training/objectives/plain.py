@@ -12,7 +12,8 @@ from sparring.models.victim import inference
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
-from sparring.training.objectives.minmax import Objective, loaded
+from sparring.training.contract import Objective
+from sparring.training.objectives.minmax import loaded
 
 
 def standard(network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:

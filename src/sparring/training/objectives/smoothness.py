@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.training.augmentations import shares
+from sparring.training.contract import Objective, Searching, pinned
 from sparring.training.objectives.inner import inner_pgd
 from sparring.training.objectives.minmax import (
     Apart,
@@ -165,3 +167,17 @@ class VAT(MinMax):
 def vat(threat: Ball, *, weight: float = 1.0, turns: int = 1) -> VAT:
     """Be constant around every input, with a label or without (Miyato et al., 2019); labels below 0 are none."""
     return VAT(threat=threat, weight=weight, turns=turns)
+
+
+@dataclass(frozen=True)
+class Labelled(Searching):
+    """Any objective, on the rows that have a label alone: those below 0 are none."""
+
+    objective: Objective
+
+    def pinned(
+        self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams
+    ) -> Callable[[], Tensor]:
+        """The objective there, at what it finds now."""
+        known = labels >= 0
+        return pinned(self.objective, network, x[known], labels[known], strength, rng[known])

@@ -1,0 +1,39 @@
+"""Settings from a file for a factory: refused in one line where it does not take them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from inspect import Parameter, signature
+from typing import Any
+
+from sparring.errors import BadInput
+
+KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "true or false"),
+    "str": ((str,), "text"),
+}
+"""Types that TOML has, by their names in a signature."""
+
+
+def fits(place: str, make: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Refuse settings that a factory does not take: names without a default, and values of another type.
+
+    Raises:
+        BadInput: one of them; `place` says where it stands.
+    """
+    known = {name: one for name, one in signature(make).parameters.items() if one.default is not Parameter.empty}
+    for name, value in given.items():
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            need = f"one of {', '.join(known)}" if known else "no settings"
+            raise BadInput(
+                f"the setting '{place}.{name}'", need, f"did you mean {near[0]!r}?" if near else "leave it out"
+            )
+        types, said = KINDS.get(str(known[name].annotation), ((type(value),), ""))
+        if not isinstance(value, types) or isinstance(value, bool) > (bool in types):  # a bool is an int to Python
+            raise BadInput(f"{place}.{name} = {value!r}", said, "give another value")
+        if callable(known[name].default) and not callable(value):
+            raise BadInput(f"{place}.{name} = {value!r}", "a function", "leave it out, or say it in Python")
