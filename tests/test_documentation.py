@@ -1,4 +1,4 @@
-"""What the pages print is run: every file that a page says to write, and every command in a block of `sh`, in order."""
+"""What the pages print is run: files that a page says to write, commands in blocks of `sh`, in order; some Python."""
 
 from __future__ import annotations
 
@@ -68,6 +68,16 @@ def test_the_gates_fail_as_the_page_says(tmp_path: Path) -> None:
 def test_a_killed_run_goes_on_as_the_page_says(tmp_path: Path) -> None:
     carry_out(ENGLISH / "resume-a-long-run.md", tmp_path)
     assert Result.load(tmp_path / "long" / "result.json").examples == 300
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["defences.md"])
+def test_blocks_of_python_run_as_they_are(page: str) -> None:
+    texts = [text for language, name, text in blocks(ENGLISH / page) if language == "python" and not name]
+    assert texts
+    for text in texts:
+        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{text}\n{done.stderr}"
 
 
 @pytest.mark.frameworks

@@ -138,6 +138,11 @@ def _share(context: click.Context, option: click.Parameter, value: float | None)
 @click.option("--certify", metavar="NAME", help="Prove what stands, too, by certificates up to this one: alpha-crown.")
 @click.option("--fail-under", type=float, callback=_share, help="Status 1 if robust accuracy is lower, or in doubt.")
 @click.option("--defence", metavar="NAME", help="Put it before MODEL, and attack both through the view it hands out.")
+@click.option(
+    "--train",
+    metavar="DATA",
+    help="What a defence that learns is trained on; the data's own training part, if it has one.",
+)
 @click.option("--language", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Of the report.")
 def audit(**given: Any) -> int:
     """Attack MODEL, and say how robust it is, with a verdict. Ends with a report."""
@@ -149,6 +154,8 @@ def audit(**given: Any) -> int:
     victim, data, threat = _bout(given)
     if given["certify"] is not None and given["defence"] is not None:
         raise BadInput("--certify with --defence", "one of them", "certificates are for networks that torch sees whole")
+    if given["train"] is not None and given["defence"] is None:
+        raise BadInput("--train without --defence", "a defence that learns", "see: sparring list defences")
     judge = partial(run, certify=given["certify"]) if given["defence"] is None else _defended(given)
     with _resumable(out), _watch() as watch:
         result = judge(
@@ -531,12 +538,13 @@ def _bout(given: dict[str, Any]) -> tuple[Victim, Data, Ball]:
 
 def _defended(given: dict[str, Any]) -> Callable[..., Result]:
     """What audits a model with the defence that was asked for, and prints the three numbers."""
-    from sparring.data import load as load_data
     from sparring.evaluate.defended import audit_defence, chosen
     from sparring.types import Defence
 
-    made = chosen(given["defence"])
-    train = None if isinstance(made, Defence) else load_data(given["data"], split="train")
+    learns = not isinstance(chosen(given["defence"]), Defence)
+    if given["train"] is not None and not learns:
+        raise BadInput(f"--train for {given['defence']}", "a defence that learns", "leave --train out")
+    train = _lessons(given) if learns else None
 
     def run(victim: Victim, data: Data, threat: Ball, **settings: Any) -> Result:
         found = audit_defence(victim, given["defence"], data, threat, train=train, **settings)
@@ -546,6 +554,18 @@ def _defended(given: dict[str, Any]) -> Callable[..., Result]:
         return found.adaptive
 
     return run
+
+
+def _lessons(given: dict[str, Any]) -> Data:
+    """What a defence learns from: never the audited examples, which a source without splits would give again."""
+    from sparring.data import load
+    from sparring.evaluate.identity import of_data
+
+    audited, taught = load(given["data"], split=given["split"]), load(given["train"] or given["data"], split="train")
+    if of_data(audited).partition(", ")[2] == of_data(taught).partition(", ")[2]:  # by whatever names
+        need = "other data to train it on"
+        raise BadInput("a defence that learns, and data without a training part", need, "give --train DATA")
+    return taught
 
 
 def _threat(given: dict[str, Any]) -> Boxed:
@@ -657,7 +677,8 @@ def _command(name: str, given: dict[str, Any]) -> str:
     words += ["--split", given["split"]] if given["split"] != "test" else []
     words += ["--bounds", *map(str, given["bounds"])] if given["bounds"] != (0.0, 1.0) else []
     words += ["--trust"] if given["trust"] else []
-    words += ["--defence", given["defence"]] if given["defence"] is not None else []
+    for key in ("defence", "train"):
+        words += [f"--{key}", given[key]] if given[key] is not None else []
     return shlex.join(words)
 
 

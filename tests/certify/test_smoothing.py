@@ -169,6 +169,18 @@ def test_a_data_set_is_proved_and_other_norms_are_refused() -> None:
         prove(victim, data, linf(0.5, low=-9, high=9), smoothing)
 
 
+@pytest.mark.parametrize(("wrong", "why"), [(torch.nan, "not finite"), (7.0, "outside of 0 to 1")])
+def test_inputs_that_no_noise_moves_are_refused(wrong: float, why: str) -> None:
+    x, labels, _, rng = inputs(4)
+    x = x.sigmoid()
+    x[1, 0] = wrong
+    with pytest.raises(BadInput, match=why):
+        prove(adopt(line()), Arrays(name="made", x=x, y=labels), l2(0.1), Smoothing(n=100))
+    if not np.isfinite(wrong):
+        with pytest.raises(BadInput, match=why):
+            Smoothing(n=100)(line(), x, rng)
+
+
 def test_settings_that_make_no_sense_are_refused() -> None:
     for settings in ({"sigma": 0.0}, {"alpha": 0.7}, {"n": 0}):
         with pytest.raises(BadInput):
@@ -188,6 +200,13 @@ def test_training_under_noise_is_the_loss_at_what_the_noise_makes() -> None:
     assert torch.allclose(gaussian(l2(1.0), sigma=0.3)(layer, x, labels, 1.0, rng), want)
     alone = consistency(l2(1.0), sigma=0.3, draws=1, doubt=0.0)(layer, x, labels, 1.0, rng)
     assert torch.allclose(alone, want, atol=1e-6)
+    logs = [layer(x + 0.3 * rng.at("noise").at(i).normal(SIZE)).log_softmax(1) for i in range(2)]
+    p, rows = (logs[0].exp() + logs[1].exp()) / 2, torch.arange(len(x))
+    right = -(logs[0] + logs[1])[rows, labels].mean() / 2
+    apart = sum((p * (p.log() - log)).sum(1).mean() for log in logs) / 2
+    want = right + 10 * apart - 0.5 * (p * p.log()).sum(1).mean()
+    found = consistency(l2(1.0), sigma=0.3, draws=2, weight=10.0, doubt=0.5)(layer, x, labels, 1.0, rng)
+    assert torch.allclose(found, want, atol=1e-5)
     box = l2(0.4, low=-9, high=9)
     attacked = smooth_adv(box, sigma=0.3, draws=4)(layer, x, labels, 1.0, rng)
     toward = (layer.weight[1 - labels] - layer.weight[labels]).detach()

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
-from sparring import audit_defence
+from sparring import audit, audit_defence
 from sparring.cli import cli
 from sparring.data import Arrays, digits, first
-from sparring.defences import Cleaning, RandomCleaning, Replacement, bit_depth, jpeg, magnet
+from sparring.defences import Chain, Cleaning, RandomCleaning, Replacement, Shifts, bit_depth, jpeg, magnet, noise
+from sparring.defences.quilting import Quilt
 from sparring.errors import BadInput
-from sparring.evaluate import Result
+from sparring.evaluate import Result, defended
 from sparring.evaluate.defended import climb, face, ready
+from sparring.evaluate.identity import of_attack
+from sparring.report import derive
+from sparring.streams import Streams
 from sparring.threats import linf
 from sparring.views import unchanged
 from sparring.zoo.honest import relu
@@ -50,6 +57,41 @@ def test_an_audit_of_a_defence_rests_on_the_attack_that_knows_it(tmp_path):
     assert written.defence["unaware"] == found.unaware.estimate
     assert Result.load(tmp_path / "bare" / "result.json").robust_accuracy == found.bare.robust_accuracy
     assert "behind bit-depth" in written.name
+    assert written.attacks[-1].name == "unaware transfer"
+    other = {"limit": 20, "suite": "quick", "out": tmp_path, "resume": True}
+    with pytest.raises(BadInput, match="differs in defence;"):  # of the same parameters: those of the network
+        audit_defence(network(), bit_depth(bits=1), digits("test"), linf(0.1), **other)
+    with pytest.raises(BadInput, match="differs in defence;"):
+        audit(network(), digits("test"), linf(0.1), **other)
+
+
+class Plain:
+    """A defence without a text of its own."""
+
+    differentiable, draws = True, 1
+
+    def __init__(self, width):
+        self.width = width
+
+    def defend(self, model):
+        return model
+
+    adaptive = defend
+
+
+def made():
+    """Defences, no two of them alike."""
+    bank = torch.arange(32.0).view(8, 4)
+    quilts = Quilt(bank, 2, 1), Quilt(bank, 2, 2), Quilt(bank + 1, 2, 1)
+    yield from (Cleaning(clean=quilt, surrogate=quilt.soft) for quilt in quilts)
+    yield from (jpeg(), jpeg(quality=50), bit_depth(), noise(), noise(draws=2), Plain(1), Plain(2))
+    yield from (Chain((jpeg(), noise())), Chain((noise(), jpeg())), Shifts(((0, 0),)), Replacement(torch.nn.ReLU()))
+
+
+def test_a_ledger_tells_defences_apart_and_knows_one_again():
+    texts = [of_attack(defence) for defence in made()]
+    assert len(set(texts)) == len(texts)
+    assert texts == [of_attack(defence) for defence in made()]
 
 
 def test_an_adaptive_view_that_is_beaten_by_an_unaware_attack_makes_the_verdict_suspect():
@@ -62,6 +104,40 @@ def test_an_adaptive_view_that_is_beaten_by_an_unaware_attack_makes_the_verdict_
     found = audit_defence(network(), Blindfold(network()), (x, labels), linf(0.3), suite="quick", passes=0)
     assert found.missed > 0
     assert found.verdict != "trusted"
+    assert "does not know the defence" in found.reasons[0]
+    whole, robust = found.adaptive, found.adaptive.robust_accuracy.estimate
+    assert robust <= found.unaware.estimate
+    assert [row.broken_by for row in whole.per_example].count("unaware transfer") == found.missed
+    assert all(row.distance <= 0.3001 for row in whole.per_example if row.broken_by == "unaware transfer")
+    at_eps = next(point for point in whole.curve if point.eps == whole.threat["eps"])
+    assert robust == at_eps.robust_accuracy == derive.standing(whole)[-1] == derive.course(whole)[-1].accuracy
+
+
+def test_nothing_is_said_to_have_fallen_where_nothing_was_attacked():
+    x, labels = digits("test").take([0, 1, 2])
+    x[1, 0, 5, 5] = torch.nan
+    found = audit_defence(network(), bit_depth(), (x, labels), linf(0.3), suite="quick", passes=0)
+    assert found.verdict == "invalid"
+    assert found.missed == 0
+    assert not any("does not know" in reason for reason in found.reasons)
+
+
+@pytest.mark.parametrize(("asked", "draws"), [(2, 8), (12, 12)])
+def test_a_random_defence_is_averaged_over_as_many_calls_as_it_asks_for(asked, draws, tmp_path):
+    x = torch.tensor([0.2, 0.8]).repeat(4).view(8, 1) + 0.05 * Streams.of(0, range(8)).uniform(4)
+
+    def halves(z):
+        return 5 * torch.stack([z.sum(1) - 2, 2 - z.sum(1)], 1)
+
+    def stop(stage, done, total):
+        if done == total:
+            raise InterruptedError(stage)
+
+    data, defence = Arrays("few", x, halves(x).argmax(1)), noise(draws=asked)
+    with pytest.raises(InterruptedError, match="clean"):
+        audit(defence.adaptive(halves), data, linf(0.02), suite="quick", out=tmp_path, watch=stop, behind=defence)
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as ledger:
+        assert ledger.execute("SELECT forward FROM bouts WHERE stage = 'clean'").fetchall() == [(draws * 8,)]
 
 
 def test_wrong_use_is_refused_in_one_line():
@@ -70,6 +146,10 @@ def test_wrong_use_is_refused_in_one_line():
         audit_defence(network(), "jpg", data, linf(0.1))
     with pytest.raises(BadInput, match="training data"):
         audit_defence(network(), "magnet", data, linf(0.1))
+    levels = Arrays("levels", 255 * torch.rand(5, 1, 28, 28), torch.arange(5))
+    for run in (audit_defence, face):
+        with pytest.raises(BadInput, match="from 0 to 255 for a defence"):
+            run(network(), jpeg(), levels, linf(12, low=0, high=255))
     with pytest.raises(BadInput, match="defend, adaptive and draws"):
         audit_defence(network(), torch.nn.Identity(), data, linf(0.1))
     with pytest.raises(BadInput, match="a torch network"):
@@ -97,3 +177,27 @@ def test_the_command_line_prints_three_numbers_and_lists_what_there_is(tmp_path)
     assert "--defence gaussian" in Result.load(tmp_path / "out" / "result.json").command
     for kind, name in (("defences", "total-variation"), ("detectors", "mahalanobis")):
         assert name in CliRunner().invoke(cli, ["list", kind], catch_exceptions=False).output
+
+
+def asked(folder, *options):
+    """What the command line says to an audit on some data."""
+    (folder / "net.py").write_text("from sparring.zoo.honest import relu as net\n", encoding="utf-8")
+    given = ["audit", f"{folder / 'net.py'}:net", "--threat", "linf:0.1", "--out", str(folder / "out")]
+    return CliRunner().invoke(cli, [*given, *map(str, options)])
+
+
+def test_on_the_command_line_nothing_learns_from_what_is_audited(tmp_path, monkeypatch):
+    x, y = digits("test").take(range(30))
+    audited, other, taught = tmp_path / "audited.npz", tmp_path / "other.npz", []
+    np.savez(audited, x=x, y=y)
+    np.savez(tmp_path / "copy.npz", x_train=x, y_train=y)
+    np.savez(other, x=x.flip(0), y=y.flip(0))
+    monkeypatch.setattr(defended, "audit_defence", lambda *given, train, **settings: 1 / taught.append(train))
+    learns = ["--defence", "magnet", "--limit", "5"]
+    for data in (["--data", audited], ["--data", "digits:test"], ["--data", audited, "--train", tmp_path / "copy.npz"]):
+        assert "give --train DATA" in str(asked(tmp_path, *data, *learns).exception)
+    for data in (["--data", "digits"], ["--data", audited, "--train", other], ["--data", audited, "--train", "digits"]):
+        asked(tmp_path, *data, *learns)
+    assert [part.name for part in taught] == ["digits:train", "other.npz", "digits:train"]
+    for wrong in ([], ["--defence", "jpeg"]):
+        assert "a defence that learns" in str(asked(tmp_path, "--data", audited, "--train", "digits", *wrong).exception)

@@ -11,16 +11,27 @@ from PIL import Image
 from scipy import fft, ndimage
 from torch import nn
 
-from sparring.defences.deflection import moved, shrunk
+from sparring.defences.deflection import moved, pixel_deflection, shrunk
 from sparring.defences.depth import bit_depth, rounded
 from sparring.defences.diffusion import signal
 from sparring.defences.jpeg import _tables, compressed, cosines, jpeg, softly
 from sparring.defences.learning import afresh
+from sparring.defences.noise import noise
 from sparring.defences.quilting import Quilt, bank_of
 from sparring.defences.replacing import Mean, MeanOfProbabilities
-from sparring.defences.smoothing import alike_mean, bell, bilateral_mean, medians, near_medians
-from sparring.defences.thermometer import coded, ramped, widened
-from sparring.defences.variation import gathered, least_variation, slopes, variation
+from sparring.defences.resizing import random_resize
+from sparring.defences.shifts import shifts
+from sparring.defences.smoothing import (
+    alike_mean,
+    bell,
+    bilateral_mean,
+    gaussian,
+    medians,
+    near_medians,
+    non_local_means,
+)
+from sparring.defences.thermometer import coded, ramped, thermometer, widened
+from sparring.defences.variation import gathered, least_variation, slopes, total_variation, variation
 from sparring.errors import BadInput
 from sparring.networks import mlp, wong_cnn
 from sparring.streams import Streams
@@ -150,6 +161,35 @@ def test_wavelets_without_noise_to_remove_change_nothing_and_pixels_move_a_littl
     assert values[0] <= values[1]
 
 
+@pytest.mark.parametrize("side", [1, 2, 4, 5])
+def test_pixels_of_small_images_are_deflected_into_the_box(side):
+    x = Streams.of(7, range(3)).uniform(1, side, side)
+    z = pixel_deflection().clean(x, Streams.of(0, range(3)))
+    assert z.min() >= 0
+    assert z.max() <= 1  # and not NaN: a variance of one coefficient is none
+
+
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (gaussian, {"sigma": 0.0}),
+        (gaussian, {"sigma": float("nan")}),
+        (shifts, {"reach": -1}),
+        (non_local_means, {"patch": 2}),
+        (pixel_deflection, {"share": 2.0}),
+        (total_variation, {"weight": 0.0}),
+        (noise, {"draws": 0}),
+        (random_resize, {"draws": -1}),
+        (random_resize, {"smallest": 0.0}),
+        (random_resize, {"smallest": 1.5}),
+        (thermometer, {"levels": 0}),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make, settings):
+    with pytest.raises(BadInput, match="; need "):
+        make(**settings)
+
+
 def test_a_quilt_of_an_images_own_patches_is_the_image():
     x = GREY[:1]
     patches = torch.nn.functional.unfold(x, 4).transpose(1, 2).flatten(0, 1)
@@ -157,6 +197,9 @@ def test_a_quilt_of_an_images_own_patches_is_the_image():
     bank = bank_of(GREY, 30, 4)
     assert bank.shape == (30, 16)
     assert torch.equal(bank, bank_of(GREY, 30, 4))
+    for meet in (lambda: bank_of(GREY, 30, 11), lambda: Quilt(bank, 4, 3)(GREY[..., :3])):
+        with pytest.raises(BadInput, match="no larger than the image"):
+            meet()
 
 
 def test_image_and_noise_share_one_variance():

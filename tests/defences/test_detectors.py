@@ -8,11 +8,13 @@ from functools import cache
 import pytest
 import torch
 from scipy.stats import binom
+from torch import nn
 
 from sparring.data import digits
 from sparring.defences.detectors import Unnoticed, calibrated, watched
+from sparring.defences.detectors.layers import features_of
 from sparring.defences.detectors.mahalanobis import whitening
-from sparring.defences.detectors.neighbours import local_dimension, squared_distances
+from sparring.defences.detectors.neighbours import kernel_density, lid, local_dimension, squared_distances
 from sparring.errors import BadInput
 from sparring.evaluate.detection import area, detect, roc
 from sparring.registry import members
@@ -106,6 +108,85 @@ def test_distances_and_dimensions_are_what_they_are():
     means = torch.stack([f[labels == c].mean(0) for c in range(2)])
     white = (f - means[labels]) @ whitening(f, labels, means)
     torch.testing.assert_close(white.T @ white / 600, torch.eye(4), rtol=0, atol=0.01)
+
+
+def small(*hidden):
+    """A network of a few values in, with these layers, and three classes out."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 8), *hidden, nn.ReLU(), nn.Linear(8, 3)).eval().requires_grad_(False)
+
+
+CLOUD, NAMED = Streams.of(4, range(60)).normal(4), torch.arange(60) % 3
+
+
+@pytest.mark.parametrize("name", ["energy", "mahalanobis", "lid", "kernel-density"])
+def test_in_whatever_mode_the_model_is_it_is_fitted_and_calibrated_in_inference_mode(name):
+    net, found = small(nn.BatchNorm1d(8), nn.Dropout(0.5)), []
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    for mode in (True, False):
+        net.train(mode)
+        detector = calibrated(members("detectors")[name].make().fit(net, CLOUD, NAMED), CLOUD + 0.1)
+        found.append((detector.threshold, detector.flagged(CLOUD).tolist()))
+        assert all(part.training == mode for part in net.modules())
+        assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    assert found[0] == found[1]
+
+
+def test_a_linear_layer_on_tokens_is_averaged_over_the_tokens():
+    first, x = small()[0], Streams.of(5, range(6)).normal(7, 4)
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = small()
+
+        def forward(self, x):
+            return self.net(x).mean(1)
+
+    (found,) = features_of(Tokens())(x)
+    torch.testing.assert_close(found, first(x).relu().mean(1))
+    convolved = nn.Sequential(nn.Conv2d(1, 5, 2), nn.Flatten(), nn.Linear(5 * 36, 2))
+    image = Streams.of(6, range(3)).uniform(1, 7, 7)
+    torch.testing.assert_close(features_of(convolved)(image)[0], convolved[0](image).relu().mean((2, 3)))
+
+
+def test_an_example_of_the_bank_is_none_of_its_own_neighbours_however_far_out_it_lies():
+    for bank in (CLOUD, CLOUD + 100, 1e-4 * CLOUD):
+        apart = torch.cdist(bank.double(), bank.double()).fill_diagonal_(torch.inf)
+        near = apart.topk(10, largest=False).values
+        want = -1 / (near / near[:, -1:]).log().mean(1)
+        torch.testing.assert_close(local_dimension(bank, bank, 10).double(), want, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("learned", [22, 30, 31, 32, 60])
+def test_local_dimensions_are_standardised_however_few_examples_are_left_beside_the_bank(learned):
+    scores = lid(among=30, k=20).fit(small(), CLOUD[:learned], NAMED[:learned])(CLOUD)
+    assert scores.isfinite().all()
+    assert scores.abs().max() < 50
+
+
+def test_a_bank_too_small_for_its_neighbours_is_refused():
+    for few, settings in ((CLOUD[:21], {}), (CLOUD, {"among": 20})):
+        with pytest.raises(BadInput, match="22 or more"):
+            lid(**settings).fit(small(), few, NAMED)
+
+
+def test_a_density_is_a_mean_so_that_larger_classes_are_no_denser():
+    net, width = small(), 0.5
+    score = kernel_density(width=width).fit(net, CLOUD, NAMED)
+    (f,) = features_of(net)(CLOUD)
+    squares, decided = torch.cdist(f, f).square(), net(CLOUD).argmax(1)
+    scale = width**2 * squares[NAMED.unsqueeze(0) == NAMED.unsqueeze(1)].median()
+    want = [-(-row[decided[i] == NAMED] / scale).exp().mean().log() for i, row in enumerate(squares)]
+    torch.testing.assert_close(score(CLOUD), torch.stack(want), rtol=1e-4, atol=1e-4)
+    twice = kernel_density(width=width).fit(net, torch.cat([CLOUD, CLOUD]), torch.cat([NAMED, NAMED]))
+    torch.testing.assert_close(twice(CLOUD), score(CLOUD), rtol=1e-4, atol=1e-4)
+
+
+def test_a_detector_is_not_tested_on_nothing():
+    with pytest.raises(BadInput, match="at least 1 example"):
+        detect(relu_network(), calibrated(lambda x: x, torch.rand(40)), CLOUD[:0], NAMED[:0], linf(0.1))
 
 
 def test_whoever_knows_the_detector_gets_past_it_more_often():

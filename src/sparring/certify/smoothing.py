@@ -170,7 +170,13 @@ class Smoothing:
             raise BadInput(f"{self.n0} and {self.n} samples", "1 or more of each", "take 100 and 100000")
 
     def __call__(self, model: Model, x: Tensor, rng: Streams) -> Radii:
-        """The answer for every row, and its radius."""
+        """The answer for every row, and its radius.
+
+        Raises:
+            BadInput: inputs that are not finite: noise would not change the answer.
+        """
+        if not bool(x.isfinite().all()):
+            raise BadInput("inputs that are not finite", "finite inputs", "clean the data")
         with inference(model), torch.no_grad():
             found = [self.one(model, x[i], rng[torch.tensor([i])]) for i in range(len(x))]
         answer, radius, samples = zip(*found, strict=True) if found else ((), (), ())
@@ -183,6 +189,7 @@ class Smoothing:
     def one(self, model: Model, x: Tensor, rng: Streams) -> tuple[int, float, int]:
         """The answer for one input without its batch, its radius, and how many samples that took."""
         guess = int(torch.cat([*votes(model, x, self.sigma, self.n0, rng.at("guess"))]).mode().values)
+        guess = max(guess, 0)  # most samples without an answer: no class will have half of them, whichever is bet on
         successes = trials = 0
         low = 0.0
         for answers in votes(model, x, self.sigma, self.n, rng.at("bound")):
@@ -195,13 +202,25 @@ class Smoothing:
 
 
 def votes(model: Model, x: Tensor, sigma: float, count: int, rng: Streams) -> Iterator[Tensor]:
-    """The model's answers for an input under noise, in blocks that double until they are large enough to be cheap."""
+    """The model's answers for an input under noise, in blocks that double until they are large enough to be cheap.
+
+    A sample whose scores are NaN has no answer: -1, a vote for no class.
+    """
     done = 0
     while done < count:
         size = min(max(done, 100), BLOCK, count - done)
         noise = torch.randn(size, *x.shape, generator=_generator(rng.at(done)))
-        yield model(x + sigma * noise.to(x)).argmax(1).cpu()
+        scores = _scores(model, x + sigma * noise.to(x))
+        yield scores.argmax(1).masked_fill(scores.isnan().any(1), ABSTAINED).cpu()
         done += size
+
+
+def _scores(model: Model, x: Tensor) -> Tensor:
+    """A score a class, `(B, K)` of two classes or more: anything else is refused."""
+    scores = model(x)
+    if scores.dim() != 2 or scores.shape[1] < 2:
+        raise BadInput(f"outputs of shape {tuple(scores.shape)}", "a score a class (B, K)", "run: sparring doctor")
+    return scores
 
 
 def _generator(rng: Streams) -> torch.Generator:
@@ -213,7 +232,8 @@ def _generator(rng: Streams) -> torch.Generator:
 class Smoothed:
     """The smoothed model itself, as a view: the share of votes of every class under `draws` samples of noise.
 
-    The noise is the same for every input and every call. Costs `draws` passes; votes have no gradient.
+    The noise is the same for every input and every call. A sample whose scores are NaN votes for no class. Costs
+    `draws` passes; votes have no gradient.
     """
 
     model: Model
@@ -221,13 +241,18 @@ class Smoothed:
     draws: int = 1000
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not (self.sigma > 0 and np.isfinite(self.sigma)):
+            raise BadInput(f"sigma {self.sigma}", "a positive number", "give it in the unit of the inputs")
+        if self.draws < 1:
+            raise BadInput(f"{self.draws} samples", "1 or more", "take 1000")
+
     def __call__(self, x: Tensor) -> Tensor:
         """Shares `(B, K)`."""
         rng = Streams.of(self.seed, [0]).at("smoothed")
         with inference(self.model), torch.no_grad():
-            classes = self.model(x[:1]).shape[1]
-            counts = [
-                torch.cat([*votes(self.model, row, self.sigma, self.draws, rng)]).bincount(minlength=classes)
-                for row in x
-            ]
-        return (torch.stack(counts) / self.draws).to(x)
+            counts = torch.zeros(len(x), _scores(self.model, x[:1]).shape[1])
+            for row, count in zip(x, counts, strict=True):
+                answers = torch.cat([*votes(self.model, row, self.sigma, self.draws, rng)])
+                count += answers[answers != ABSTAINED].bincount(minlength=len(count))
+        return (counts / self.draws).to(x)

@@ -79,6 +79,10 @@ class RandomCleaning:
     surrogate: RandomTransform | None = None
     draws: int = 8
 
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise BadInput(f"a mean over {self.draws} calls", "one or more", "give draws=8, say")
+
     @property
     def differentiable(self) -> bool:
         """Whether gradients pass the transform as they are."""

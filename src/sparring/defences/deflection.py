@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparring.defences.cleaning import RandomCleaning, images
+from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.views import settled, unchanged
@@ -33,7 +34,7 @@ def shrunk(x: Tensor, sigma: float, levels: int = LEVELS) -> Tensor:
     a, b, c, d = x[:, :, ::2, ::2], x[:, :, ::2, 1::2], x[:, :, 1::2, ::2], x[:, :, 1::2, 1::2]
     low = (a + b + c + d) / 2
     details = torch.stack([a + b - c - d, a - b + c - d, a - b - c + d], 2) / 2
-    signal = (details.var((3, 4), keepdim=True) - sigma**2).clamp(min=1e-12).sqrt()
+    signal = (details.square().mean((3, 4), keepdim=True) - sigma**2).clamp(min=1e-12).sqrt()
     details = functional.relu(details.abs() - sigma**2 / signal) * details.sign()
     if levels > 1:
         low = shrunk(low, sigma, levels - 1)
@@ -60,5 +61,7 @@ def pixel_deflection(*, share: float = 0.02, reach: int = 5, sigma: float = 0.04
     Pixels are chosen evenly, not by an activation map, and wavelets are of each channel. The gradient is taken for the
     identity's (Athalye and Carlini, 2018).
     """
+    if not 0 <= share <= 1:
+        raise BadInput(f"a share of {share:g} of the pixels", "0 to 1", "give share=0.02, say")
     clean = settled(deflected, share=share, reach=reach, sigma=sigma)
     return RandomCleaning(clean=clean, surrogate=unchanged, draws=draws)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparring.defences.cleaning import Cleaning, Learning, images
+from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.types import Defence, Model
@@ -37,7 +38,7 @@ class Quilt(nn.Module):
         return self._sewn(x, lambda patches: (-self._far(patches) / SOFTNESS).softmax(1) @ self.bank)
 
     def _sewn(self, x: Tensor, chosen: Callable[[Tensor], Tensor]) -> Tensor:
-        over = [-(length - self.size) % self.stride for length in images(x).shape[2:]]
+        over = [-(length - self.size) % self.stride for length in _room(x, self.size)]
         wide = functional.pad(x, (0, over[1], 0, over[0]), mode="replicate")
         patches = functional.unfold(wide, self.size, stride=self.stride)
         flat = patches.transpose(1, 2).reshape(-1, patches.shape[1])
@@ -54,9 +55,18 @@ class Quilt(nn.Module):
         return self.bank.square().sum(1) - 2 * patches @ self.bank.T
 
 
+def _room(x: Tensor, size: int) -> tuple[int, int]:
+    """Height and width of images that hold a patch of this size."""
+    height, width = images(x).shape[2:]
+    if min(height, width) < size:
+        given = f"images of {height} by {width} for patches of {size} pixels"
+        raise BadInput(given, "patches no larger than the image", "give a smaller size")
+    return height, width
+
+
 def bank_of(x: Tensor, count: int, size: int) -> Tensor:
     """Patches of these images, from places drawn with a fixed seed, `(count, C size^2)`."""
-    height, width = images(x).shape[2:]
+    height, width = _room(x, size)
     rows, down, right = (
         (Streams.of(0, range(count)).at(name).uniform() * high).long()
         for name, high in (("row", len(x)), ("down", height - size + 1), ("right", width - size + 1))

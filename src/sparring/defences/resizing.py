@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sparring.defences.cleaning import RandomCleaning, images
+from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.views import settled, shrink_each
@@ -21,4 +22,6 @@ def random_resize(*, smallest: float = 0.85, draws: int = 8) -> RandomCleaning:
 
     The paper enlarges images of 299 pixels to 331; here they keep their size, as digits and CIFAR need it.
     """
+    if not 0 < smallest <= 1:
+        raise BadInput(f"images shrunk to {smallest:g} of their size", "above 0 and up to 1", "give smallest=0.85, say")
     return RandomCleaning(clean=settled(resized, smallest=smallest), draws=draws)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparring.defences.cleaning import images
+from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.types import Model
 
@@ -53,4 +54,6 @@ class Shifts:
 @register("defences", "shifts", shape="image", paper="Guo et al., 2018")
 def shifts(*, reach: int = 1) -> Shifts:
     """Average the answers for copies that are shifted by up to `reach` pixels (crop ensemble; Guo et al., 2018)."""
+    if reach < 0:
+        raise BadInput(f"shifts of up to {reach} pixels", "0 or more", "give reach=1, say")
     return Shifts(tuple((down, right) for down in range(-reach, reach + 1) for right in range(-reach, reach + 1)))

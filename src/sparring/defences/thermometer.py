@@ -70,6 +70,8 @@ def thermometer(*, levels: int = 16, epochs: int = 8) -> Learning:
     The model's own layers with a wider first one, trained from fresh weights, on clean examples: the paper's other
     half, adversarial training, is left out. Not for networks that normalise their inputs.
     """
+    if levels < 1:
+        raise BadInput(f"{levels} levels", "one or more", "give levels=16, say")
 
     def fit(model: Model, x: Tensor, labels: Tensor) -> Defence:
         from sparring.training import standard

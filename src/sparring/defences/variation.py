@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from sparring.defences.cleaning import RandomCleaning, images
+from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.views import settled, unchanged
@@ -64,5 +67,7 @@ def total_variation(*, keep: float = 0.8, weight: float = 0.05, steps: int = 30,
     The paper minimises the norm of the misfit, this its square; its gradient is taken for the identity's (Athalye et
     al., 2018, section 5.3.1).
     """
+    if not 0 < weight < math.inf:
+        raise BadInput(f"a weight of {weight:g}", "a number above 0", "give weight=0.05, say")
     clean = settled(through_the_rest, keep=keep, weight=weight, steps=steps)
     return RandomCleaning(clean=clean, surrogate=unchanged, draws=draws)

@@ -4,13 +4,15 @@ Three numbers, on the same examples:
 
 - **bare**: without the defence;
 - **unaware**: with it, against the examples that were made on the bare model, transferred;
-- **adaptive**: with it, attacked through the view that it hands out itself.
+- **adaptive**: with it, attacked through the view that it hands out itself; what the transferred examples break is
+  broken here too.
 
 The last is the one that counts.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,11 @@ from torch import Tensor, nn
 from sparring.attacks import Restarts, pgd_cosine, square
 from sparring.data import Arrays, first
 from sparring.errors import BadInput
-from sparring.evaluate.result import Interval, Result, Verdict
+from sparring.evaluate import identity
+from sparring.evaluate.result import AttackRecord, Interval, Result, Verdict
 from sparring.evaluate.run import asked, home, one_thread, own_draws
 from sparring.evaluate.statistics import clopper_pearson
-from sparring.evaluate.verdict import audit
+from sparring.evaluate.verdict import audit, joined
 from sparring.goals import Never, Untargeted
 from sparring.losses import cross_entropy, margin
 from sparring.models.loading import adopt
@@ -34,7 +37,7 @@ from sparring.registry import find
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Attack, Data, Defence, Goal, Learns, Model
-from sparring.views import eot
+from sparring.views import Counted, eot
 
 JUDGED = 16
 """Calls whose mean decides, for a defence that is random."""
@@ -44,8 +47,8 @@ LEARNED_FROM = 2000
 
 BATCH = 200
 
-MISSED = 0.02
-"""The share of examples that an unaware attack may break and the adaptive one not, before that one is in doubt."""
+UNAWARE = "unaware transfer"
+"""What an adaptive audit calls the attack with the examples that were made on the bare model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,7 @@ class DefenceAudit:
     """Two audits and a transfer attack: `bare` without the defence, `adaptive` through the view that it hands out.
 
     `unaware` is the accuracy with it on what PGD made of the examples on the bare model; `missed` counts what that
-    broke and the adaptive audit did not.
+    broke and the adaptive attacks did not. In `adaptive` it is broken, by "unaware transfer".
     """
 
     name: str
@@ -78,6 +81,11 @@ class DefenceAudit:
     def verdict(self) -> Verdict:
         """The adaptive audit's, which is suspect where an attack that knows less breaks what it left standing."""
         return self.adaptive.verdict
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Those of the verdict, in words."""
+        return self.adaptive.reasons
 
 
 def climb(threat: Ball, steps: int = 40, *, queries: int = 0) -> Restarts:
@@ -137,7 +145,11 @@ def face(
     random. Whoever knows the defence can do what somebody who does not can: what the transferred examples break is
     broken for the adaptive attack too. A random defence is judged by the mean of 16 calls. Not an audit: no checks and
     no verdict.
+
+    Raises:
+        BadInput: inputs that are not from 0 to 1.
     """
+    _in_range(threat)
     subject = data if not isinstance(data, tuple) else Arrays("data", *data)
     victim, climber = adopt(model, example=subject.take([0])[0]), attack or climb(threat)
     counts = torch.zeros(5, dtype=torch.int64)
@@ -148,6 +160,13 @@ def face(
     names = ("clean", "defended", "bare", "unaware", "adaptive")
     found = {name: clopper_pearson(int(n), len(subject)) for name, n in zip(names, counts, strict=True)}
     return Faced(examples=len(subject), **found)
+
+
+def _in_range(threat: Ball) -> None:
+    """Refuse inputs of another range than defences are made for: they would clip or round them to something else."""
+    if (threat.low, threat.high) != (0, 1):
+        given = f"inputs from {threat.low:g} to {threat.high:g} for a defence"
+        raise BadInput(given, "inputs from 0 to 1", "put the scaling inside of the model")
 
 
 def _counted(victim: Victim, defence: Defence, x: Tensor, y: Tensor, *, attack: Attack, rng: Streams) -> Tensor:
@@ -197,8 +216,10 @@ def audit_defence(
     there, with the three numbers as `defence` in its result, and that of the bare model in its folder `bare`.
 
     Raises:
-        BadInput: what `sparring.audit` refuses, an unknown defence, or one that has nothing to learn from.
+        BadInput: what `sparring.audit` refuses, inputs that are not from 0 to 1, an unknown defence, or one that has
+            nothing to learn from.
     """
+    _in_range(threat)
     subject = data if not isinstance(data, tuple) else Arrays("data", *data)
     subject = subject if limit is None else first(subject, limit)
     victim = adopt(model, example=subject.take([0])[0])
@@ -208,16 +229,17 @@ def audit_defence(
     known = adopt(view) if isinstance(view, nn.Module) else function(view)  # a torch function, whatever it looks like
     known = replace(known, name=f"{victim.name} behind {name}", probabilities=victim.probabilities)
     bare = audit(victim, subject, threat, seed=seed, out=folder / "bare" if folder else None, **settings)
-    adaptive = audit(known, subject, threat, seed=seed, out=folder, command=command, **settings)
-    standing = _standing(victim, made, subject, threat, seed)
-    fell = {row.index for row in adaptive.per_example if row.broken_by is not None or row.clean != row.label}
-    missed = len(set(range(len(subject))) - standing - fell)
+    attack, fell = _transferred(victim, made, subject, threat, seed)
+    adaptive = audit(known, subject, threat, seed=seed, out=folder, command=command, behind=made, **settings)
+    unaware, missed = clopper_pearson(len(subject) - len(fell), len(subject)), 0
+    if adaptive.verdict != "invalid":  # nothing can be said of what was not attacked
+        adaptive = joined(adaptive, attack, fell)
+        missed = adaptive.attacks[-1].broke
     verdict, reasons = adaptive.verdict, adaptive.reasons
-    if missed > MISSED * len(subject):
+    if missed:
         said = f"{missed} examples fell to an attack that does not know the defence, and not to the adaptive one"
         told = (f"{said}: give the defence a better surrogate, or more draws",)
         verdict, reasons = (verdict, (*told, *reasons)) if verdict != "trusted" else ("suspect", told)
-    unaware = clopper_pearson(len(standing), len(subject))
     numbers = {
         "name": name,
         "bare": bare.robust_accuracy.estimate,
@@ -231,15 +253,29 @@ def audit_defence(
     return DefenceAudit(name=name, bare=bare, unaware=unaware, adaptive=adaptive, missed=missed)
 
 
-def _standing(victim: Victim, defence: Defence, data: Data, threat: Ball, seed: int) -> set[int]:
-    """The examples that stand with the defence, when the bare model's are transferred."""
-    standing: set[int] = set()
-    judge, attack = _judge(defence, defence.defend(victim.call)), climb(threat)
+def _transferred(
+    victim: Victim, defence: Defence, data: Data, threat: Ball, seed: int
+) -> tuple[AttackRecord, dict[int, float]]:
+    """The unaware attack: what it cost, and which examples it breaks with the defence, at which distances."""
+    fell, attack, started = dict[int, float](), climb(threat), time.perf_counter()
+    bare, deployed = Counted(asked(victim)), Counted(defence.defend(victim.call))
+    judge = _judge(defence, deployed)
     with one_thread(), inference(victim):
         for rows in torch.arange(len(data)).split(BATCH):  # type: ignore[no-untyped-call]
             x, y = (part.to(home(victim)) for part in data.take(rows.tolist()))
             with own_draws(seed, "unaware", int(rows[0])):
-                z = _made(asked(victim), x, Never(y), attack, Streams.of(seed, rows).at("bare"))
+                z = _made(bare, x, Never(y), attack, Streams.of(seed, rows).at("bare"))
                 with torch.no_grad():
-                    standing |= set(rows[(judge(z).argmax(1) == y).cpu()].tolist())
-    return standing
+                    broken = (judge(z).argmax(1) != y).cpu()
+            distances = threat.distance(z, x).cpu()[broken]
+            fell |= dict(zip(rows[broken].tolist(), distances.tolist(), strict=True))
+    record = AttackRecord(
+        name=UNAWARE,
+        config=identity.of_attack(attack),
+        broke=0,
+        attacked=len(data),
+        forward=bare.forward + deployed.forward,
+        backward=bare.backward,
+        seconds=time.perf_counter() - started,
+    )
+    return record, fell

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparring.attacks import Restarts, pgd_cosine
 from sparring.defences.detectors import Detector, Unnoticed, watched
+from sparring.errors import BadInput
 from sparring.evaluate.result import Interval
 from sparring.evaluate.run import own_draws
 from sparring.evaluate.statistics import clopper_pearson
@@ -88,7 +89,12 @@ def detect(
 
     The attack that does not know the detector is PGD with 40 steps on the model; the one that does climbs `watched`
     with the goal `Unnoticed`, 4 runs of 60 steps (or is the attack given).
+
+    Raises:
+        BadInput: no examples.
     """
+    if not len(x):
+        raise BadInput("no examples", "at least 1 example", "test the detector on clean examples that it has not seen")
     rng = Streams.of(seed, range(len(x)))
     with inference(model), own_draws("detect", seed):
         with torch.no_grad():

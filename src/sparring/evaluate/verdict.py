@@ -46,7 +46,7 @@ from sparring.models.loading import adopt
 from sparring.models.victim import Victim, inference
 from sparring.streams import Streams
 from sparring.threats import Ball
-from sparring.types import Access, Attack, Data
+from sparring.types import Access, Attack, Data, Defence
 
 if TYPE_CHECKING:
     from sparring.report.gallery import Gallery
@@ -59,7 +59,7 @@ SAMPLE = 128
 """Examples that a question to the finished run is put to, at most."""
 
 DRAWS = 8
-"""Calls that are averaged for a model that is random."""
+"""Calls that are averaged for a model that is random, unless it is behind a defence that asks for more."""
 
 DRAWN_TOGETHER = 32
 """Examples in a batch of a model that is random: with those beside it, an example shares the draws."""
@@ -85,6 +85,7 @@ def audit(
     name: str | None = None,
     command: str | None = None,
     watch: Watch | None = None,
+    behind: Defence | None = None,
 ) -> Result:
     """Find out how robust a model is, and whether that number can be trusted.
 
@@ -97,6 +98,9 @@ def audit(
     examples that stand are proved to stand, and in the end how far, so that the result brackets the truth from below
     too. What is proved is not attacked again at that size. Beyond eps those certificates are asked that proved
     something at eps, short of it all, and branch and bound, which takes seconds an example, at eps alone.
+
+    `behind` is the defence whose adaptive view `model` is, where it is one (`sparring.audit_defence`): a run is resumed
+    with the same one only, and a random model is averaged over as many calls as it asks for, over 8 at least.
 
     The result depends on model, data, threat, suite, passes, certify and seed alone: not on `batch_size` (chosen by
     free memory unless given; 32 for a model that is random), not on `workers` (processes, each on one thread), not on
@@ -126,6 +130,7 @@ def audit(
             passes=passes,
             certify=certify,
             seed=seed,
+            behind=behind,
             diagnosis=diagnosis,
             command=command or f"sparring.audit({victim.name}, {subject.name}, {threat}, suite={suite!r}, seed={seed})",
         )
@@ -164,6 +169,7 @@ class _Case:
     passes: int | None
     certify: str | None
     seed: int
+    behind: Defence | None
     diagnosis: Diagnosis
     command: str
 
@@ -172,6 +178,13 @@ class _Case:
         """What the attacker has, once looked at: a model without gradients gives scores."""
         found = self.diagnosis
         return "scores" if self.victim.access == "gradients" and not found.differentiable else self.victim.access
+
+    @property
+    def draws(self) -> int:
+        """Calls that are averaged; one where the model is not random."""
+        if not self.diagnosis.failed("randomness"):
+            return 1
+        return DRAWS if self.behind is None else max(DRAWS, self.behind.draws)
 
     def plan(self) -> Suite:
         """The suite; where gradients cannot be relied on, with a long black-box attack on all that stands."""
@@ -203,6 +216,7 @@ class _Case:
         return {
             "version": __version__,
             "model": identity.of_model(self.victim),
+            "defence": None if self.behind is None else identity.of_attack(self.behind),
             "data": identity.of_data(self.data),
             "threat": f"{self.threat} in {self.threat.low:g}..{self.threat.high:g}",
             "suite": self.suite,
@@ -264,12 +278,11 @@ def _run(
     """Attack, check, judge. Every sweep goes through the ledger, so that a second call goes on where one stopped."""
     if batch_size is not None and batch_size < 1:
         raise BadInput(f"a batch size of {batch_size}", "one or more", "leave it out to have it chosen")
-    draws = DRAWS if case.diagnosis.failed("randomness") else 1
-    ring = Ring(victim=case.victim, data=case.data, threat=case.threat, seed=case.seed, draws=draws)
+    ring = Ring(victim=case.victim, data=case.data, threat=case.threat, seed=case.seed, draws=case.draws)
     path = folder / "ledger.sqlite" if folder is not None else None
     with workforce(ring, count) as pool, opened(path, case.settings(), resume=resume) as ledger:
         size = batch_size or memory_batch(case.victim, case.data.take(range(min(8, len(case.data))))[0])
-        size = size if draws == 1 else DRAWN_TOGETHER
+        size = size if ring.draws == 1 else DRAWN_TOGETHER
         runner = Runner(ring=ring, ledger=ledger, batch_size=size, pool=pool, watch=watch)
         story = _fight(case, plan, runner, None if proving is None else proving(ledger, watch))
         result = _result(case, story)
@@ -612,14 +625,22 @@ def _result(case: _Case, story: _Story) -> Result:
             return None
         return sum(size >= eps for size in story.proved.values()) / count if eps else len(correct) / count
 
-    def standing(eps: float) -> float:
-        within = eps * (1 + 1e-4)  # recorded distances are rounded
-        return sum(found.get(example, math.inf) > within for example in correct) / count
-
     accuracy = clopper_pearson(len(correct), count)
     robust = clopper_pearson(len(correct) - len(broken), count)
     if not story.fought:  # nothing was attacked: that bounds nothing but what the clean accuracy does
         robust = Interval(estimate=accuracy.estimate, low=0.0, high=1.0)
+    rows = tuple(
+        Example(
+            index=example,
+            label=outcome.label,
+            clean=outcome.prediction,
+            broken_by=broken[example].attack if example in broken else None,
+            distance=found.get(example),
+            certified=None if story.proved is None else story.proved.get(example, 0.0) >= case.threat.eps,
+            proved=None if story.proved is None else story.proved.get(example, 0.0),
+        )
+        for example, outcome in sorted(clean.items())
+    )
     fine = 32 if case.plan().nearest is not None else 0
     attacks = {stage for _, stages in story.fought.values() for stage in stages}
     blows = Counter(blow.attack for blow in broken.values())
@@ -638,7 +659,7 @@ def _result(case: _Case, story: _Story) -> Result:
         if story.proved is None
         else clopper_pearson(sum(size >= case.threat.eps for size in story.proved.values()), count),
         curve=tuple(
-            CurvePoint(eps=eps, robust_accuracy=standing(eps), certified_accuracy=certified(eps))
+            CurvePoint(eps=eps, robust_accuracy=_standing(rows, eps), certified_accuracy=certified(eps))
             for eps in (0.0, *case.sizes(fine))
         )
         if story.fought
@@ -672,18 +693,47 @@ def _result(case: _Case, story: _Story) -> Result:
             "classes": ", ".join(case.data.classes),
         },
         environment=environment(),
-        per_example=tuple(
-            Example(
-                index=example,
-                label=outcome.label,
-                clean=outcome.prediction,
-                broken_by=broken[example].attack if example in broken else None,
-                distance=found.get(example),
-                certified=None if story.proved is None else story.proved.get(example, 0.0) >= case.threat.eps,
-                proved=None if story.proved is None else story.proved.get(example, 0.0),
-            )
-            for example, outcome in sorted(clean.items())
-        ),
+        per_example=rows,
+    )
+
+
+def _standing(rows: Sequence[Example], eps: float) -> float:
+    """The share of examples that are right, and not known to fall within `eps`."""
+    within = eps * (1 + 1e-4)  # recorded distances are rounded
+    far = (row.distance is None or row.distance > within for row in rows if row.clean == row.label)
+    return sum(far) / len(rows)
+
+
+def joined(result: Result, attack: AttackRecord, fell: Mapping[int, float]) -> Result:
+    """A result with one more attack: what it broke, of what still stood, counts, as if it had been the last one.
+
+    `fell` are the examples that fall to it within the audited eps, and at which distances; how many it `broke` is
+    counted here. Checks, reasons and verdict stay as they are.
+    """
+    new = {row.index for row in result.per_example if row.clean == row.label and row.broken_by is None} & fell.keys()
+    rows = tuple(
+        row.model_copy(update={"broken_by": attack.name, "distance": fell[row.index]}) if row.index in new else row
+        for row in result.per_example
+    )
+    left = sum(row.clean == row.label and row.broken_by is None for row in rows)
+    passes = (result.progress[-1].passes if result.progress else 0) + attack.forward + attack.backward
+    last = Progress(attack=attack.name, passes=passes, standing=left)
+    seen = result.outlook
+    return result.model_copy(
+        update={
+            "robust_accuracy": clopper_pearson(left, len(rows)),
+            "curve": tuple(
+                point.model_copy(update={"robust_accuracy": _standing(rows, point.eps)}) for point in result.curve
+            ),
+            "attacks": (*result.attacks, attack.model_copy(update={"broke": len(new)})),
+            "progress": (*result.progress, last),
+            "outlook": seen and seen.model_copy(update={"examples": min(seen.examples, left)}),
+            "passes": Passes(
+                forward=result.passes.forward + attack.forward, backward=result.passes.backward + attack.backward
+            ),
+            "seconds": result.seconds + attack.seconds,
+            "per_example": rows,
+        }
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sparring.errors import BadInput
+from sparring.models.victim import inference
 from sparring.types import Model
 
 Score = Callable[[Tensor], Tensor]
@@ -32,8 +33,18 @@ class Learned:
     scoring: Callable[[Model, Tensor, Tensor], Score]
 
     def fit(self, model: Model, x: Tensor, labels: Tensor) -> Score:
-        """The score for this model, as learned from these examples."""
-        return self.scoring(model, x, labels)
+        """The score for this model, as learned from these examples.
+
+        Whatever mode the model is in, it learns and scores in inference mode, and every part gets its own mode back.
+        """
+        with inference(model):
+            learned = self.scoring(model, x, labels)
+
+        def score(z: Tensor) -> Tensor:
+            with inference(model):
+                return learned(z)
+
+        return score
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from sparring.defences.learning import network_of
 from sparring.errors import BadInput
+from sparring.models.victim import inference
 from sparring.types import Model
 
 Features = Callable[[Tensor], list[Tensor]]
 
 
 def features_of(model: Model) -> Features:
-    """The outputs of every convolution and linear layer but the last, `(B, d)` each; maps are averaged over places.
+    """The outputs of every convolution and linear layer but the last, `(B, d)` each, averaged over places and tokens.
 
     Raises:
         BadInput: no torch network, or none with such layers.
@@ -30,19 +31,23 @@ def features_of(model: Model) -> Features:
     def features(x: Tensor) -> list[Tensor]:
         seen: list[Tensor] = []
         handles = [
-            layer.register_forward_hook(
-                lambda module, given, out: seen.append(out.relu().flatten(2).mean(2) if out.dim() > 2 else out.relu())
-            )
+            layer.register_forward_hook(lambda module, given, out: seen.append(_averaged(module, out.relu())))
             for layer in layers
         ]
         try:
-            network(x)
+            with inference(network):
+                network(x)
         finally:
             for handle in handles:
                 handle.remove()
         return seen
 
     return features
+
+
+def _averaged(layer: nn.Module, out: Tensor) -> Tensor:
+    """`(B, d)`, of what a convolution gives, `(B, d, H, W)`, or a linear layer, `(B, ..., d)`."""
+    return out.flatten(2).mean(2) if isinstance(layer, nn.Conv2d) else out.reshape(len(out), -1, out.shape[-1]).mean(1)
 
 
 def quietly(features: Features, x: Tensor) -> list[Tensor]:

@@ -13,14 +13,15 @@ from sparring.types import Model
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Between all rows of two sets, `(A, B)`."""
-    return (a.square().sum(1, keepdim=True) - 2 * a @ b.T + b.square().sum(1)).clamp(min=0)
+    """Between all rows of two sets, `(A, B)`; not by a matrix product, in which what is near would cancel."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
 def local_dimension(f: Tensor, among: Tensor, k: int) -> Tensor:
     """The maximum-likelihood estimate from the `k` nearest others: `-1 / mean log(r_i / r_k)`, `(B,)`."""
     squares = squared_distances(f, among).topk(k + 1, largest=False).values
-    squares = torch.where(squares[:, :1] < 1e-9, squares[:, 1:], squares[:, :-1]).clamp(min=1e-12)  # not itself
+    itself = squares[:, :1] <= 1e-9 * squares[:, -1:]
+    squares = torch.where(itself, squares[:, 1:], squares[:, :-1]).clamp(min=1e-12)
     return -1 / (0.5 * (squares / squares[:, -1:]).log()).mean(1).clamp(max=-1e-6)
 
 
@@ -29,16 +30,18 @@ def lid(*, k: int = 20, among: int = 500) -> Learned:
     """The local intrinsic dimension of the features of every layer (Ma et al., 2018).
 
     Among a fixed set of clean examples, with a plain mean over layers in place of weights learned from attacked ones.
+    Units are the deviations within that set, each example among the others.
     """
 
     def scoring(model: Model, x: Tensor, labels: Tensor) -> Score:
-        if len(x) < k + 2:
-            raise BadInput(f"{len(x)} examples for {k} neighbours", f"{k + 2} or more", "learn from more, or lower k")
+        some = x[:among]
+        if len(some) < k + 2:
+            given = f"{len(some)} examples for {k} neighbours"
+            raise BadInput(given, f"{k + 2} or more", "learn from more, or lower k")
         features = features_of(model)
-        banks = [f[:among] for f in quietly(features, x)]
+        banks = quietly(features, some)
         return standardised(
-            lambda z: [local_dimension(f, bank, k) for f, bank in zip(features(z), banks, strict=True)],
-            x[among:][:500] if len(x) > among else x,
+            lambda z: [local_dimension(f, bank, k) for f, bank in zip(features(z), banks, strict=True)], some
         )
 
     return Learned(scoring)
@@ -61,7 +64,8 @@ def kernel_density(*, width: float = 0.5) -> Learned:
             decided = model(z).argmax(1)
             closeness = -squared_distances(features(z)[-1], bank) / w2
             others = decided.unsqueeze(1) != labels
-            return -closeness.masked_fill(others, -1e4).logsumexp(1)
+            count = (~others).sum(1).clamp(min=1)
+            return count.log() - closeness.masked_fill(others, -1e4).logsumexp(1)
 
         return score
 
