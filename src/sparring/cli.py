@@ -392,7 +392,7 @@ def certify(**given: Any) -> None:
     settings = {"seconds": given["seconds"]} if given["method"] == "branch-and-bound" else {}
     made = None if given["method"] == "smoothing" else find("certificates", given["method"]).make(**settings)
     victim, data, threat = _bout(given)
-    how = made or Smoothing(sigma=given["sigma"], n=given["samples"], rule=Asked(threat.eps))
+    how = made or Smoothing(sigma=given["sigma"], n0=100, n=given["samples"], rule=Asked(threat.eps))
     with _resumable(out), _watch() as watch:
         found = prove(victim, data, threat, how, out=out, resume=given["resume"], watch=watch)
     share = found.certified_accuracy

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 from torch import Tensor, nn
 
 from sparring.certify.smoothing import (
@@ -58,7 +58,7 @@ def inputs(count: int = 12) -> tuple[Tensor, Tensor, Tensor, Streams]:
 def test_with_all_samples_a_radius_on_a_line_is_the_distance_but_for_what_samples_cannot_say() -> None:
     x, answers, distances, rng = inputs()
     found = Smoothing(sigma=SIGMA, rule=every_sample)(line(), x, rng)
-    assert torch.equal(found.samples, torch.full((12,), 100_100))
+    assert ((found.samples > 100_000) & (found.samples <= 103_000)).all()
     sure = distances > 0.1
     assert torch.equal(found.answer[sure], answers[sure])
     assert (found.radius <= distances).all()
@@ -67,15 +67,28 @@ def test_with_all_samples_a_radius_on_a_line_is_the_distance_but_for_what_sample
     assert (found.radius[middle] >= 0.95 * distances[middle]).all()
 
 
-def test_stopping_early_gives_nearly_the_same_radius_with_fewer_samples() -> None:
+def test_few_samples_give_nearly_the_same_radius() -> None:
     x, answers, distances, rng = inputs()
     whole = Smoothing(sigma=SIGMA, rule=every_sample)(line(), x, rng)
     early = Smoothing(sigma=SIGMA, rule=Nearly(0.05))(line(), x, rng)
     assert (early.radius <= distances).all()
     sure = (distances > 0.5 * SIGMA) & (distances < 2.5 * SIGMA)
     assert torch.equal(early.answer[sure], answers[sure])
-    assert (early.radius[sure] >= 0.93 * whole.radius[sure]).all()
-    assert early.samples[sure].float().mean() < 0.2 * 100_000
+    assert (early.radius[sure] >= 0.9 * whole.radius[sure]).all()
+    assert early.radius[sure].mean() >= 0.95 * whole.radius[sure].mean()
+    assert early.samples[sure].float().mean() < 0.1 * 100_000
+
+
+def test_how_many_samples_are_taken_is_what_the_radius_needs() -> None:
+    """Where all votes agree the radius of t samples is that of `alpha^(1 / t)`; an abstention takes a block."""
+    plan, rule = Smoothing(), Nearly(0.05)
+    taken = {first: rule.most(first, 1000, plan) for first in (0, 500, 600, 900, 990, 1000)}
+    assert taken[0] == 100
+    assert taken[500] == plan.n  # too close to tell
+    assert 47_000 <= taken[1000] <= 48_200
+    for first in (600, 900, 990):
+        radii = [ndtri(exactly(first / 1000 * t, t, plan.alpha)) for t in (taken[first] / 2.2, taken[first], plan.n)]
+        assert radii[0] < 0.95 * radii[2] <= radii[1]
 
 
 def test_whether_a_radius_reaches_eps_takes_some_hundreds_of_samples() -> None:

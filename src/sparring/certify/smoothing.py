@@ -26,8 +26,11 @@ from sparring.types import Model
 
 Floats = NDArray[np.float64]
 
-BLOCK = 2000
+BLOCK = 1000
 """Samples that go through the model together, at most."""
+
+DISSENT = 10
+"""First samples that vote for another class than the rest, with which it is known well enough how many others do."""
 
 ABSTAINED = -1
 """The answer of an abstention."""
@@ -86,33 +89,59 @@ def at_all_times(successes: ArrayLike, trials: ArrayLike, alpha: float) -> tuple
 
 
 class Rule(Protocol):
-    """When enough samples were seen of an input, and what they say."""
+    """How many samples are taken of an input, and what they say."""
+
+    def most(self, successes: int, trials: int, plan: Smoothing) -> int:
+        """How many to take at most, where so many of the first voted for the class that is bet on.
+
+        Those are not counted again, so that bounds may take this number for fixed beforehand.
+        """
+        ...
 
     def __call__(self, successes: int, trials: int, plan: Smoothing) -> tuple[float, bool]:
-        """A lower bound of the share, and whether that is all."""
+        """A lower bound of the share, and whether that is all: after every block."""
         ...
 
 
-def every_sample(successes: int, trials: int, plan: Smoothing) -> tuple[float, bool]:
+@dataclass(frozen=True)
+class EverySample:
     """All samples, as Cohen et al. (2019) have it."""
-    return float(exactly(successes, trials, plan.alpha)), trials >= plan.n
+
+    def most(self, successes: int, trials: int, plan: Smoothing) -> int:
+        """As `Rule`."""
+        return plan.n
+
+    def __call__(self, successes: int, trials: int, plan: Smoothing) -> tuple[float, bool]:
+        """As `Rule`: of use at the end alone."""
+        return float(exactly(successes, trials, plan.alpha)), False
+
+
+every_sample = EverySample()
 
 
 @dataclass(frozen=True)
 class Nearly:
-    """Until the radius is within a `share` of what all samples would be expected to give, or an abstention is sure.
+    """As many samples as will bring the radius within a `share` of what all are expected to give.
 
-    Where all votes agree no method can stop before about half of the usual samples: the bound after t of them is
-    `alpha^(1 / t)` at best, and its radius grows with every one.
+    The first say how many that is (as in Chen et al., 2022): far from an abstention, and from a vote that all agree on,
+    few. Where all agree about half of them: after t samples the bound is `alpha^(1 / t)` at
+    best, by any method, and its radius grows with every one.
     """
 
     share: float = 0.05
 
+    def most(self, successes: int, trials: int, plan: Smoothing) -> int:
+        """As `Rule`."""
+        ends = np.cumsum([*blocks(plan.n)])
+        if 1 - exactly(trials - successes, trials, plan.alpha) <= 0.5:
+            return int(ends[0])  # an abstention, whatever else is seen
+        expected = exactly(successes / trials * ends, ends, plan.alpha)
+        enough = (ndtri(expected) >= (1 - self.share) * ndtri(expected[-1])) & (expected > 0.5)
+        return int(ends[enough.argmax()]) if enough.any() else plan.n
+
     def __call__(self, successes: int, trials: int, plan: Smoothing) -> tuple[float, bool]:
         """As `Rule`."""
-        low, high = (float(end) for end in at_all_times(successes, trials, plan.alpha))
-        whole = float(exactly(round(successes / trials * plan.n), plan.n, plan.alpha))
-        return low, high <= 0.5 or (low > 0.5 and ndtri(low) >= (1 - self.share) * ndtri(whole))
+        return every_sample(successes, trials, plan)
 
 
 @dataclass(frozen=True)
@@ -120,6 +149,10 @@ class Asked:
     """Until it is known whether the radius reaches `eps`: some hundreds of samples, where that is not close."""
 
     eps: float
+
+    def most(self, successes: int, trials: int, plan: Smoothing) -> int:
+        """As `Rule`."""
+        return plan.n
 
     def __call__(self, successes: int, trials: int, plan: Smoothing) -> tuple[float, bool]:
         """As `Rule`."""
@@ -150,13 +183,14 @@ def enough(eps: float) -> float:
 class Smoothing:
     """Certify `g(x) = argmax_c P(f(x + sigma n) = c)` by votes of a classifier f under noise (Cohen et al., 2019).
 
-    `n0` samples say which class to bet on, up to `n` others bound its share from below, with a chance of `alpha` to be
-    wrong for an input. `rule` says when to stop. Every input has its own noise, from its stream: nothing depends on
-    which others are beside it. Noise is not clipped to the box. Costs up to `n0 + n` forward passes an input.
+    The first samples, `n0` or until some dissent, say which class to bet on. Up to `n` others bound its share from
+    below, with a chance of `alpha` to be wrong for an input; `rule` says how many, and when to stop. For `Asked`,
+    100 first ones are enough. Every input has its own noise, from its stream: nothing depends on which others are
+    beside it. Noise is not clipped to the box. Costs up to `n0 + n` forward passes an input.
     """
 
     sigma: float = 0.25
-    n0: int = 100
+    n0: int = 3000
     n: int = 100_000
     alpha: float = 0.001
     rule: Rule = field(default_factory=Nearly)
@@ -188,16 +222,22 @@ class Smoothing:
 
     def one(self, model: Model, x: Tensor, rng: Streams) -> tuple[int, float, int]:
         """The answer for one input without its batch, its radius, and how many samples that took."""
-        guess = int(torch.cat([*votes(model, x, self.sigma, self.n0, rng.at("guess"))]).mode().values)
-        guess = max(guess, 0)  # most samples without an answer: no class will have half of them, whichever is bet on
+        first = torch.zeros(0, dtype=torch.int64)
+        for answers in votes(model, x, self.sigma, self.n0, rng.at("guess")):
+            first = torch.cat([first, answers])
+            guess = max(int(first.mode().values), 0)  # most have no answer: no class has half, whichever is bet on
+            agreed = int((first == guess).sum())
+            if len(first) - agreed >= DISSENT:
+                break
+        most = self.rule.most(agreed, len(first), self)
         successes = trials = 0
         low = 0.0
-        for answers in votes(model, x, self.sigma, self.n, rng.at("bound")):
+        for answers in votes(model, x, self.sigma, most, rng.at("bound")):
             successes, trials = successes + int((answers == guess).sum()), trials + len(answers)
             low, done = self.rule(successes, trials, self)
             if done:
                 break
-        spent = self.n0 + trials
+        spent = len(first) + trials
         return (guess, self.sigma * float(ndtri(low)), spent) if low > 0.5 else (ABSTAINED, 0.0, spent)
 
 
@@ -207,11 +247,19 @@ def votes(model: Model, x: Tensor, sigma: float, count: int, rng: Streams) -> It
     A sample whose scores are NaN has no answer: -1, a vote for no class.
     """
     done = 0
-    while done < count:
-        size = min(max(done, 100), BLOCK, count - done)
+    for size in blocks(count):
         noise = torch.randn(size, *x.shape, generator=_generator(rng.at(done)))
         scores = _scores(model, x + sigma * noise.to(x))
         yield scores.argmax(1).masked_fill(scores.isnan().any(1), ABSTAINED).cpu()
+        done += size
+
+
+def blocks(count: int) -> Iterator[int]:
+    """Sizes that add up to a count: they double."""
+    done = 0
+    while done < count:
+        size = min(max(done, 100), BLOCK, count - done)
+        yield size
         done += size
 
 
