@@ -24,9 +24,9 @@ test: .venv/installed-test
 test-slow: .venv/installed-test
 	$(PYTEST) -m "slow and not gpu"
 
-# One file stays on one worker, so that each framework is imported once.
+# Each worker begins with half of the files, so that most frameworks are imported once; who is done first takes over.
 test-frameworks: .venv/installed-test .venv/installed-frameworks .venv/installed-peers
-	$(PYTEST) -m "frameworks and not slow and not gpu" --dist loadfile
+	$(PYTEST) -m "frameworks and not slow and not gpu" --dist worksteal
 
 lint: .venv/installed-lint
 	.venv/bin/ruff check .
