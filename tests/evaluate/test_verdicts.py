@@ -21,7 +21,8 @@ def failed(result: Result) -> set[str]:
 
 @pytest.mark.parametrize("name", HONEST)
 def test_an_honest_network_is_trusted(name: str) -> None:
-    result = audit(honest(name), held_out(), THREAT, suite="quick")
+    few = 60 if name == "attention" else None  # it takes ten times as long
+    result = audit(honest(name), held_out(), THREAT, suite="quick", limit=few)
     assert failed(result) == set()
     assert result.verdict == "trusted"
     assert result.clean_accuracy.estimate > 0.8
