@@ -3,7 +3,7 @@ import torch
 from sparring.attacks import Restarts, pgd
 from sparring.goals import Never, Untargeted
 from sparring.losses import margin
-from sparring.search import Search, take
+from sparring.search import Search, finite, take
 from sparring.streams import Streams
 from sparring.threats import linf
 
@@ -101,6 +101,14 @@ def test_restarts_run_in_turn_on_what_still_stands():
     z = Restarts(attacks=(Push(0.1), Push(0.2)), times=3)(two, x, goal, Streams.of(0, range(3)))
     assert seen == [(0.1, 3), (0.2, 2), (0.1, 1)]
     torch.testing.assert_close(z.flatten(), torch.tensor([0.05, 0.05, -8.8]))
+
+
+def test_a_gradient_is_made_finite_and_left_alone_where_it_is():
+    whole = torch.tensor([[1.0, -0.0], [-3e38, 2.0]])
+    assert finite(whole) is whole
+    for broken in ([[torch.nan, 1.0]], [[torch.inf, -torch.inf]], [[torch.inf, 1.0]], [[3e38, 3e38, 3e38]]):
+        gradient = torch.tensor(broken)
+        assert torch.equal(finite(gradient), gradient.nan_to_num())
 
 
 def test_restarts_draw_new_numbers_every_time():

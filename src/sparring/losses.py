@@ -29,7 +29,8 @@ def cross_entropy(outputs: Tensor, goal: Goal) -> Tensor:
     """`-log softmax(outputs)_y` (Goodfellow et al., 2015); for a `Measured` goal, what such models are trained on."""
     if isinstance(goal, Measured):
         return goal.loss(outputs)
-    return goal.sign * functional.cross_entropy(outputs, goal.labels, reduction="none")
+    score = functional.cross_entropy(outputs, goal.labels, reduction="none")
+    return score if goal.sign > 0 else -score
 
 
 def margin(outputs: Tensor, goal: Goal) -> Tensor:

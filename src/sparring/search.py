@@ -6,6 +6,7 @@ does, hand over a goal that is never reached (`sparring.goals.Never`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,6 +60,17 @@ def slope(outputs: Tensor, point: Tensor, weight: Tensor | None = None, *, again
     return gradient
 
 
+def finite(gradient: Tensor) -> Tensor:
+    """The gradient with zero for NaN, which moves nothing, and the largest number for infinity.
+
+    A sum tells whether there is anything to replace, in a fraction of the time; on a GPU, asking would be what takes
+    time.
+    """
+    if gradient.device.type == "cpu" and math.isfinite(float(gradient.sum())):
+        return gradient
+    return gradient.nan_to_num()
+
+
 def _without_gradients() -> BadInput:
     return BadInput("a model without gradients", "gradients for this attack", "use one that needs scores alone")
 
@@ -104,7 +116,7 @@ class Search:
             staying = score[~reached] if bool(reached.any()) else score
             gradient = slope(staying.sum(), point) if len(staying) else torch.zeros_like(z)
         score = score.detach()
-        return self._record(z, reached, score, (gradient.nan_to_num(), score, *carry))
+        return self._record(z, reached, score, (finite(gradient), score, *carry))
 
     def _record(self, z: Tensor, reached: Tensor, score: Tensor, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         """Keep what is better than before; `carry` of the rows that stay."""

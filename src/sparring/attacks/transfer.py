@@ -18,7 +18,7 @@ from sparring.attacks.pgd import mi_fgsm
 from sparring.attacks.through import Through
 from sparring.losses import cross_entropy
 from sparring.registry import register
-from sparring.search import Search, forward, slope
+from sparring.search import Search, finite, forward, slope
 from sparring.steps import ascent, chain, momentum, nesterov, scale
 from sparring.streams import Streams
 from sparring.threats import Ball
@@ -65,7 +65,7 @@ class Transfer:
         point, outputs = forward(lambda z: model(copy(z, rng)), z)
         with torch.enable_grad():
             gradient = slope(self.loss(outputs, goal).sum(), point)
-        return gradient.nan_to_num()
+        return finite(gradient)
 
 
 def _black(threat: Ball) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparring.losses import cross_entropy, margin
 from sparring.norms import NORMS
 from sparring.registry import register
-from sparring.search import Search, forward, slope
+from sparring.search import Search, finite, forward, slope
 from sparring.steps import ascent, chain, cosine
 from sparring.streams import Streams
 from sparring.threats import Ball
@@ -33,7 +33,7 @@ def slopes(model: Model, z: Tensor, goal: Goal, loss: Loss, most: float) -> Tens
     point, outputs = forward(model, z)
     with torch.enable_grad():
         gradient = slope(loss(outputs, goal).clamp(max=most).sum(), point)
-    return gradient.nan_to_num()
+    return finite(gradient)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from sparring.errors import BadInput
 from sparring.registry import register
+from sparring.search import finite
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.training.contract import Objective, Searching, pinned
@@ -65,7 +66,7 @@ class Free(MinMax, nn.Module):
 
     def _climb(self, gradient: Tensor) -> None:
         assert self.delta is not None
-        move = self.ball.unit * self.threat.norm.ascent(gradient.detach().nan_to_num())
+        move = self.ball.unit * self.threat.norm.ascent(finite(gradient.detach()))
         self.delta = self.ball.project(self.delta.to(move) + move, torch.zeros_like(move))
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -12,13 +12,12 @@ from torch import Tensor
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
 from sparring.registry import find, members
-from sparring.search import forward, slope
-from sparring.steps import ascent, chain, scale
+from sparring.search import finite, forward, slope
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.training.fitting import fits
 from sparring.training.objectives.minmax import Maximiser
-from sparring.types import Goal, Loss, Model, Step
+from sparring.types import Goal, Loss, Model
 from sparring.views import settled
 
 
@@ -26,26 +25,26 @@ from sparring.views import settled
 class Ascent:
     """Climb the loss from a random point of `start`, and hand over where that ends (Madry et al., 2018).
 
-    Costs `steps` forward and backward passes and not one more: `PGD` judges what it found, and keeps the best, which
-    an evaluation needs and training does not. Gradients are exact ones; training on smoothed gradients teaches a
-    network to fool them.
+    `z <- project(z + size ascent(gradient))` (section 2.1 there), with `size` in input units. Costs `steps` forward and
+    backward passes and not one more: `PGD` judges what it found, and keeps the best, which an evaluation needs and
+    training does not. Gradients are exact ones; training on smoothed gradients teaches a network to fool them.
     """
 
     threat: Ball
     start: Ball
-    step: Step
+    size: float
     steps: int
     loss: Loss = cross_entropy
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The last point, `(B, *shape)`."""
-        z, state, project = self.start.sample(x, rng), self.step.init(x), self.threat.around(x)
-        for i in range(self.steps):
+        z, project, ascent = self.start.sample(x, rng), self.threat.around(x), self.threat.norm.ascent
+        for _ in range(self.steps):
             point, outputs = forward(model, z)
             with torch.enable_grad():
                 gradient = slope(self.loss(outputs, goal).sum(), point)
-            move, state = self.step.update(gradient.nan_to_num(), state, i)
-            z = project(z + move)
+            move = ascent(finite(gradient))
+            z = project(torch.add(z, move, alpha=self.size, out=move))  # memory written to a moment ago is the fastest
         return z
 
 
@@ -57,17 +56,17 @@ def inner_pgd(threat: Ball, *, steps: int = 7, length: float = 2.5) -> Ascent:
     """
     if steps < 1:
         raise BadInput(f"an inner attack of {steps} steps", "1 or more", "take 7")
-    return Ascent(threat=threat, start=threat, step=_steps(threat, length / steps), steps=steps)
+    return Ascent(threat=threat, start=threat, size=length / steps * threat.unit, steps=steps)
 
 
 def random_start(threat: Ball, *, alpha: float = 1.25) -> Ascent:
     """One step of `alpha eps` from a random start, brought back into the ball (Wong et al., 2020, FGSM-RS)."""
-    return Ascent(threat=threat, start=threat, step=_steps(threat, alpha), steps=1)
+    return Ascent(threat=threat, start=threat, size=alpha * threat.unit, steps=1)
 
 
 def single_step(threat: Ball) -> Ascent:
     """One step of eps from the input itself (Goodfellow et al., 2015)."""
-    return Ascent(threat=threat, start=threat.at(0.0), step=_steps(threat, 1.0), steps=1)
+    return Ascent(threat=threat, start=threat.at(0.0), size=threat.unit, steps=1)
 
 
 def noisy(threat: Ball, *, noise: float = 2.0, alpha: float = 1.0) -> Ascent:
@@ -77,11 +76,7 @@ def noisy(threat: Ball, *, noise: float = 2.0, alpha: float = 1.0) -> Ascent:
     the box they stay, as in the authors' code.
     """
     wide = threat.at((noise + alpha) * threat.eps)
-    return Ascent(threat=wide, start=threat.at(noise * threat.eps), step=_steps(threat, alpha), steps=1)
-
-
-def _steps(threat: Ball, size: float) -> Step:
-    return chain(ascent(threat.norm), scale(size * threat.unit))
+    return Ascent(threat=wide, start=threat.at(noise * threat.eps), size=alpha * threat.unit, steps=1)
 
 
 INNER: Mapping[str, Callable[..., Ascent]] = {
