@@ -80,6 +80,7 @@ def test_blocks_of_python_run_as_they_are(page: str) -> None:
         assert done.returncode == 0, f"{text}\n{done.stderr}"
 
 
+@pytest.mark.slow
 @pytest.mark.frameworks
 def test_a_model_of_every_framework_is_audited_as_the_page_says(tmp_path: Path) -> None:
     for module in ("keras", "sklearn", "skops", "onnx", "onnxruntime", "httpx"):

@@ -84,7 +84,9 @@ def test_models_that_do_not_classify_are_attacked_by_the_same_attack() -> None:
 
 
 @pytest.mark.frameworks
-@pytest.mark.parametrize("backend", ["torch", "jax", "tensorflow"])
+@pytest.mark.parametrize(
+    "backend", ["torch", *(pytest.param(other, marks=pytest.mark.slow) for other in ("jax", "tensorflow"))]
+)
 def test_the_story_in_keras_comes_out(backend: str) -> None:
     pytest.importorskip("keras")
     pytest.importorskip(backend)

@@ -73,22 +73,22 @@ audit(model.eval(), digits("test").take(range(160)), linf(0.1), suite="quick", b
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-@pytest.mark.parametrize("where", ["#3", "square"])
-def test_a_run_killed_in_the_middle_resumes_to_the_same_result(tmp_path: Path, where: str) -> None:
+def test_a_run_killed_again_and_again_resumes_to_the_same_result(tmp_path: Path) -> None:
     torch.save(honest("adversarially trained").state_dict(), tmp_path / "weights.pt")
     (tmp_path / "run.py").write_text(SCRIPT)
 
-    def start(out: str, mode: str) -> subprocess.Popen[str]:
+    def start(out: str, mode: str, where: str = "nowhere") -> subprocess.Popen[str]:
         command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path), str(tmp_path / "weights.pt")]
         return subprocess.Popen([*command, str(tmp_path / out), mode, where], stdout=subprocess.PIPE, text=True)
 
     whole = start("whole", "new")
-    killed = start("killed", "new")
-    assert killed.stdout is not None
-    assert killed.stdout.readline() == "attacking\n"
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert not (tmp_path / "killed" / "result.json").exists()
+    for mode, where in (("new", "#3"), ("resume", "square")):
+        killed = start("killed", mode, where)
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == "attacking\n"
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+        assert not (tmp_path / "killed" / "result.json").exists()
     resumed = start("killed", "resume")
     assert [run.communicate() and run.returncode for run in (whole, resumed)] == [0, 0]
     assert timeless(tmp_path / "killed" / "result.json") == timeless(tmp_path / "whole" / "result.json")

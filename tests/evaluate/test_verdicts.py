@@ -21,7 +21,7 @@ def failed(result: Result) -> set[str]:
 
 @pytest.mark.parametrize("name", HONEST)
 def test_an_honest_network_is_trusted(name: str) -> None:
-    few = 60 if name == "attention" else None  # it takes ten times as long
+    few = 40 if name == "attention" else None  # it takes ten times as long
     result = audit(honest(name), held_out(), THREAT, suite="quick", limit=few)
     assert failed(result) == set()
     assert result.verdict == "trusted"
