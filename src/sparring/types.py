@@ -88,7 +88,10 @@ class Norm(Protocol):
         ...
 
     def ascent(self, gradient: Tensor) -> Tensor:
-        """The direction in which projected ascent moves: `steepest`, spread out where that is a single coordinate."""
+        """The direction in which projected ascent moves: `steepest`, spread out where that is a single coordinate.
+
+        A new tensor, that may be written to.
+        """
         ...
 
     def sample(self, x: Tensor, eps: Tensor | float, low: float, high: float, rng: Streams) -> Tensor:
