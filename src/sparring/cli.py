@@ -40,7 +40,7 @@ def main() -> NoReturn:
     """Run the command line. Status 0: fine; 1: a gate failed; 2: wrong use or bad input, said in one line."""
     keep_freed()
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main(prog_name="sparring", standalone_mode=False)
     except BadInput as error:
         _leave(str(error), REFUSED)
     except Stopped as error:

@@ -149,7 +149,9 @@ def train(
             path=folder / "checkpoint.pt",
             seconds=chosen.checkpoint.seconds,
             steps=chosen.checkpoint.steps,
-            settings=f"{identity.of_model(found.victim)}; {identity.of_data(found.train)}; {chosen.digest}",
+            settings="; ".join(
+                (identity.of_model(found.victim, found.train), identity.of_data(found.train), chosen.digest)
+            ),
             resume=resume,
         ),
         hardware=replace(hardware, precision=chosen.precision),

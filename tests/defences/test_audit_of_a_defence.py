@@ -85,6 +85,8 @@ def made():
     quilts = Quilt(bank, 2, 1), Quilt(bank, 2, 2), Quilt(bank + 1, 2, 1)
     yield from (Cleaning(clean=quilt, surrogate=quilt.soft) for quilt in quilts)
     yield from (jpeg(), jpeg(quality=50), bit_depth(), noise(), noise(draws=2), Plain(1), Plain(2))
+    yield from (Cleaning(clean=lambda x: x * 0.5), Cleaning(clean=lambda x: x * 0.25))
+    yield from (Cleaning(clean=lambda x, by=by: x * by) for by in (0.5, 0.25))
     yield from (Chain((jpeg(), noise())), Chain((noise(), jpeg())), Shifts(((0, 0),)), Replacement(torch.nn.ReLU()))
 
 

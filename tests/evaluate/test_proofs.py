@@ -108,6 +108,17 @@ def certified(*more: str) -> str:
     return CliRunner().invoke(cli, [*GIVEN, *more], catch_exceptions=False, standalone_mode=False).stdout
 
 
+def test_inputs_that_are_refused_leave_no_folder(tmp_path: Path, bout: dict[str, Any]) -> None:
+    outside = Arrays("outside", bout["x"] + 0.5, bout["network"](bout["x"]).argmax(1))
+    threat, how = bout["methods"]["crown"]
+    with pytest.raises(BadInput):
+        prove(bout["victim"], outside, threat, how, out=tmp_path / "new")
+    (tmp_path / "old").mkdir()
+    with pytest.raises(BadInput):
+        prove(bout["victim"], outside, threat, how, out=tmp_path / "old")
+    assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+
+
 def test_a_run_is_resumed_with_its_own_settings_only_and_overwritten_once_it_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,19 +80,17 @@ def collect(
         ring = Ring(victim=victim, data=data, threat=cast(Ball, threat), seed=seed, draws=draws, kept=len(data))
         settings: dict[str, object] = {
             "version": __version__,
-            "model": identity.of_model(victim),
+            "model": identity.of_model(victim, data, steady=draws == 1),
             "data": identity.of_data(data),
-            "attack": str(attack),
+            "attack": identity.of_attack(attack),
             "seed": seed,
         }
-        with workforce(ring, workers) as pool:
-            out.mkdir(parents=True, exist_ok=True)
-            with Ledger(out / "ledger.sqlite", settings, resume=resume) as ledger:
-                size = batch_size or memory_batch(victim, data.take(range(min(8, len(data))))[0])
-                runner = Runner(ring=ring, ledger=ledger, batch_size=size, pool=pool, watch=watch)
-                ready, lessons, learning = _taught(ring, entry.name, attack)
-                found = _run(runner, entry.name, ready, out / "adversarial.npz")
-                ledger.finish()
+        with workforce(ring, workers) as pool, Ledger(out / "ledger.sqlite", settings, resume=resume) as ledger:
+            size = batch_size or memory_batch(victim, data.take(range(min(8, len(data))))[0])
+            runner = Runner(ring=ring, ledger=ledger, batch_size=size, pool=pool, watch=watch)
+            ready, lessons, learning = _taught(ring, entry.name, attack)
+            found = _run(runner, entry.name, ready, out / "adversarial.npz")
+            ledger.finish()
     return replace(found, learned_from=lessons, learning=learning)
 
 

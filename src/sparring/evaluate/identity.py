@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import fields, is_dataclass
 from functools import partial
+from types import CodeType, FunctionType
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from sparring.models.victim import Victim
 from sparring.threats import Ball
 from sparring.types import Data
+
+PROBES = 8
+"""The examples on which models that show no parameters are told apart."""
 
 
 def digest(*tensors: Tensor) -> str:
@@ -25,11 +29,18 @@ def digest(*tensors: Tensor) -> str:
     return sha.hexdigest()[:16]
 
 
-def of_model(victim: Victim) -> str:
-    """The parameters and buffers of a torch module; the name of any other model."""
-    if victim.module is None:
+def of_model(victim: Victim, data: Data, *, steady: bool = True) -> str:
+    """The parameters and buffers of a torch module; of any other model its name and, if `steady`, some decisions.
+
+    A model that was fitted anew has the name that it had before. Costs a forward pass on `PROBES` examples.
+    """
+    if victim.module is not None:
+        return f"{victim.framework}: {_state(victim.module)}"
+    if not steady:
         return f"{victim.framework}: {victim.name}"
-    return f"{victim.framework}: {_state(victim.module)}"
+    with torch.no_grad():
+        outputs = victim(data.take(range(min(PROBES, len(data))))[0])
+    return f"{victim.framework}: {victim.name}, deciding {digest(outputs.argmax(-1))}"
 
 
 def _state(module: nn.Module) -> str:
@@ -44,8 +55,8 @@ def of_data(data: Data) -> str:
 def of_attack(attack: object) -> str:
     """The attack, or the defence, with all its settings: the same text in every process.
 
-    Functions go by their names, modules by their parameters and buffers, and what has no text of its own by its class;
-    with these the numbers and texts that were set on them.
+    Functions go by their names, those without one by what they do, modules by their parameters and buffers, and what
+    has no text of its own by its class; with these the numbers and texts that were set on them.
     """
     if isinstance(attack, partial):
         settings = (f"{key}={of_attack(value)}" for key, value in attack.keywords.items())
@@ -61,7 +72,18 @@ def of_attack(attack: object) -> str:
         return f"{type(attack).__name__}({', '.join(settings)})"
     if type(attack).__repr__ is object.__repr__:  # which would say where it is in memory
         return f"{type(attack).__name__}({', '.join(_plain(attack))})"
+    if isinstance(attack, FunctionType) and attack.__name__ == "<lambda>":
+        return f"lambda({_work(attack)})"
     return str(getattr(attack, "__name__", repr(attack)))
+
+
+def _work(function: FunctionType) -> str:
+    """What tells a function from another one: its instructions, and the values that it was made with."""
+    code = function.__code__
+    cells = tuple(cell.cell_contents for cell in function.__closure__ or ())
+    values = (code.co_names, *(value for value in code.co_consts if not isinstance(value, CodeType)))
+    known = (*values, *(function.__defaults__ or ()), *cells)
+    return hashlib.sha256(code.co_code + ", ".join(map(of_attack, known)).encode()).hexdigest()[:16]
 
 
 def _plain(thing: object) -> list[str]:

@@ -58,10 +58,20 @@ class Cost:
 
 
 class Ledger:
-    """An open ledger. Only one process writes to it."""
+    """An open ledger, in memory without a path. Only one process writes to it.
+
+    Makes its folder: open it last, so that a refusal before it leaves none. What is refused inside of it, before its
+    first batch, leaves none either.
+
+    Raises:
+        BadInput: no ledger there, one of other settings, or one that is unfinished, where it is not to be resumed.
+    """
 
     def __init__(self, path: Path | None, settings: dict[str, object], *, resume: bool) -> None:
         self.path = path
+        self._made_folder = path is not None and not path.parent.exists()
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(settings, sort_keys=True)
         exists = path is not None and path.exists()
         if path is not None and exists and not resume:
@@ -178,17 +188,8 @@ class Ledger:
         self._base.close()
         if refused and self.path is not None:
             self.path.unlink()  # what was refused before its first batch is no run to resume
-
-
-def opened(path: Path | None, settings: dict[str, object], *, resume: bool) -> Ledger:
-    """The ledger of a run, in memory without a path. Makes its folder: open it last, so that a refusal leaves none.
-
-    Raises:
-        BadInput: no ledger there, one of other settings, or one that is unfinished, where it is not to be resumed.
-    """
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    return Ledger(path, settings, resume=resume)
+            if self._made_folder and not any(self.path.parent.iterdir()):
+                self.path.parent.rmdir()
 
 
 def _finished(path: Path) -> bool:

@@ -22,7 +22,7 @@ from sparring.certify.graph import Graph, classes, graph
 from sparring.certify.smoothing import Smoothing, enough
 from sparring.errors import BadInput
 from sparring.evaluate import identity
-from sparring.evaluate.ledger import Cost, Outcome, opened
+from sparring.evaluate.ledger import Cost, Ledger, Outcome
 from sparring.evaluate.result import Interval, Record, environment, recorded
 from sparring.evaluate.run import Bout, Watch, go_on, home
 from sparring.evaluate.statistics import clopper_pearson
@@ -185,13 +185,13 @@ def prove(
     method = _put(victim, data, threat, how, seed)
     settings: dict[str, object] = {
         "version": __version__,
-        "model": identity.of_model(victim),
+        "model": identity.of_model(victim, data),
         "data": identity.of_data(data),
         "threat": identity.of_attack(threat),
         "method": str(how),
         "seed": seed,
     }
-    with opened(None if out is None else out / "ledger.sqlite", settings, resume=resume) as ledger:
+    with Ledger(None if out is None else out / "ledger.sqlite", settings, resume=resume) as ledger:
         found = go_on(ledger, "certify", range(len(data)), method.batches, watch)
         per_example = tuple(_proof(one, method.needed, isinstance(how, BranchAndBound)) for one in found.values())
         certified = sum(one.certified for one in per_example)

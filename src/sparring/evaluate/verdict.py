@@ -23,7 +23,7 @@ from sparring.evaluate import adaptive, identity
 from sparring.evaluate import checks as run_checks
 from sparring.evaluate.bracket import WALKS, Prover, entry, prover
 from sparring.evaluate.doctor import Diagnosis, examine, spread
-from sparring.evaluate.ledger import Cost, Ledger, Outcome, opened
+from sparring.evaluate.ledger import Cost, Ledger, Outcome
 from sparring.evaluate.result import (
     AttackRecord,
     Check,
@@ -215,7 +215,7 @@ class _Case:
         """What the result depends on, for the ledger: to resume, it must be the same."""
         return {
             "version": __version__,
-            "model": identity.of_model(self.victim),
+            "model": identity.of_model(self.victim, self.data, steady=self.draws == 1),
             "defence": None if self.behind is None else identity.of_attack(self.behind),
             "data": identity.of_data(self.data),
             "threat": f"{self.threat} in {self.threat.low:g}..{self.threat.high:g}",
@@ -280,7 +280,7 @@ def _run(
         raise BadInput(f"a batch size of {batch_size}", "one or more", "leave it out to have it chosen")
     ring = Ring(victim=case.victim, data=case.data, threat=case.threat, seed=case.seed, draws=case.draws)
     path = folder / "ledger.sqlite" if folder is not None else None
-    with workforce(ring, count) as pool, opened(path, case.settings(), resume=resume) as ledger:
+    with workforce(ring, count) as pool, Ledger(path, case.settings(), resume=resume) as ledger:
         size = batch_size or memory_batch(case.victim, case.data.take(range(min(8, len(case.data))))[0])
         size = size if ring.draws == 1 else DRAWN_TOGETHER
         runner = Runner(ring=ring, ledger=ledger, batch_size=size, pool=pool, watch=watch)
