@@ -1,8 +1,11 @@
+from typing import get_args
+
 import pytest
 
 from sparring import registry
 from sparring.errors import BadInput
 from sparring.registry import find, members, register
+from sparring.tables import TABLES
 
 
 def test_every_attack_says_what_it_is():
@@ -21,9 +24,16 @@ def test_an_unknown_name_is_refused_with_the_nearest_one():
         find("attacks", "zzz")
 
 
+@pytest.mark.parametrize("kind", get_args(registry.Kind))
+def test_the_list_that_an_unknown_name_is_sent_to_is_there(kind):
+    with pytest.raises(BadInput, match=f"sparring list {kind}"):
+        find(kind, "zzz")
+    assert [row[0].partition(":")[0] for row in TABLES[kind].rows()] == list(members(kind))
+
+
 def test_a_name_is_given_once(monkeypatch):
     monkeypatch.setattr(registry, "_MEMBERS", {})
-    register("suites", "one")(list)
-    assert find("suites", "one").make is list
+    register("defences", "one")(list)
+    assert find("defences", "one").make is list
     with pytest.raises(ValueError, match="has a member 'one' already"):
-        register("suites", "one")(dict)
+        register("defences", "one")(dict)

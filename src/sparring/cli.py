@@ -18,6 +18,7 @@ import click
 from sparring import __version__
 from sparring.allocator import keep_freed
 from sparring.errors import BadInput
+from sparring.tables import TABLES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -466,26 +467,11 @@ def report(folder: Path, language: Any, junit: Path | None, sarif: Path | None, 
 
 
 @cli.command("list")
-@click.argument(
-    "kind",
-    type=click.Choice(
-        [
-            "attacks",
-            "threats",
-            "suites",
-            "defences",
-            "detectors",
-            "objectives",
-            "recipes",
-            "certificates",
-            "datasets",
-            "models",
-        ]
-    ),
-)
+@click.argument("kind", type=click.Choice(tuple(TABLES)))
 def list_(kind: str) -> None:
     """Print what there is to choose from."""
-    _LISTS[kind](_console())
+    table = TABLES[kind]
+    _print(_console(), table.head, table.rows())
 
 
 @cli.command()
@@ -790,107 +776,6 @@ def _watch() -> Iterator[Watch]:
             progress.update(task, completed=done)
 
         yield show
-
-
-def _list_attacks(console: Console) -> None:
-    from sparring.registry import members
-
-    rows = [(entry.name, entry.needs, " ".join(entry.kinds), entry.summary) for entry in members("attacks").values()]
-    _print(console, ("attack", "needs", "threats", "what it does"), rows)
-
-
-def _list_threats(console: Console) -> None:
-    from sparring.registry import members
-
-    rows = [(f"{entry.name}:EPS", entry.summary) for entry in members("threats").values()]
-    _print(console, ("threat", "what it allows"), rows)
-
-
-def _list_suites(console: Console) -> None:
-    from sparring.evaluate.suites import SUITES
-
-    rows = [(name, str(make.__doc__).split("\n")[0]) for name, make in SUITES.items()]
-    _print(console, ("suite", "what it is for"), rows)
-
-
-def _list_defences(console: Console) -> None:
-    from sparring.registry import members
-    from sparring.types import Defence
-
-    def told(made: object) -> str:
-        if not isinstance(made, Defence):
-            return "learns"
-        return "random" if made.draws > 1 else "exact" if made.differentiable else "stand-in"
-
-    rows = [(one.name, told(one.make()), one.shape, one.summary) for one in members("defences").values()]
-    _print(console, ("defence", "gradient", "inputs", "what it does"), rows)
-
-
-def _list_detectors(console: Console) -> None:
-    from sparring.registry import members
-
-    rows = [(entry.name, entry.shape, entry.summary) for entry in members("detectors").values()]
-    _print(console, ("detector", "inputs", "what its score is"), rows)
-
-
-def _list_objectives(console: Console) -> None:
-    from sparring.registry import members
-
-    rows = [(entry.name, entry.passes, entry.summary) for entry in members("objectives").values()]
-    _print(console, ("objective", "passes", "what training minimises"), rows)
-
-
-def _list_recipes(console: Console) -> None:
-    from sparring.training.settings import Settings, recipe, recipes
-
-    found = {name: Settings.of(recipe(name)) for name in recipes()}
-    rows = [
-        (
-            name,
-            one.model.rpartition(":")[2] or "any",
-            one.data.name or "any",
-            one.threat or "any",
-            str(one.objective["name"]),
-            *(f"{share:.1%}" if (share := one.reached.get(kind)) is not None else "" for kind in ("clean", "robust")),
-            f"{one.reached['minutes']:g} min" if "minutes" in one.reached else "",
-        )
-        for name, one in found.items()
-    ]
-    _print(console, ("recipe", "network", "data", "threat", "objective", "clean", "robust", "took"), rows)
-
-
-def _list_certificates(console: Console) -> None:
-    from sparring.registry import members
-
-    rows = [(entry.name, " ".join(entry.norms), entry.summary) for entry in members("certificates").values()]
-    _print(console, ("certificate", "threats", "what it does"), rows)
-
-
-def _list_datasets(console: Console) -> None:
-    from sparring.data import DATASETS
-
-    _print(console, ("data set", "what it is"), [(name, loader.description) for name, loader in DATASETS.items()])
-
-
-def _list_models(console: Console) -> None:
-    from sparring.models.capabilities import CAPABILITIES
-
-    rows = [(row.framework, row.access, row.loaded) for row in CAPABILITIES]
-    _print(console, ("framework", "an attacker gets", "how it is handed over"), rows)
-
-
-_LISTS: dict[str, Callable[[Console], None]] = {
-    "attacks": _list_attacks,
-    "threats": _list_threats,
-    "suites": _list_suites,
-    "defences": _list_defences,
-    "detectors": _list_detectors,
-    "objectives": _list_objectives,
-    "recipes": _list_recipes,
-    "certificates": _list_certificates,
-    "datasets": _list_datasets,
-    "models": _list_models,
-}
 
 
 def _print(console: Console, head: tuple[str, ...], rows: Sequence[tuple[str | Text, ...]]) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 from sparring.errors import BadInput
 from sparring.types import Access
 
-Kind = Literal["attacks", "threats", "defences", "detectors", "suites", "objectives", "augmentations", "certificates"]
+Kind = Literal["attacks", "threats", "defences", "detectors", "objectives", "augmentations", "certificates"]
 Aim = Literal["fixed budget", "smallest perturbation", "control"]
 """The worst point inside the threat; the nearest success, whatever its size; or nothing, for comparison."""
 
