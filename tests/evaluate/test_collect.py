@@ -10,6 +10,7 @@ from sparring.data.arrays import Arrays
 from sparring.errors import BadInput
 from sparring.evaluate.collect import LESSONS, collect
 from sparring.models.loading import adopt
+from sparring.models.torch import function
 from sparring.networks import mlp
 from sparring.registry import find
 from sparring.threats import parse
@@ -76,3 +77,17 @@ def test_an_attack_for_other_threats_or_for_images_is_refused_in_one_line(victim
     flat = Arrays("flat", some(8).take(range(8))[0].flatten(1).numpy(), some(8).take(range(8))[1].numpy())
     with pytest.raises(BadInput, match="images"):
         collect(adopt(mlp(hidden=32)), flat, find("attacks", "advgan"), parse("linf:0.1"), tmp_path)
+
+
+def test_a_random_model_is_attacked_the_same_whatever_batch_size_is_asked_for(victim, tmp_path):
+    def noisy(x):
+        return victim(x + 0.2 * torch.randn_like(x))
+
+    files = [
+        collect(
+            function(noisy), some(24), find("attacks", "fgsm"), parse("linf:0.1"), tmp_path / str(size), batch_size=size
+        ).file
+        for size in (5, 24)
+    ]
+    with np.load(files[0]) as one, np.load(files[1]) as other:
+        assert np.array_equal(one["z"], other["z"])

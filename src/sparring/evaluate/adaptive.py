@@ -33,7 +33,7 @@ from sparring.models.loading import adopt
 from sparring.models.victim import Victim, inference
 from sparring.streams import Streams
 from sparring.threats import Ball
-from sparring.types import Attack, Goal, Loss, Model
+from sparring.types import Attack, Goal, Loss, Model, Threat
 from sparring.views import Counted, eot, eot_until, settled, smoothed
 
 T = TypeVar("T")
@@ -84,15 +84,13 @@ class Onward:
     attack: Attack
 
     @property
-    def threat(self) -> Ball:
+    def threat(self) -> Threat:
         """The set that is searched."""
-        threat = self.attack.threat
-        assert isinstance(threat, Ball)
-        return threat
+        return self.attack.threat
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The best point of all its steps, `(B, *shape)`."""
-        return self.attack(model, x, Never(goal.labels), rng)
+        return self.attack(model, x, Never(goal.labels, goal.sign), rng)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +100,9 @@ class Attempt:
     attack: Attack
 
     @property
-    def threat(self) -> Ball:
+    def threat(self) -> Threat:
         """The set that is searched."""
-        threat = self.attack.threat
-        assert isinstance(threat, Ball)
-        return threat
+        return self.attack.threat
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """What the attack found, or `x`, `(B, *shape)`."""

@@ -6,7 +6,6 @@ import os
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -18,8 +17,8 @@ from sparring.errors import BadInput
 from sparring.evaluate import identity
 from sparring.evaluate.doctor import Diagnosis, examine
 from sparring.evaluate.ledger import Cost, Ledger
-from sparring.evaluate.run import Ring, Runner, Watch, asked, home, memory_batch, one_thread, workforce
-from sparring.evaluate.verdict import DRAWS, treated
+from sparring.evaluate.run import DRAWS, Ring, Runner, Watch, asked, home, one_thread, silent, workforce
+from sparring.evaluate.verdict import treated
 from sparring.goals import Untargeted
 from sparring.models.victim import Victim, inference
 from sparring.registry import Entry
@@ -60,7 +59,7 @@ def collect(
     batch_size: int | None = None,
     workers: int = 1,
     resume: bool = False,
-    watch: Watch = lambda stage, done, total: None,
+    watch: Watch = silent,
 ) -> Catch:
     """Attack every example that the model gets right, and write the successes to `out/adversarial.npz`.
 
@@ -77,7 +76,7 @@ def collect(
         attack = _made(entry, data, threat, diagnosis)
         victim = treated(victim, diagnosis)
         draws = DRAWS if diagnosis.failed("randomness") else 1
-        ring = Ring(victim=victim, data=data, threat=cast(Ball, threat), seed=seed, draws=draws, kept=len(data))
+        ring = Ring(victim=victim, data=data, threat=threat, seed=seed, draws=draws, kept=len(data))
         settings: dict[str, object] = {
             "version": __version__,
             "model": identity.of_model(victim, data, steady=draws == 1),
@@ -86,8 +85,7 @@ def collect(
             "seed": seed,
         }
         with workforce(ring, workers) as pool, Ledger(out / "ledger.sqlite", settings, resume=resume) as ledger:
-            size = batch_size or memory_batch(victim, data.take(range(min(8, len(data))))[0])
-            runner = Runner(ring=ring, ledger=ledger, batch_size=size, pool=pool, watch=watch)
+            runner = Runner(ring=ring, ledger=ledger, batch_size=ring.batch_size(batch_size), pool=pool, watch=watch)
             ready, lessons, learning = _taught(ring, entry.name, attack)
             found = _run(runner, entry.name, ready, out / "adversarial.npz")
             ledger.finish()
@@ -124,7 +122,7 @@ def _made(entry: Entry, data: Data, threat: Boxed, diagnosis: Diagnosis) -> Atta
     shape = tuple(data.take([0])[0].shape[1:])
     if entry.shape == "image" and len(shape) != 3:
         raise BadInput(f"{entry.name} on inputs of shape {shape}", "images (C, H, W)", "choose another attack")
-    bad = next((check for check in diagnosis.checks if check.outcome == "fail" and check.serious == "invalid"), None)
+    bad = next((check for check in diagnosis.checks if check.fatal), None)
     if bad is not None:
         raise BadInput(f"a set-up that is not sound: {bad.evidence}", bad.threshold or "a sound one", bad.remedy)
     if entry.needs == "gradients" and not diagnosis.differentiable:
@@ -141,8 +139,7 @@ def _taught(ring: Ring, name: str, attack: Attack) -> tuple[Attack, int, Cost]:
     x, y = (part.to(home(ring.victim)) for part in ring.data.take(lessons))
     with inference(ring.victim):
         learned = attack.fit(view, x, Untargeted(y), Streams.of(ring.seed, lessons).at(name).at("learn"))
-    passes = {way: count * ring.draws for way, count in (("forward", view.forward), ("backward", view.backward))}
-    return learned, len(lessons), Cost(**passes, seconds=time.perf_counter() - start)
+    return learned, len(lessons), ring.cost(start, view)
 
 
 def _run(runner: Runner, name: str, attack: Attack, file: Path) -> Catch:
@@ -175,6 +172,6 @@ def _run(runner: Runner, name: str, attack: Attack, file: Path) -> Catch:
         broken=broken,
         distances=tuple(outcomes[example].distance or 0.0 for example in broken),
         survive_storage=sum(bool(outcomes[example].survives_storage) for example in broken),
-        cost=ledger.cost([name]),
+        cost=ledger.cost(name),
         file=file,
     )

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import Restarts, pgd_cosine, square
+from sparring.attacks.within import Within
 from sparring.data import Arrays, first
 from sparring.errors import BadInput
 from sparring.evaluate import identity
@@ -36,7 +37,7 @@ from sparring.models.victim import Victim, inference
 from sparring.registry import find
 from sparring.streams import Streams
 from sparring.threats import Ball
-from sparring.types import Attack, Data, Defence, Goal, Learns, Model
+from sparring.types import Attack, Data, Defence, Learns, Model
 from sparring.views import Counted, eot
 
 JUDGED = 16
@@ -171,25 +172,18 @@ def _in_range(threat: Ball) -> None:
 
 def _counted(victim: Victim, defence: Defence, x: Tensor, y: Tensor, *, attack: Attack, rng: Streams) -> Tensor:
     """How many stand: clean, defended, bare, unaware, adaptive."""
-    bare, judge = asked(victim), _judge(defence, defence.defend(victim.call))
+    bare, judge, attack = asked(victim), _judge(defence, defence.defend(victim.call)), Within(attack=attack)
     with inference(victim), own_draws("face", int(rng.keys[0])):
-        z = _made(bare, x, Never(y), attack, rng.at("bare"))
+        z = attack(bare, x, Never(y), rng.at("bare"))
         view, goal = defence.adaptive(victim.call), Untargeted(y)
         if defence.draws > 1:
             view, goal = eot(view, defence.draws), Never(y)
-        known = _made(view, x, goal, attack, rng.at("adaptive"))
+        known = attack(view, x, goal, rng.at("adaptive"))
         with torch.no_grad():
             cases = ((bare, x), (judge, x), (bare, z), (judge, z), (judge, known))
             stand = torch.stack([model(at).argmax(1) == y for model, at in cases])
     stand[4] &= stand[3]
     return stand.sum(1).cpu()
-
-
-def _made(model: Model, x: Tensor, goal: Goal, attack: Attack, rng: Streams) -> Tensor:
-    """What the attack makes of `x`, where that is within the threat; `x` itself where it is not."""
-    z = attack(model, x, goal, rng)
-    inside = attack.threat.contains(z, x)
-    return torch.where(inside.view(-1, *[1] * (x.dim() - 1)), z, x)
 
 
 def _judge(defence: Defence, model: Model) -> Model:
@@ -264,7 +258,7 @@ def _transferred(
         for rows in torch.arange(len(data)).split(BATCH):  # type: ignore[no-untyped-call]
             x, y = (part.to(home(victim)) for part in data.take(rows.tolist()))
             with own_draws(seed, "unaware", int(rows[0])):
-                z = _made(bare, x, Never(y), attack, Streams.of(seed, rows).at("bare"))
+                z = Within(attack=attack)(bare, x, Never(y), Streams.of(seed, rows).at("bare"))
                 with torch.no_grad():
                     broken = (judge(z).argmax(1) != y).cpu()
             distances = threat.distance(z, x).cpu()[broken]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from sparring.attacks import Restarts, pgd_cosine
-from sparring.defences.detectors import Detector, Unnoticed, watched
+from sparring.defences.detectors import Detector, Unnoticed, refused, watched
 from sparring.errors import BadInput
 from sparring.evaluate.result import Interval
 from sparring.evaluate.run import own_draws
@@ -20,6 +19,8 @@ from sparring.models.victim import inference
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Attack, Model
+
+RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +49,17 @@ class Detection:
     roc: tuple[Point, ...]
 
 
-def roc(
-    clean: Tensor, attacked: Tensor, rates: Sequence[float] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-) -> tuple[Point, ...]:
-    """The curve at thresholds with about these false-positive rates, from scores `(N,)` and `(M,)`."""
-    points = []
-    for rate in rates:
-        threshold = float(clean.double().quantile(1 - rate))
-        refused = ((clean > threshold).sum(), (attacked > threshold).sum())
-        shares = [clopper_pearson(int(n), len(of)) for n, of in zip(refused, (clean, attacked), strict=True)]
-        points.append(Point(threshold=threshold, false_positives=shares[0], detected=shares[1]))
-    return tuple(points)
+def roc(clean: Tensor, attacked: Tensor) -> tuple[Point, ...]:
+    """The curve at thresholds with about the false-positive rates `RATES`, from scores `(N,)` and `(M,)`."""
+    thresholds = (float(clean.double().quantile(1 - rate)) for rate in RATES)
+    return tuple(
+        Point(threshold=at, false_positives=_share(refused(clean, at)), detected=_share(refused(attacked, at)))
+        for at in thresholds
+    )
+
+
+def _share(happened: Tensor) -> Interval:
+    return clopper_pearson(int(happened.sum()), len(happened))
 
 
 def area(clean: Tensor, attacked: Tensor) -> float:
@@ -69,9 +70,9 @@ def area(clean: Tensor, attacked: Tensor) -> float:
     return float(((gaps > 0).double() + 0.5 * (gaps == 0).double()).mean())
 
 
-def joint(threat: Ball, steps: int = 60) -> Restarts:
+def joint(threat: Ball) -> Restarts:
     """PGD on both at once, from the input itself and from random starts: on what both lack, and on their sum."""
-    climbs = tuple(pgd_cosine(threat, steps=steps, loss=loss) for loss in (margin, cross_entropy))
+    climbs = tuple(pgd_cosine(threat, steps=60, loss=loss) for loss in (margin, cross_entropy))
     return Restarts(attacks=(*(replace(one, random_start=False) for one in climbs), *climbs), times=4)
 
 
@@ -110,12 +111,12 @@ def detect(
         with torch.no_grad():
             past = goal.reached(view(found)) & threat.contains(found, x)
             scores = detector.score(z)
-        unaware = ~(scores <= detector.threshold)
+        unaware = refused(scores, detector.threshold)
     return Detection(
         fooled=len(rows),
-        false_positives=clopper_pearson(int((~(clean <= detector.threshold)).sum()), len(clean)),
-        unaware=clopper_pearson(int(unaware.sum()), len(rows)),
-        adaptive=clopper_pearson(int((unaware & ~past).sum()), len(rows)),
+        false_positives=_share(refused(clean, detector.threshold)),
+        unaware=_share(unaware),
+        adaptive=_share(unaware & ~past),
         auc=area(clean, scores),
         roc=roc(clean, scores),
     )

@@ -664,7 +664,7 @@ class Diagnosis:
     @property
     def invalid(self) -> bool:
         """Whether a failure leaves no number to be believed."""
-        return any(check.outcome == "fail" and check.serious == "invalid" for check in self.checks)
+        return any(check.fatal for check in self.checks)
 
 
 def spread(count: int, most: int) -> Sequence[int]:
@@ -687,7 +687,7 @@ def examine(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> Diagn
         for group in (INPUTS, OUTPUTS, BEHAVIOUR, GRADIENTS if victim.access == "gradients" else ()):
             found = _seen(group, patient)
             checks += found
-            if any(check.outcome == "fail" and check.serious == "invalid" for check in found):
+            if any(check.fatal for check in found):
                 break  # the groups after it could not even run, or would only repeat it
     known = "outputs" in vars(patient)
     return Diagnosis(

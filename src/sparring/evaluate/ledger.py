@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -161,13 +161,12 @@ class Ledger:
             return None
         return torch.from_numpy(np.frombuffer(row[1], dtype=np.float32).copy()).view(*json.loads(row[0]))
 
-    def cost(self, stages: Sequence[str]) -> Cost:
-        """What some stages have cost together."""
-        marks = ",".join("?" * len(stages))
+    def cost(self, stage: str) -> Cost:
+        """What a stage has cost."""
         forward, backward, seconds = self._base.execute(
-            f"SELECT COALESCE(SUM(forward), 0), COALESCE(SUM(backward), 0), COALESCE(SUM(seconds), 0) "  # noqa: S608
-            f"FROM bouts WHERE stage IN ({marks})",
-            tuple(stages),
+            "SELECT COALESCE(SUM(forward), 0), COALESCE(SUM(backward), 0), COALESCE(SUM(seconds), 0) "
+            "FROM bouts WHERE stage = ?",
+            (stage,),
         ).fetchone()
         return Cost(forward=forward, backward=backward, seconds=seconds)
 

@@ -24,7 +24,7 @@ from sparring.errors import BadInput
 from sparring.evaluate import identity
 from sparring.evaluate.ledger import Cost, Ledger, Outcome
 from sparring.evaluate.result import Interval, Record, environment, recorded
-from sparring.evaluate.run import Bout, Watch, go_on, home
+from sparring.evaluate.run import Bout, Watch, go_on, home, silent
 from sparring.evaluate.statistics import clopper_pearson
 from sparring.models.victim import Victim
 from sparring.streams import Streams
@@ -170,7 +170,7 @@ def prove(
     seed: int = 0,
     out: Path | None = None,
     resume: bool = False,
-    watch: Watch = lambda stage, done, total: None,
+    watch: Watch = silent,
 ) -> Proofs:
     """Say of every example whether its answer is right, and proved to stay so within the threat.
 

@@ -67,6 +67,11 @@ class Check(Record):
     serious: Literal["invalid", "suspect"] = "suspect"
     """What a failure makes of the verdict."""
 
+    @property
+    def fatal(self) -> bool:
+        """Whether it failed, and leaves no number to be believed."""
+        return self.outcome == "fail" and self.serious == "invalid"
+
 
 class AttackRecord(Record):
     """What one attack of the suite did, and what it cost. Passes count one example through the model once as 1."""

@@ -26,8 +26,7 @@ from sparring.goals import Untargeted
 from sparring.losses import margin
 from sparring.models.victim import Victim, inference
 from sparring.streams import Streams
-from sparring.threats import Ball
-from sparring.types import Attack, Data, Model
+from sparring.types import Attack, Boxed, Data, Model
 from sparring.views import Counted, eot, steady
 
 Watch = Callable[[str, int, int], None]
@@ -35,8 +34,21 @@ Watch = Callable[[str, int, int], None]
 
 Bout = tuple[list[Outcome], Cost]
 
+LARGEST = 256
+"""Examples in a batch, however much memory there is: larger ones are no faster, and lose more when they are killed."""
+
 GALLERY = 64
 """Audits keep the points of the first examples, for the pictures."""
+
+DRAWS = 8
+"""Calls that are averaged for a model that is random, unless it is behind a defence that asks for more."""
+
+DRAWN_TOGETHER = 32
+"""Examples in a batch of a model that is random: with those beside it, an example shares the draws."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +60,7 @@ class Ring:
 
     victim: Victim
     data: Data
-    threat: Ball
+    threat: Boxed
     seed: int
     draws: int = 1
     kept: int = GALLERY
@@ -62,6 +74,26 @@ class Ring:
         """The view that gradients go through: log-probabilities where the model gives probabilities."""
         model = self.exact()
         return Counted(_log(model)) if self.victim.probabilities else model
+
+    def batch_size(self, asked_for: int | None) -> int:
+        """The examples in a batch: as asked for, or by free memory, but for a model that is random.
+
+        Raises:
+            BadInput: less than one.
+        """
+        if asked_for is not None and asked_for < 1:
+            raise BadInput(f"a batch size of {asked_for}", "one or more", "leave it out to have it chosen")
+        if self.draws > 1:
+            return DRAWN_TOGETHER
+        return asked_for or memory_batch(self.victim, self.data.take(range(min(8, len(self.data))))[0])
+
+    def cost(self, since: float, *views: Counted) -> Cost:
+        """What was asked of these views, each call made `draws` times, since this time of `time.perf_counter`."""
+        return Cost(
+            forward=sum(view.forward for view in views) * self.draws,
+            backward=sum(view.backward for view in views) * self.draws,
+            seconds=time.perf_counter() - since,
+        )
 
     def fight(self, stage: str, attack: Attack | None, examples: Sequence[int]) -> Bout:
         """Attack a batch (or only look at it), and judge what comes back in a fresh forward pass."""
@@ -101,13 +133,7 @@ class Ring:
             )
             for row, example in enumerate(examples)
         ]
-        passes = (view, judge)
-        cost = Cost(
-            forward=sum(counted.forward for counted in passes) * self.draws,
-            backward=sum(counted.backward for counted in passes) * self.draws,
-            seconds=time.perf_counter() - start,
-        )
-        return outcomes, cost
+        return outcomes, self.cost(start, view, judge)
 
 
 def asked(victim: Victim) -> Model:
@@ -139,7 +165,7 @@ def _log(model: Model) -> Model:
     return lambda x: model(x).clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
-def as_stored(z: Tensor, threat: Ball) -> Tensor:
+def as_stored(z: Tensor, threat: Boxed) -> Tensor:
     """`z` as an 8-bit file would give it back: the box in 255 steps."""
     step = (threat.high - threat.low) / 255
     return (threat.low + ((z - threat.low) / step).round() * step).clamp(threat.low, threat.high)
@@ -171,7 +197,7 @@ def own_draws(*key: object) -> Iterator[None]:
         yield
 
 
-def memory_batch(victim: Victim, x: Tensor, *, most: int = 256) -> int:
+def memory_batch(victim: Victim, x: Tensor) -> int:
     """How many examples fit in a third of the free memory, by what one pass keeps for its backward pass."""
     kept = 0
 
@@ -185,7 +211,7 @@ def memory_batch(victim: Victim, x: Tensor, *, most: int = 256) -> int:
         victim(x.to(device).requires_grad_(victim.access == "gradients"))
     each = kept / len(x) + 20 * x[0].nbytes
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return max(1, min(most, int(free / 3 / each)))
+    return max(1, min(LARGEST, int(free / 3 / each)))
 
 
 _RING: Ring | None = None
@@ -224,10 +250,10 @@ class Runner:
     ledger: Ledger
     batch_size: int
     pool: Executor | None = None
-    watch: Watch = lambda stage, done, total: None
+    watch: Watch = silent
 
     def sweep(self, stage: str, attack: Attack | None, examples: Sequence[int]) -> dict[int, Outcome]:
-        """Run a stage on these examples, save those that the ledger has already; returns all their outcomes."""
+        """Run a stage on these examples, but for those that the ledger has already; returns all their outcomes."""
         return go_on(self.ledger, stage, examples, partial(self._batches, stage, attack), self.watch)
 
     def _batches(self, stage: str, attack: Attack | None, examples: Sequence[int]) -> Iterator[Bout]:
@@ -251,7 +277,7 @@ class Runner:
 def go_on(
     ledger: Ledger, stage: str, examples: Sequence[int], run: Callable[[Sequence[int]], Iterable[Bout]], watch: Watch
 ) -> dict[int, Outcome]:
-    """Run a stage on these examples, save those that the ledger has already; returns all their outcomes.
+    """Run a stage on these examples, but for those that the ledger has already; returns all their outcomes.
 
     `run` yields batches, and each is entered as it comes: a run that is killed loses what is in hand, and no more.
     """

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from sparring.evaluate.result import Forecast
+
 BANDS = (0.01, 0.04, 0.15, 0.5, 1.0)
 """Where bands end, as shares of what stands. Of what falls late, nearly all is in the first few percent."""
 
@@ -21,6 +23,9 @@ FEWEST = 32
 
 DEEPER = 1 / 4
 """How much less a pass is thought to break one band further down, until rounds say otherwise."""
+
+CONFIDENCE = 0.95
+"""Of what is said of passes to come."""
 
 FADE = 0.9
 """What a round counts for, one round later: yields fall as a run goes on."""
@@ -56,16 +61,6 @@ class Next:
     def expected(self, passes: int) -> float:
         """How many should fall; one, where nothing is known of the band."""
         return 1.0 if self.rate is None else self.rate * passes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outlook:
-    """What more of the same would still break: at most `examples`, with this confidence, in as many passes again."""
-
-    passes: int
-    broke_late: int
-    examples: float
-    confidence: float = 0.95
 
 
 def upper(broke: float, passes: float, confidence: float) -> float:
@@ -123,7 +118,7 @@ def choose(slices: Sequence[str], ranked: Sequence[int], rounds: Sequence[Round]
     )
 
 
-def outlook(rounds: Sequence[Round], confidence: float = 0.95) -> Outlook:
+def outlook(rounds: Sequence[Round]) -> Forecast:
     """What as many passes again would break, by what the later half of the chosen rounds broke: yields only fall.
 
     The first look at a band was owed, not chosen: it says nothing of where the next passes would go.
@@ -136,12 +131,11 @@ def outlook(rounds: Sequence[Round], confidence: float = 0.95) -> Outlook:
         if late >= half:
             break
         late, broke = late + one.passes, broke + one.broke
-    return Outlook(
-        passes=total, broke_late=broke, examples=upper(broke, late, confidence) * total if late else math.inf
-    )
+    more = upper(broke, late, CONFIDENCE) * total if late else math.inf
+    return Forecast(passes=total, broke_late=broke, examples=more, confidence=CONFIDENCE)
 
 
 def settled(rounds: Sequence[Round], budget: float, tolerance: float) -> bool:
-    """Whether the rest of the budget, in passes, would break fewer than `tolerance` examples, with 95 % confidence."""
+    """Whether the rest of the budget, in passes, would break fewer than `tolerance` examples, by `outlook`."""
     seen = outlook(rounds)
     return seen.passes >= budget or seen.examples * (budget - seen.passes) <= tolerance * seen.passes

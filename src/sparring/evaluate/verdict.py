@@ -18,7 +18,6 @@ from sparring import __version__
 from sparring.attacks.grid import Grid
 from sparring.attacks.restarts import Restarts
 from sparring.data import Arrays, first
-from sparring.errors import BadInput
 from sparring.evaluate import adaptive, identity
 from sparring.evaluate import checks as run_checks
 from sparring.evaluate.bracket import WALKS, Prover, entry, prover
@@ -38,8 +37,8 @@ from sparring.evaluate.result import (
     environment,
     recorded,
 )
-from sparring.evaluate.run import Ring, Runner, Watch, asked, home, memory_batch, one_thread, own_draws, workforce
-from sparring.evaluate.schedule import Outlook, Round, choose, outlook, settled
+from sparring.evaluate.run import DRAWS, Ring, Runner, Watch, asked, home, one_thread, own_draws, silent, workforce
+from sparring.evaluate.schedule import Round, choose, outlook, settled
 from sparring.evaluate.statistics import clopper_pearson
 from sparring.evaluate.suites import Suite, build, last_resort, margin_runs
 from sparring.models.loading import adopt
@@ -57,12 +56,6 @@ CURVE = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 PICTURES = 12
 SAMPLE = 128
 """Examples that a question to the finished run is put to, at most."""
-
-DRAWS = 8
-"""Calls that are averaged for a model that is random, unless it is behind a defence that asks for more."""
-
-DRAWN_TOGETHER = 32
-"""Examples in a batch of a model that is random: with those beside it, an example shares the draws."""
 
 Make = Callable[[Ball], Attack]
 """An attack of the same kind on a threat of any size."""
@@ -148,7 +141,7 @@ def audit(
                 proving=proving,
                 batch_size=batch_size,
                 count=workers,
-                watch=watch or _silent,
+                watch=watch or silent,
                 resume=resume,
             )
     result = result.model_copy(update={"seconds": time.perf_counter() - started})
@@ -245,12 +238,8 @@ class _Story:
     broken: Mapping[int, _Blow] = field(default_factory=dict)
     proved: Mapping[int, float] | None = None
     progress: tuple[Progress, ...] = ()
-    outlook: Outlook | None = None
+    outlook: Forecast | None = None
     checks: tuple[Check, ...] = ()
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Tell nobody."""
 
 
 def treated(victim: Victim, diagnosis: Diagnosis) -> Victim:
@@ -276,14 +265,10 @@ def _run(
     resume: bool,
 ) -> Result:
     """Attack, check, judge. Every sweep goes through the ledger, so that a second call goes on where one stopped."""
-    if batch_size is not None and batch_size < 1:
-        raise BadInput(f"a batch size of {batch_size}", "one or more", "leave it out to have it chosen")
     ring = Ring(victim=case.victim, data=case.data, threat=case.threat, seed=case.seed, draws=case.draws)
     path = folder / "ledger.sqlite" if folder is not None else None
     with workforce(ring, count) as pool, Ledger(path, case.settings(), resume=resume) as ledger:
-        size = batch_size or memory_batch(case.victim, case.data.take(range(min(8, len(case.data))))[0])
-        size = size if ring.draws == 1 else DRAWN_TOGETHER
-        runner = Runner(ring=ring, ledger=ledger, batch_size=size, pool=pool, watch=watch)
+        runner = Runner(ring=ring, ledger=ledger, batch_size=ring.batch_size(batch_size), pool=pool, watch=watch)
         story = _fight(case, plan, runner, None if proving is None else proving(ledger, watch))
         result = _result(case, story)
         if folder is not None:
@@ -347,7 +332,7 @@ class _Bout:
 
     def cost(self, stage: str) -> int:
         """Forward and backward passes of a stage."""
-        cost = self.runner.ledger.cost([stage])
+        cost = self.runner.ledger.cost(stage)
         return cost.forward + cost.backward
 
     def note(self, attack: str, stage: str, number: int = 0) -> None:
@@ -372,7 +357,7 @@ class _Bout:
 
     def story(self, **more: Any) -> _Story:
         """What happened so far."""
-        costs = {stage: self.runner.ledger.cost([stage]) for stage in self.outcomes}
+        costs = {stage: self.runner.ledger.cost(stage) for stage in self.outcomes}
         return _Story(
             outcomes=self.outcomes,
             costs=costs,
@@ -600,14 +585,8 @@ def _chance(clean: Mapping[int, Outcome]) -> float:
 def _spoiled(rows: Sequence[Outcome], threat: Ball) -> Check:
     """Examples that the doctor's sample did not hold: not finite, or out of bounds."""
     places = ", ".join(str(outcome.example) for outcome in rows[:5])
-    return Check(
-        name="every-input",
-        outcome="fail",
-        serious="invalid",
-        evidence=f"{len(rows)} examples are not finite, or outside of {threat.low:g} to {threat.high:g}: {places}",
-        threshold="none",
-        remedy="clean the data",
-    )
+    said = f"{len(rows)} examples are not finite, or outside of {threat.low:g} to {threat.high:g}: {places}"
+    return run_checks.EVERY_INPUT.failed(said)
 
 
 def _result(case: _Case, story: _Story) -> Result:
@@ -673,12 +652,7 @@ def _result(case: _Case, story: _Story) -> Result:
         progress=story.progress,
         outlook=None
         if story.outlook is None
-        else Forecast(
-            passes=story.outlook.passes,
-            broke_late=story.outlook.broke_late,
-            examples=min(story.outlook.examples, len(correct) - len(broken)),
-            confidence=story.outlook.confidence,
-        ),
+        else story.outlook.model_copy(update={"examples": min(story.outlook.examples, len(correct) - len(broken))}),
         passes=Passes(forward=sum(cost.forward for cost in costs), backward=sum(cost.backward for cost in costs)),
         seconds=0.0,
         seed=case.seed,
@@ -754,7 +728,7 @@ def judge(checks: Sequence[Check]) -> tuple[Verdict, tuple[str, ...]]:
     """The verdict: as bad as the worst failed check; the reasons in words."""
     failed = [check for check in checks if check.outcome == "fail"]
     reasons = tuple(f"{check.evidence}: {check.remedy}" if check.remedy else check.evidence for check in failed)
-    if any(check.serious == "invalid" for check in failed):
+    if any(check.fatal for check in failed):
         return "invalid", reasons
     if failed:
         return "suspect", reasons

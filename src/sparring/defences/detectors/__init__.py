@@ -2,7 +2,7 @@
 
 from sparring.defences.detectors.attributions import attribution
 from sparring.defences.detectors.confidence import energy, max_softmax
-from sparring.defences.detectors.detector import Detector, Learned, Score, Scoring, calibrated
+from sparring.defences.detectors.detector import Detector, Learned, Score, calibrated, refused
 from sparring.defences.detectors.joint import Unnoticed, watched
 from sparring.defences.detectors.mahalanobis import mahalanobis
 from sparring.defences.detectors.neighbours import kernel_density, lid
@@ -13,7 +13,6 @@ __all__ = [
     "Detector",
     "Learned",
     "Score",
-    "Scoring",
     "Unnoticed",
     "attribution",
     "calibrated",
@@ -24,6 +23,7 @@ __all__ = [
     "mahalanobis",
     "max_softmax",
     "reconstruction",
+    "refused",
     "trained",
     "watched",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,14 +15,6 @@ from sparring.types import Model
 
 Score = Callable[[Tensor], Tensor]
 """Inputs `(B, *shape)` to scores `(B,)`, higher where they look attacked; differentiable, rows on their own."""
-
-
-class Scoring(Protocol):
-    """A kind of detector: what `fit` learns from clean examples is a score."""
-
-    def fit(self, model: Model, x: Tensor, labels: Tensor) -> Score:
-        """The score for this model, as learned from these examples."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +52,14 @@ class Detector:
     spread: float
 
     def flagged(self, x: Tensor) -> Tensor:
-        """Which inputs are refused, `(B,)` bool. A score that is no number is refused."""
+        """Which inputs `(B, *shape)` are refused, `(B,)` bool."""
         with torch.no_grad():
-            return ~(self.score(x) <= self.threshold)
+            return refused(self.score(x), self.threshold)
+
+
+def refused(scores: Tensor, threshold: float) -> Tensor:
+    """Which of these scores `(B,)` a threshold refuses, `(B,)` bool: also one that is no number."""
+    return ~(scores <= threshold)
 
 
 def calibrated(score: Score, x: Tensor, *, rate: float = 0.05) -> Detector:
