@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import csv
 import io
-import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
@@ -34,6 +33,7 @@ from sparring.training.tensorboard import tensorboard
 from sparring.training.trainer import Course, Event, Looked, Resumed, Trainer, Watch
 from sparring.training.validation import Validation
 from sparring.types import Data
+from sparring.writing import in_one_move
 
 if TYPE_CHECKING:
     from sparring.report.words import Language
@@ -174,7 +174,8 @@ def train(
     if not course.first:
         return done
     if folder is not None:
-        _write(folder / "train.toml", chosen.toml().encode())
+        with in_one_move(folder / "train.toml") as file:
+            file.write(chosen.toml().encode())
         done = replace(done, weights=_kept(course.network, folder))
     if chosen.audit.suite == "none":
         return done
@@ -307,9 +308,10 @@ def _kept(network: nn.Module, folder: Path) -> Path:
         place = folder / "trained.weights.h5"
         network.model.save_weights(str(place))
         return place
-    buffer = io.BytesIO()
-    torch.save((network.model if isinstance(network, Logits) else network).state_dict(), buffer)
-    return _write(folder / "weights.pt", buffer.getvalue())
+    path = folder / "weights.pt"
+    with in_one_move(path) as file:
+        torch.save((network.model if isinstance(network, Logits) else network).state_dict(), file)
+    return path
 
 
 def written(path: Path) -> Watch:
@@ -334,17 +336,10 @@ def written(path: Path) -> Watch:
         for row in rows:
             raised = " ".join(alarm.name for alarm in alarms if alarm.epoch == row.epoch)
             table.writerow([*asdict(row).values(), raised])
-        _write(path, text.getvalue().encode())
+        with in_one_move(path) as file:
+            file.write(text.getvalue().encode())
 
     return tell
-
-
-def _write(path: Path, content: bytes) -> Path:
-    """Write a file in one move."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_bytes(content)
-    return scratch.replace(path)
 
 
 def _judged(

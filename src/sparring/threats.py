@@ -51,6 +51,10 @@ class Ball:
         """The same threat at another size."""
         return replace(self, eps=eps)
 
+    def times(self, share: float) -> Ball:
+        """The same threat at a share of its size."""
+        return self.at(share * self.eps)
+
     def distance(self, z: Tensor, x: Tensor) -> Tensor:
         """The norm of `z - x`, `(B,)`."""
         return self.norm.size(z - x)

@@ -151,7 +151,7 @@ class Shrinking:
         """The best point seen, `(B, *shape)`."""
         search = Search(model, x, goal, self.loss)
         _, x, rng = search.judge(x, x, rng)
-        balls = [self.threat.at(size * self.threat.eps) for size, _ in self.stages]
+        balls = [self.threat.times(size) for size, _ in self.stages]
         z, counts = balls[0].sample(x, rng), [max(round(part * self.steps), 1) for _, part in self.stages]
         for ball, steps in zip(balls[:-1], counts, strict=False):
             wide = Search(model, x, search.goal, self.loss)

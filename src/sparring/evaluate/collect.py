@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from sparring.registry import Entry
 from sparring.streams import Streams
 from sparring.threats import Ball, linf
 from sparring.types import Amortised, Attack, Boxed, Data
+from sparring.writing import in_one_move
 
 LESSONS = 500
 """The examples that an attack learns from, if it is one that learns: the first of the data."""
@@ -154,8 +154,7 @@ def _run(runner: Runner, name: str, attack: Attack, file: Path) -> Catch:
     points = {example: z for example in right if (z := ledger.point(name, example)) is not None}
     broken = tuple(points)
     x, y = data.take(broken or [0])
-    scratch = file.with_name(f".{file.name}.{os.getpid()}")
-    with scratch.open("wb") as stream:
+    with in_one_move(file) as stream:
         np.savez_compressed(
             stream,
             index=np.array(broken, dtype=np.int64),
@@ -165,7 +164,6 @@ def _run(runner: Runner, name: str, attack: Attack, file: Path) -> Catch:
             z=torch.stack(list(points.values())).numpy() if broken else x[:0].numpy(),
             distance=np.array([outcomes[example].distance for example in broken], dtype=np.float32),
         )
-    scratch.replace(file)
     return Catch(
         examples=len(data),
         already_wrong=len(data) - len(right),

@@ -520,7 +520,7 @@ def gradients_hold_nearby(patient: Patient, question: Question) -> Check:
     gradient = patient.margin_gradient
     if gradient is None:
         return question.skipped("no gradients")
-    near = patient.threat.at(patient.threat.eps / 100)
+    near = patient.threat.times(0.01)
     other = patient.gradient(margin, near.sample(patient.x, patient.rng.at("near")))
     assert other is not None
     middle = float(functional.cosine_similarity(gradient.flatten(1), other.flatten(1)).nan_to_num().median())

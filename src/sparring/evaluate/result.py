@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import sys
 from importlib import metadata
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sparring.errors import BadInput
 from sparring.threats import Ball
+from sparring.writing import in_one_move
 
 Verdict = Literal["trusted", "suspect", "invalid"]
 Outcome = Literal["pass", "warn", "fail", "skipped"]
@@ -27,11 +27,10 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, in one move: a reader sees the old file or the new one, never half of it."""
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        """Write it as JSON, in one move."""
         text = json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False)
-        scratch.write_text(text + "\n", encoding="utf-8")
-        scratch.replace(path)
+        with in_one_move(path) as file:
+            file.write(f"{text}\n".encode())
 
 
 class Interval(Record):

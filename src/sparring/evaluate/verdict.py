@@ -433,7 +433,7 @@ def _ask(plan: Suite, bout: _Bout) -> None:
     case, right = bout.case, bout.right
     standing = sorted(bout.ranked())
     few = [standing[place] for place in spread(len(standing), SAMPLE)]
-    half = case.threat.at(case.threat.eps / 2)
+    half = case.threat.times(0.5)
     bout.fight("half-eps", "half", case.climber(steps=20, times=1)(half), few)
     white = tuple(stage.attack for stage in plan.stages if stage.role == "white box")[:3]
     for role in ("control", "single step"):

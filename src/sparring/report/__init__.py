@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparring.evaluate.result import Result
+from sparring.writing import in_one_move
 
 if TYPE_CHECKING:
     from sparring.report.gallery import Gallery
@@ -34,9 +34,8 @@ def write(
     heading = title if title is not None else " / ".join(derive.names(results))
     text = page(results, galleries or {}, title=heading, sections=sections, language=language)
     path = folder / "report.html"
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
+    with in_one_move(path) as file:
+        file.write(text.encode())
     return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparring.errors import BadInput
+from sparring.writing import in_one_move
 
 Array = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -107,10 +107,8 @@ def save(gallery: Gallery, path: Path) -> None:
             f"clean{i}": np.asarray(picture.clean, dtype=np.float32),
             f"attacked{i}": np.asarray(picture.attacked, dtype=np.float32),
         }
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with scratch.open("wb") as file:
+    with in_one_move(path) as file:
         np.savez_compressed(file, **arrays)
-    scratch.replace(path)
 
 
 def load(path: Path) -> Gallery:

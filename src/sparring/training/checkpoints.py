@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from sparring.errors import BadInput
+from sparring.writing import in_one_move
 
 State = Mapping[str, Any]
 
@@ -36,14 +36,9 @@ class Checkpoints:
         return waited >= self.seconds or (self.steps is not None and step % self.steps == 0)
 
     def save(self, state: State) -> None:
-        """Replace the checkpoint by this state: whoever reads sees the old one or the new one, never half of it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with scratch.open("wb") as file:
+        """Replace the checkpoint by this state, in one move."""
+        with in_one_move(self.path) as file:
             torch.save({**state, "settings": self.settings}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(self.path)
 
     def load(self) -> State | None:
         """The state to go on from; None to start anew.

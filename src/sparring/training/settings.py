@@ -201,7 +201,7 @@ class Settings(Part):
 
     def objectives(self, threat: Ball, classes: int) -> tuple[Objective, Objective | None]:
         """The objective, and the one to go on with after catastrophic overfitting, against the stretched threat."""
-        threat = threat.at(self.stretch * threat.eps)
+        threat = threat.times(self.stretch)
         remedy = (
             None
             if self.remedy is None or self.remedy.get("name") == "none"

@@ -425,7 +425,7 @@ class _Run:
         assert validation is not None
         look = partial(measure, seed=self.plan.seed, device=self.fabric.device)
         # What is in training has only met the threat as far as it has grown.
-        grown = replace(validation, threat=validation.threat.at(min(1.0, epoch.strength) * validation.threat.eps))
+        grown = replace(validation, threat=validation.threat.times(min(1.0, epoch.strength)))
         live = look(self.plan.hardware.casting(self.network), validation=grown, single_step=True)
         same = self.shown() is self.network and epoch.strength >= 1
         shown = live if same else look(self.plan.hardware.casting(self.shown()), validation=validation)

@@ -35,10 +35,6 @@ class Adversarial(MinMax):
     attack: Maximiser
     smoothing: float = 0.0
 
-    def worst(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
-        """What the attack finds."""
-        return searched(self.attack(self.threat.at(strength * self.threat.eps)), network, x, Never(labels), rng)
-
     def loss(self, network: nn.Module, x: Tensor, z: Tensor, labels: Tensor) -> Tensor:
         """The cross-entropy there."""
         return functional.cross_entropy(network(z), labels, label_smoothing=self.smoothing)
@@ -79,12 +75,11 @@ class TowardsOthers(Adversarial):
     nobody would mind, and a random target makes for examples of many kinds. `t` is any class but the label's.
     """
 
-    def worst(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
-        """What the attack finds on the way to the targets."""
+    def goal(self, network: nn.Module, x: Tensor, labels: Tensor, rng: Streams) -> Never:
+        """On the way to the targets."""
         others = width(network, x) - 1
         targets = (classes(labels) + 1 + rng.at("target").integers(others, device=x.device)) % (others + 1)
-        goal = Never(targets, -1)
-        return searched(self.attack(self.threat.at(strength * self.threat.eps)), network, x, goal, rng)
+        return Never(targets, -1)
 
 
 @register("objectives", "targeted", family="adversarial", passes="k + 1", paper="Kurakin et al., 2017")
@@ -104,10 +99,6 @@ class LogitPairing(MinMax):
     threat: Ball
     attack: Maximiser
     weight: float = 0.5
-
-    def worst(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
-        """What the attack finds."""
-        return searched(self.attack(self.threat.at(strength * self.threat.eps)), network, x, Never(labels), rng)
 
     def loss(self, network: nn.Module, x: Tensor, z: Tensor, labels: Tensor) -> Tensor:
         """The mean of both cross-entropies, and the distance of the logits."""
@@ -137,7 +128,7 @@ class WorstOf(MinMax):
         """For each row the worst that the attack finds in any of the threats."""
         goal = Never(labels)
         found = [
-            searched(self.attack(threat.at(strength * threat.eps)), network, x, goal, rng.at(i))
+            searched(self.attack(threat.times(strength)), network, x, goal, rng.at(i))
             for i, threat in enumerate(self.threats)
         ]
         harm = torch.stack([cross_entropy(said(network, z), goal) for z in found])

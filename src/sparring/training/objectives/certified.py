@@ -41,7 +41,7 @@ class IBP:
 
     def __call__(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
         """The loss at these weights."""
-        box = around(self.threat.at(strength * self.threat.eps), x)
+        box = around(self.threat.times(strength), x)
         out: Box = network(box)
         loss = _mixed(1 - strength * (1 - self.kappa), out, labels, ranked(out, labels))
         return loss + _settling(self.warmup * (1 - strength), box, out)
@@ -63,7 +63,7 @@ class CROWNIBP:
     def __call__(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
         """The loss at these weights."""
         b, k = (1 - strength * (1 - last) for last in (self.beta, self.kappa))
-        box = around(self.threat.at(strength * self.threat.eps), x, lines=b > 0)
+        box = around(self.threat.times(strength), x, lines=b > 0)
         out: Box = network(box)
         bounds = ranked(out, labels)
         if b > 0:
@@ -90,11 +90,11 @@ class SABR(Searching):
         self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams
     ) -> Callable[[], Tensor]:
         """The loss of the small box around what the attack finds now."""
-        eps = strength * self.threat.eps
-        z = searched(self.attack(self.threat.at((1 - self.part) * eps)), network, x, Never(labels), rng)
+        threat = self.threat.times(strength)
+        z = searched(self.attack(threat.times(1 - self.part)), network, x, Never(labels), rng)
 
         def loss() -> Tensor:
-            box = around(self.threat.at(self.part * eps), z)
+            box = around(threat.times(self.part), z)
             out: Box = network(box)
             return worst(ranked(out, labels)) + _settling(self.warmup * (1 - strength), box, out)
 
@@ -117,7 +117,7 @@ class MTLIBP(Searching):
         self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams
     ) -> Callable[[], Tensor]:
         """The loss at what the attack finds now, and of the box."""
-        threat = self.threat.at(strength * self.threat.eps)
+        threat = self.threat.times(strength)
         z = searched(self.attack(threat), network, x, Never(labels), rng)
 
         def loss() -> Tensor:

@@ -35,7 +35,7 @@ class EnsembleAdversarial(MinMax, nn.Module):
         own = Streams(rng.keys.sum().view(1))  # one stream for all rows, whatever their order
         turn = int(own.at("turn").integers(len(self.models) + 1))
         source = network if turn == len(self.models) else self.models[turn]
-        return searched(self.attack(self.threat.at(strength * self.threat.eps)), source, x, Never(labels), rng)
+        return searched(self.attack(self.threat.times(strength)), source, x, Never(labels), rng)
 
     def loss(self, network: nn.Module, x: Tensor, z: Tensor, labels: Tensor) -> Tensor:
         """The mean of both cross-entropies."""

@@ -53,7 +53,7 @@ class Free(MinMax, nn.Module):
         x, _ = self.batch
         if self.delta is None or self.delta.shape != x.shape:
             self.delta = torch.zeros_like(x)
-        threat = self.threat.at(strength * self.threat.eps)
+        threat = self.threat.times(strength)
         self.ball = self.ball.at(threat.eps)
         return threat.project(x + self.delta.to(x), x)
 
@@ -108,7 +108,7 @@ class Aligned(Searching):
 
     def misaligned(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
         """`1 - E cos(g(x), g(x + u))`, with a gradient in the weights."""
-        away = self.threat.at(strength * self.threat.eps).sample(x, rng.at("aligned"))
+        away = self.threat.times(strength).sample(x, rng.at("aligned"))
         here, there = (
             functional.normalize(slope(network, z, self._loss(labels), graph=True).flatten(1), eps=1e-20)
             for z in (x, away)

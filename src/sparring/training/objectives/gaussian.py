@@ -58,7 +58,7 @@ class SmoothAdv(Searching):
             outputs = [network(one).log_softmax(1) for one in noisy(z, self.sigma, self.draws, rng)]
             return torch.stack(outputs).logsumexp(0) - math.log(self.draws)
 
-        attack = self.attack(self.threat.at(strength * self.threat.eps))
+        attack = self.attack(self.threat.times(strength))
         z = searched(attack, network, x, Never(labels), rng, view=soft)
         parts = noisy(z, self.sigma, self.draws, rng)
         return lambda: torch.stack([functional.cross_entropy(network(one), labels) for one in parts]).mean()

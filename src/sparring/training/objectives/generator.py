@@ -68,7 +68,7 @@ class AgainstGenerator(MinMax, nn.Module):
         optimiser = torch.optim.Adam(weights, lr=self.rate)
         if self.memory is not None:
             optimiser.load_state_dict(copy.deepcopy(self.memory))
-        threat = self.threat.at(strength * self.threat.eps)
+        threat = self.threat.times(strength)
         seen = slope(network, x, partial(functional.cross_entropy, target=labels, reduction="none")).sign()
 
         def made() -> Tensor:

@@ -75,8 +75,8 @@ def noisy(threat: Ball, *, noise: float = 2.0, alpha: float = 1.0) -> Ascent:
     Hands over points outside the threat, up to `noise + alpha` times its size: on purpose, for training alone. Inside
     the box they stay, as in the authors' code.
     """
-    wide = threat.at((noise + alpha) * threat.eps)
-    return Ascent(threat=wide, start=threat.at(noise * threat.eps), size=alpha * threat.unit, steps=1)
+    wide = threat.times(noise + alpha)
+    return Ascent(threat=wide, start=threat.times(noise), size=alpha * threat.unit, steps=1)
 
 
 INNER: Mapping[str, Callable[..., Ascent]] = {

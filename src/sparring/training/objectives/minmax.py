@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparring.errors import BadInput
-from sparring.goals import Measured
+from sparring.goals import Measured, Never
 from sparring.models import load
 from sparring.models.victim import inference
 from sparring.search import forward
@@ -28,11 +28,23 @@ Maximiser = Callable[[Ball], Attack]
 
 
 class MinMax(Searching):
-    """An objective of two parts: the worst inputs at these weights, and a loss at fixed inputs."""
+    """An objective of two parts: the worst inputs at these weights, and a loss at fixed inputs.
 
-    @abstractmethod
+    The worst are those that `attack` finds within `threat` for the `goal`; an objective that finds them otherwise says
+    how in its own `worst`.
+    """
+
+    threat: Ball
+    attack: Maximiser
+
+    def goal(self, network: nn.Module, x: Tensor, labels: Tensor, rng: Streams) -> Goal:
+        """What is maximised: by default the loss on the labels, without an end."""
+        return Never(labels)
+
     def worst(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
         """The inner maximum: an input for every row, `(B, *shape)`."""
+        attack = self.attack(self.threat.times(strength))
+        return searched(attack, network, x, self.goal(network, x, labels, rng), rng)
 
     @abstractmethod
     def loss(self, network: nn.Module, x: Tensor, z: Tensor, labels: Tensor) -> Tensor:

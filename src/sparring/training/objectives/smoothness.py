@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sparring.goals import Never
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
@@ -23,7 +22,6 @@ from sparring.training.objectives.minmax import (
     classes,
     divergence,
     said,
-    searched,
     slope,
     squares,
 )
@@ -41,10 +39,9 @@ class TRADES(MinMax):
     attack: Maximiser
     beta: float = 6.0
 
-    def worst(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
-        """The neighbours of which the network says something else."""
-        goal = Apart(said(network, x))
-        return searched(self.attack(self.threat.at(strength * self.threat.eps)), network, x, goal, rng)
+    def goal(self, network: nn.Module, x: Tensor, labels: Tensor, rng: Streams) -> Apart:
+        """To be told apart from `x`, by the divergence."""
+        return Apart(said(network, x))
 
     def loss(self, network: nn.Module, x: Tensor, z: Tensor, labels: Tensor) -> Tensor:
         """Accuracy on `x`, and `beta` times the divergence at `z`."""
@@ -73,10 +70,9 @@ class SCORE(MinMax):
     smoothing: float = 0.1
     least: float = 0.0
 
-    def worst(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
-        """The neighbours of which the network says something else."""
-        goal = Apart(said(network, x), squares)
-        return searched(self.attack(self.threat.at(strength * self.threat.eps)), network, x, goal, rng)
+    def goal(self, network: nn.Module, x: Tensor, labels: Tensor, rng: Streams) -> Apart:
+        """To be told apart from `x`, by the squared distance."""
+        return Apart(said(network, x), squares)
 
     def loss(self, network: nn.Module, x: Tensor, z: Tensor, labels: Tensor) -> Tensor:
         """The squared distance from the label at `x`, and `beta` times that between `x` and `z`."""
@@ -106,10 +102,6 @@ class MART(MinMax):
     threat: Ball
     attack: Maximiser
     weight: float = 5.0
-
-    def worst(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
-        """What the attack on the labels finds."""
-        return searched(self.attack(self.threat.at(strength * self.threat.eps)), network, x, Never(labels), rng)
 
     def loss(self, network: nn.Module, x: Tensor, z: Tensor, labels: Tensor) -> Tensor:
         """The boosted cross-entropy at `z`, and the divergence where `x` is wrong."""
@@ -146,7 +138,7 @@ class VAT(MinMax):
 
     def worst(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
         """The neighbour in the direction of the largest curvature."""
-        threat, goal = self.threat.at(strength * self.threat.eps), Apart(said(network, x))
+        threat, goal = self.threat.times(strength), Apart(said(network, x))
         direction = threat.norm.steepest(rng.normal(*x.shape[1:], device=x.device).to(x.dtype))
         for _ in range(self.turns):
             z = x + self.probe * threat.unit * direction
