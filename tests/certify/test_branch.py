@@ -12,9 +12,10 @@ from torch import nn
 from sparring.attacks import pgd
 from sparring.certify import BranchAndBound, crown, graph, interval
 from sparring.certify.branch import Claims, Question, _Tree
-from sparring.certify.crown import ascend, explore, slopes_of_crown
+from sparring.certify.crown import ascend, slopes_of_crown
 from sparring.certify.graph import Affine
 from sparring.certify.region import Region
+from sparring.certify.walk import explore
 from sparring.goals import Never, Untargeted
 from sparring.losses import margin
 from sparring.models.torch import load_weights

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparring.certify import crown, graph, interval
-from sparring.certify.crown import explore, lower, margins
+from sparring.certify.crown import margins
 from sparring.certify.lines import relax
 from sparring.certify.region import Region
+from sparring.certify.walk import explore, lower
 from sparring.data.arrays import Arrays
 from sparring.errors import BadInput
 from sparring.networks import PreActivation, certified_cnn, settled_weights

@@ -2,7 +2,8 @@
 
 from sparring.certify.branch import Answer, BranchAndBound, branch_and_bound
 from sparring.certify.crown import CROWN, AlphaCROWN, Interval, alpha_crown, crown, interval
-from sparring.certify.graph import Graph, graph
+from sparring.certify.graph import Graph
+from sparring.certify.reading import graph
 
 __all__ = [
     "CROWN",

@@ -24,21 +24,12 @@ import torch
 from torch import Tensor
 
 from sparring.attacks import PGD, pgd
-from sparring.certify.crown import (
-    CELLS,
-    Known,
-    Reach,
-    ascend,
-    explore,
-    lower,
-    margins,
-    roughly,
-    slopes_of_crown,
-    some_of,
-)
-from sparring.certify.graph import Bend, Graph, graph
+from sparring.certify.crown import ascend, margins, slopes_of_crown
+from sparring.certify.graph import Bend, Graph
 from sparring.certify.lines import Lines
+from sparring.certify.reading import graph
 from sparring.certify.region import Region
+from sparring.certify.walk import CELLS, Known, Reach, explore, lower, roughly, some_of
 from sparring.registry import register
 from sparring.search import Search
 from sparring.streams import Streams

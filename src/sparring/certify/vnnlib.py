@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from sparring.certify.branch import Answer, BranchAndBound, Claims, Question
-from sparring.certify.graph import Graph, graph
+from sparring.certify.graph import Graph
+from sparring.certify.reading import graph
 from sparring.certify.region import Region
 from sparring.errors import BadInput
 from sparring.models.victim import Victim

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sparring.certify.graph import Graph, graph
+from sparring.certify.graph import Graph
+from sparring.certify.reading import graph
 from sparring.errors import BadInput
 from sparring.evaluate.ledger import Ledger, Outcome
 from sparring.evaluate.proofs import Bounds, Certificate

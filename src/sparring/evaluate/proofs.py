@@ -18,7 +18,8 @@ from torch import Tensor
 
 from sparring import __version__
 from sparring.certify.branch import BranchAndBound, rounded_down
-from sparring.certify.graph import Graph, classes, graph
+from sparring.certify.graph import Graph, classes
+from sparring.certify.reading import graph
 from sparring.certify.smoothing import Smoothing, enough
 from sparring.errors import BadInput
 from sparring.evaluate import identity

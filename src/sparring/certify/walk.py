@@ -1,0 +1,356 @@
+"""Backward through a network: a lower bound of any linear function of any of its values.
+
+One walk serves all certificates; they differ in what stands for a non-linear operation on the way back: its bounds,
+lines that hold between them, or lines whose slopes were chosen.
+
+Sound for the network as float32 runs it: bounds are computed in float64, and every operation may be off by what
+float32 can round, in any order of summation (`graph.off`). Each such error is carried to the margin by the same
+coefficients as the operation's output, and taken off. Where a sum may pass what float32 can hold, nothing is claimed.
+Convolutions by Winograd's or Fourier's transforms, and the ten bits of TF32, round more than that: keep them off where
+a certificate matters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from sparring.certify.graph import (
+    LARGEST,
+    SMOOTH,
+    UNIT,
+    Affine,
+    Bend,
+    Concat,
+    Graph,
+    Map,
+    MaxPool,
+    Op,
+    Rectifier,
+    Sigmoid,
+    Softplus,
+    Sum,
+    Window,
+    off,
+)
+from sparring.certify.lines import Constants, Lines, Relaxation, relax
+from sparring.certify.region import Region, dot
+
+CELLS = 2**22
+"""Coefficients that are held at once for the inputs of the widest operation, in float64: 32 MB."""
+
+Known = Mapping[int, tuple[Tensor, Tensor]]
+"""Bounds that hold already, by position: from and to, each `(B, *shape)`."""
+
+
+@dataclass
+class Reach:
+    """What is known of every position: bounds `(B, *shape)`, rounding, and what stands for its operation."""
+
+    region: Region
+    low: list[Tensor]
+    high: list[Tensor]
+    error: list[Tensor | None] = field(default_factory=lambda: [None])
+    relaxed: dict[int, Relaxation] = field(default_factory=dict)
+    empty: Tensor = field(init=False)
+    """Where what is known contradicts itself: no input is there."""
+    beyond: Tensor = field(init=False)
+    """Where values may pass what float32 can hold: nothing is claimed."""
+
+    def __post_init__(self) -> None:
+        self.empty, self.beyond = torch.zeros(2, len(self.region), dtype=torch.bool)
+
+
+def lower(
+    net: Graph,
+    reach: Reach,
+    start: int,
+    a: Tensor,
+    *,
+    which: Tensor | None = None,
+    alpha: Mapping[int, Tensor] | None = None,
+    beta: Mapping[int, Tensor] | None = None,
+    trail: dict[int, Tensor] | None = None,
+) -> Tensor:
+    """A lower bound of `<a, h>` over the region, `(B, S)`, for `h` the value at a position, `a` `(B or 1, S, *shape)`.
+
+    With `which` `(B, S')`, `a` is `(1, S, *shape)`, and every example asks only for those of its rows, as they are,
+    then negated: `(B, 2 S')`. Up to the first relaxation the rows are the same for all examples, and walked once.
+
+    `alpha` holds slopes for the non-linear operations at these positions, and `beta` multipliers of what is known of
+    the signs of their inputs: `<beta, h> >= 0` there. `trail` collects the coefficients of these operations, and those
+    of the input at 0.
+    """
+    pending = {start: a}
+    total = lost = a.new_zeros(len(reach.region), a.shape[1])
+    for k in range(start, 0, -1):
+        if k not in pending:
+            continue
+        op, inputs = net.nodes[k - 1].op, net.nodes[k - 1].inputs
+        error = reach.error[k]
+        if error is not None:
+            lost = lost + dot(pending[k].abs(), error)
+        if which is not None and k in reach.relaxed:
+            pending, total, lost = _apart(which, pending, total, lost)
+            which = None
+        a = pending.pop(k)
+        if k in reach.relaxed:
+            part, constant = reach.relaxed[k].back(a, None if alpha is None else alpha.get(k))
+            parts: list[Tensor | None] = [part]
+            total = total + constant
+            if beta is not None and k in beta and part is not None:
+                parts = [part - beta[k]]
+            if trail is not None:
+                trail[k] = a
+        else:
+            parts, one = _linear(op, a)
+            total = total if one is None else total + one
+        for i, part in zip(inputs, parts, strict=True):
+            if part is not None:
+                pending[i] = pending[i] + part if i in pending else part
+    if which is not None:
+        pending, total, lost = _apart(which, pending, total, lost)
+    if trail is not None and 0 in pending:
+        trail[0] = pending[0]
+    found = total - lost + (reach.region.least(pending[0]) if 0 in pending else 0.0)
+    return found.masked_fill(reach.beyond.unsqueeze(1), -torch.inf) if bool(reach.beyond.any()) else found
+
+
+def near(net: Graph, reach: Reach, k: int, units: Tensor, which: Tensor) -> Tensor:
+    """`lower` of single units of a map, `which` of them, then of their negatives: `(B, 2 S')`.
+
+    A unit of a convolution depends on a window of the map before: only this is walked, while it is small.
+    """
+    channels, *sides = net.size(k)
+    places = units % math.prod(sides)
+    a = torch.zeros(1, len(units), channels, 1, 1, dtype=torch.float64)
+    a[0, torch.arange(len(units)), units // math.prod(sides)] = 1
+    window, each = Window(), torch.arange(len(which)).unsqueeze(1)
+    places = places.expand(len(which), -1)
+    total = lost = a.new_zeros(len(which), len(units))
+
+    def cut(maps: Tensor) -> Tensor:
+        return window.cut(maps)[each[: len(maps)], places[: len(maps)]]
+
+    apart = False
+    while k and (before := _stays_small(net, reach, k, window)):
+        op, error = net.nodes[k - 1].op, reach.error[k]
+        if error is not None:
+            lost = lost + dot(a.abs(), cut(error))
+        line = reach.relaxed.get(k)
+        if not apart and line is not None:
+            parts, total, lost = _apart(which, {k: a}, total, lost)
+            a, places, apart = parts[k], places.gather(1, which).repeat(1, 2), True
+        window = before
+        if isinstance(line, Lines):
+            a, constant = line.each(cut).back(a)
+        else:
+            assert isinstance(op, Affine)
+            assert op.spread is not None
+            constant = a.new_zeros(()) if op.constant is None else (a * op.constant).flatten(2).sum(2)
+            flat = _spread(op.spread, a.flatten(0, 1))
+            inside = cut(torch.ones(len(a), 1, *net.size(net.nodes[k - 1].inputs[0])[1:], dtype=torch.float64))
+            a = flat.view(*a.shape[:2], *flat.shape[1:]) * inside
+        total = total + constant
+        (k,) = net.nodes[k - 1].inputs
+    if not apart:
+        parts, total, lost = _apart(which, {k: a}, total, lost)
+        a, places = parts[k], places.gather(1, which).repeat(1, 2)
+    if k == 0:
+        return total - lost + reach.region.each(cut).least(a)
+    return total - lost + lower(net, reach, k, _whole(net.size(k), window, places, a))
+
+
+def _spread(spread: Map, a: Tensor) -> Tensor:
+    """A linear map of many rows; by its matrix where this is small, because convolutions of small maps are slow."""
+    size = a[0].numel()
+    if len(a) < 2 * size:
+        return spread(a)
+    matrix = spread(torch.eye(size, dtype=a.dtype).view(size, *a.shape[1:]))
+    return (
+        (a.flatten(1) @ matrix.flatten(1)).view(-1, *matrix.shape[1:]) if matrix.numel() <= CELLS // 16 else spread(a)
+    )
+
+
+def _stays_small(net: Graph, reach: Reach, k: int, window: Window) -> Window | None:
+    """The window on the inputs of an operation, if it has one that is under half of the map."""
+    node = net.nodes[k - 1]
+    if isinstance(reach.relaxed.get(k), Lines):
+        return window
+    if not (isinstance(node.op, Affine) and node.op.window and len(node.shape) == 3):
+        return None
+    before = window.after(node.op.window)
+    return before if 2 * math.prod(before.kernel) <= math.prod(net.size(node.inputs[0])[1:]) else None
+
+
+def _whole(shape: tuple[int, ...], window: Window, places: Tensor, a: Tensor) -> Tensor:
+    """Windows as whole maps, with zeros around."""
+    count = math.prod(shape[1:])
+    number = torch.arange(1, count + 1, dtype=torch.float64).view(1, 1, *shape[1:])
+    index = window.cut(number).long()[0][places].flatten(3).expand(-1, -1, shape[0], -1)
+    whole = a.new_zeros(*a.shape[:2], shape[0], count + 1).scatter_add_(3, index, a.flatten(3))
+    return whole[..., 1:].reshape(*a.shape[:2], *shape)
+
+
+def _apart(
+    which: Tensor, pending: dict[int, Tensor], total: Tensor, lost: Tensor
+) -> tuple[dict[int, Tensor], Tensor, Tensor]:
+    """Shared rows, as each example asks for them: once as they are, once negated (the rounding is lost twice)."""
+    own = {i: torch.cat([part[0][which], -part[0][which]], 1) for i, part in pending.items()}
+    total, lost = total.gather(1, which), lost.gather(1, which)
+    return own, torch.cat([total, -total], 1), torch.cat([lost, lost], 1)
+
+
+def _linear(op: Op, a: Tensor) -> tuple[list[Tensor | None], Tensor | None]:
+    """The coefficients of the inputs of a linear operation, and the constant `(B or 1, S)`."""
+    match op:
+        case Affine():
+            flat = op.transpose(a.flatten(0, 1))
+            constant = None if op.constant is None else (a * op.constant.to(a.dtype)).flatten(2).sum(2)
+            return [flat.view(*a.shape[:2], *flat.shape[1:])], constant
+        case Sum(signs):
+            return [sign * a for sign in signs], None
+        case Concat(dim, sizes):
+            return list(torch.split(a, list(sizes), dim + 1)), None
+    raise AssertionError(op)
+
+
+def explore(net: Graph, region: Region, *, refine: bool, known: Known | None = None) -> Reach:
+    """Bounds of every position, from the input on: by intervals, and with `refine` by CROWN where they matter.
+
+    They matter for the inputs of non-linear operations, where intervals leave it open which piece is in use. Bounds
+    that are known already are used, and lines put between them, whether or not they are refined.
+    """
+    reach = Reach(region, [region.low], [region.high])
+    for k, node in enumerate(net.nodes, 1):
+        op, inputs = node.op, node.inputs
+        lows, highs = [reach.low[i] for i in inputs], [reach.high[i] for i in inputs]
+        error: Tensor | None = None
+        match op:
+            case Affine():
+                low, high = op.bounds(lows[0], highs[0])
+            case Sum(signs):
+                ends = [
+                    (one, two) if sign > 0 else (two, one) for sign, one, two in zip(signs, lows, highs, strict=True)
+                ]
+                low, high = op(*(end[0] for end in ends)), op(*(end[1] for end in ends))
+            case Concat():
+                low, high = op(*lows), op(*highs)
+            case Rectifier() | Sigmoid() | Softplus() | MaxPool():
+                if refine:
+                    _refine(net, reach, inputs[0], op)
+                low, high = op(reach.low[inputs[0]]), op(reach.high[inputs[0]])
+                reach.relaxed[k] = (
+                    Constants(low, high)
+                    if not refine and known is None
+                    else relax(op, reach.low[inputs[0]], reach.high[inputs[0]])
+                )
+                error = _slip(op, low, high)
+        if isinstance(op, Affine | Sum) and op.terms:
+            sizes = op.sizes(*(torch.maximum(one.abs(), two.abs()) for one, two in zip(lows, highs, strict=True)))
+            error = off(op.terms, sizes)
+            reach.beyond = reach.beyond | ~(sizes < LARGEST).flatten(1).all(1)
+        low, high = (low, high) if error is None else (low - error, high + error)
+        reach.error.append(error)
+        if known is not None and k in known:
+            low, high = torch.maximum(low, known[k][0]), torch.minimum(high, known[k][1])
+            reach.empty = reach.empty | (low > high).flatten(1).any(1)
+            high = torch.maximum(low, high)
+        reach.low.append(low)
+        reach.high.append(high)
+    return reach
+
+
+def _slip(op: Bend, low: Tensor, high: Tensor) -> Tensor | None:
+    """What float32 rounds in a non-linear operation: nothing in a maximum, a few units in the last place elsewhere."""
+    match op:
+        case Sigmoid():
+            return torch.full_like(low, 8 * UNIT)
+        case Softplus(beta):  # the last term is what the identity leaves out
+            return 8 * UNIT * (torch.maximum(low.abs(), high.abs()) + 1 / beta) + math.exp(-SMOOTH) / beta
+        case Rectifier(slope) if slope:
+            return off(2, torch.maximum(low.abs(), high.abs()))
+    return None
+
+
+def _refine(net: Graph, reach: Reach, k: int, op: Bend) -> None:
+    """Tighten the bounds of a position by CROWN, where intervals leave the operation after it undecided."""
+    low, high = reach.low[k].flatten(1).clone(), reach.high[k].flatten(1).clone()
+    undecided = (low < 0) & (high > 0) if isinstance(op, Rectifier) else low < high
+    if k == 0 or (reach.region.norm == "linf" and not _behind(net, k)):
+        return  # one linear map of a box: intervals are exact
+    units = undecided.any(0).nonzero().flatten()
+    local = len(net.size(k)) == 3 and _stays_small(net, reach, k, Window()) is not None
+    widest = 512 if local else max(torch.Size(net.size(i)).numel() for i in range(k + 1))
+    for some in torch.split(units, max(1, CELLS // (widest * len(low)))):
+        if not len(some):
+            break  # nothing splits into one chunk of nothing
+        asked = undecided[:, some]
+        count = int(asked.sum(1).max())
+        which = asked.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
+        if local:
+            found = near(net, reach, k, some, which)
+        else:
+            rows = torch.zeros(1, len(some), low.shape[1], dtype=low.dtype)
+            rows[0, torch.arange(len(some)), some] = 1
+            found = lower(net, reach, k, rows.view(1, len(some), *net.size(k)), which=which)
+        least, most = found[:, :count], -found[:, count:]
+        units_of = some[which]
+        own = asked.gather(1, which)  # the rest only fills the rows up
+        old = low.gather(1, units_of), high.gather(1, units_of)
+        low.scatter_(1, units_of, torch.where(own, torch.maximum(old[0], least), old[0]))
+        high.scatter_(1, units_of, torch.where(own, torch.minimum(old[1], most), old[1]))
+    reach.low[k], reach.high[k] = low.view_as(reach.low[k]), high.view_as(reach.high[k])
+
+
+def _behind(net: Graph, k: int) -> bool:
+    """Whether a position depends on a non-linear operation."""
+    if k == 0:
+        return False
+    node = net.nodes[k - 1]
+    return isinstance(node.op, Bend) or any(_behind(net, i) for i in node.inputs)
+
+
+def roughly(reach: Reach) -> Reach:
+    """The same in float32, and without the rounding: half the time, and no proof."""
+
+    def single(part: Any) -> Any:
+        return part.float() if isinstance(part, Tensor) and part.is_floating_point() else part
+
+    return Reach(
+        _mapped(reach.region, single),
+        reach.low,
+        reach.high,
+        [None] * len(reach.error),
+        {k: _mapped(one, single) for k, one in reach.relaxed.items()},
+    )
+
+
+def some_of(reach: Reach, rows: Tensor) -> Reach:
+    """What is known of some of the examples."""
+
+    def taken(part: Any) -> Any:
+        return part[rows] if isinstance(part, Tensor) else part
+
+    some = Reach(
+        _mapped(reach.region, taken),
+        [part[rows] for part in reach.low],
+        [part[rows] for part in reach.high],
+        [None if part is None else part[rows] for part in reach.error],
+        {k: _mapped(one, taken) for k, one in reach.relaxed.items()},
+    )
+    some.empty, some.beyond = reach.empty[rows], reach.beyond[rows]
+    return some
+
+
+Fields = TypeVar("Fields", Region, Relaxation)
+
+
+def _mapped(one: Fields, part: Callable[[Any], Any]) -> Fields:
+    """The same, of parts of its tensors."""
+    return replace(one, **{f.name: part(getattr(one, f.name)) for f in fields(one)})
