@@ -362,7 +362,13 @@ def train(**given: Any) -> int:
 @click.option("--method", default="crown", show_default=True, help="See: sparring list certificates; or smoothing.")
 @click.option("--seconds", type=float, default=10.0, show_default=True, help="An example, for branch-and-bound.")
 @click.option("--sigma", type=float, default=0.25, show_default=True, help="Of the noise, for --method smoothing.")
-@click.option("--samples", type=int, default=100_000, show_default=True, help="Noisy copies of an input, at most.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=100_000,
+    show_default=True,
+    help="Noisy copies of an input, at most.",
+)
 @click.option("--out", type=Path, help="The folder of the run: what is done, and proofs.json.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run in --out.")
 def certify(**given: Any) -> None:

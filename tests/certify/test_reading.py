@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +13,7 @@ from torch.nn import functional
 from sparring.certify import BranchAndBound, crown, graph, interval
 from sparring.errors import BadInput
 from sparring.streams import Streams
-from sparring.threats import linf
+from sparring.threats import l2, linf
 
 EXAMPLE, LABEL = torch.full((1, 2), 0.5), torch.tensor([0])
 
@@ -57,6 +58,10 @@ def overwritten_by_a_view(net: Written, x: Tensor) -> Tensor:
         (lambda net, x: net.last(net.first(x).flatten()), "across the batch"),
         (lambda net, x: functional.avg_pool2d(net.first(x).view(-1, 1, 2, 2), 1, divisor_override=-1), "AvgPool2d"),
         (lambda net, x: functional.softplus(net.first(x), 1, 1000), "threshold=1000"),
+        (lambda net, x: net.last(functional.avg_pool2d(net.first(x).view(-1, 4, 1), 1).view(-1, 4)), "shape"),
+        (lambda net, x: net.last(functional.max_pool2d(net.first(x).view(-1, 1, 2, 2), 1, []).view(-1, 4)), "pool2d"),
+        (lambda net, x: torch.stack([net.first(x), net.first(x)], 1).sum(1), "operation stack"),
+        (lambda net, x: net.last(net.first(x).half().float()), "operation half"),
     ],
 )
 def test_what_a_graph_would_get_wrong_is_refused_in_one_line(forward, why):
@@ -78,6 +83,11 @@ def test_layers_without_bounds_are_refused(layer):
         lambda net, x: net.last(net.between(net.first(x))),
         lambda net, x: net.last(functional.dropout(torch.add(net.first(x), other=0.5), 0.5, net.training)),
         lambda net, x: net.last(net.first(x.view(x.size(0), -1)) + net.last.weight[0] / 3),
+        lambda net, x: net.last(
+            torch.relu(input=net.first(torch.flatten(input=x.view(x.size(dim=0), -1), start_dim=1)))
+        ),
+        lambda net, x: net.last(torch.add(input=net.first(x), other=1)),
+        lambda net, x: torch.cat(tensors=[torch.cat([net.first(x), net.last(net.first(x))], axis=1)], dim=1),
     ],
 )
 def test_other_ways_of_writing_the_same_are_read(forward):
@@ -154,3 +164,81 @@ def test_what_float32_flushes_to_nothing_is_allowed_for():
     dim = graph(net, 1e-4 * torch.randn(2, 2, generator=torch.Generator().manual_seed(0)))  # too dim to tell
     assert (net(x).argmax(1).item(), dim(x).argmax(1).item()) == (1, 0)
     assert (crown()(dim, x, label, linf(0.0)) <= 0).all()
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+def test_a_network_that_computes_in_half_precision_is_refused(eps):
+    """Two logits that differ by less than half precision can say: the network names the other class."""
+    net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 2)).requires_grad_(False)
+    with torch.no_grad():
+        net[2].bias += 60
+    x, labels = Streams.of(0, range(40)).uniform(8), torch.ones(40, dtype=torch.int64)
+
+    class Autocast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = copy.deepcopy(net)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return self.net(x)
+
+    assert (crown()(net, x, labels, linf(eps)) < torch.inf).all()
+    for other, rows in ((copy.deepcopy(net).half(), x.half()), (Autocast(), x), (net.half(), x)):
+        with pytest.raises(BadInput, match=r"other outputs|raises"):
+            crown()(other, rows, labels, linf(eps))
+
+
+def test_a_network_that_takes_one_row_only_is_refused_in_one_line():
+    class Single(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.reshape(1, 2)
+
+    with pytest.raises(BadInput, match="batches of any size") as caught:
+        crown()(Single(), EXAMPLE, LABEL, linf(0.1))
+    assert "\n" not in str(caught.value)
+    with torch.inference_mode(), pytest.raises(BadInput, match="inference_mode"):
+        crown()(nn.Linear(2, 3), EXAMPLE, LABEL, linf(0.1))
+
+
+def test_attacks_inside_of_branch_and_bound_meet_the_network_in_inference_mode():
+    """In training mode dropout would break what cannot be broken, and BatchNorm learn from attacks."""
+    net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.9), nn.Linear(8, 3))
+    x = Streams.of(0, range(6)).uniform(2)
+    labels, state = net.eval()(x).argmax(1), {name: value.clone() for name, value in net.state_dict().items()}
+    how = BranchAndBound(seconds=0.5, restarts=1)
+    evaluated = [one.status for one in how.answers(net, x, labels, linf(0.02))]
+    trained = [one.status for one in how.answers(net.train(), x, labels, linf(0.02))]
+    assert evaluated == trained
+    assert net.training
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+
+def test_a_relu_that_is_written_twice_is_split_once():
+    def once(net: Written, x: Tensor) -> Tensor:
+        h = torch.relu(net.first(x))
+        return net.last(h - torch.relu(h * 2 - 1))
+
+    def twice(net: Written, x: Tensor) -> Tensor:
+        h = net.first(x)
+        return net.last(torch.relu(h) - torch.relu(torch.relu(h) * 2 - 1))
+
+    sizes = [len(graph(Written(forward), EXAMPLE).nodes) for forward in (once, twice)]
+    assert sizes[0] == sizes[1]
+
+
+def test_a_ball_larger_than_any_number_is_the_whole_box():
+    net = nn.Linear(3, 3).requires_grad_(False)
+    x = Streams.of(0, range(4)).uniform(3)
+    labels = net(x).argmax(1)
+    whole = crown()(net, x, labels, l2(10.0))
+    for eps in (1e10, 1e200):
+        torch.testing.assert_close(crown()(net, x, labels, l2(eps)), whole)
+    answers = BranchAndBound(seconds=0.2, restarts=1).answers(net, x, labels, l2(1e200))
+    assert all(one.lower <= bound + 1e-6 for one, bound in zip(answers, whole.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+def test_no_time_is_refused(seconds):
+    with pytest.raises(BadInput, match="0 or more"):
+        BranchAndBound(seconds=seconds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -61,6 +63,7 @@ def test_boxes_and_cases_are_read(tmp_path):
         (BOX + "(assert (> X_0 0.3))", "<= and >= only"),
         (BOX + "(assert (<= Y_0 1e400))", "too large or too small"),
         (BOX + "(assert (<= Y_0 1e-999999999))", "too large or too small"),
+        (BOX + f"(assert (<= Y_0 0.{'1' * 5000}))", "5002 characters"),
         (BOX + "(assert (<= Y_0 (* 1e300 1e300)))", "too large"),
         (BOX + f"(assert {'(and ' * 5000}(<= Y_0 1){')' * 5000})", "nested too deeply"),
         (BOX + "(assert (<= (* Y_0 Y_1) 1))", "not linear"),
@@ -80,6 +83,7 @@ def test_what_is_not_understood_is_refused_in_one_line(tmp_path, text, why):
     [
         ("(>= Y_1 (+ Y_0 0.01))", "unsat"),
         ("(>= Y_1 Y_0)", "sat"),  # where X_1 is zero
+        ("(>= Y_1 (+ Y_0 0e30000000))", "sat"),
         ("(or (and (<= Y_0 0.2)) (and (>= Y_0 0.86)))", "unsat"),
         ("(and (<= Y_0 0.4) (>= Y_1 0.35))", "sat"),
         ("(and (<= Y_0 0.4) (>= Y_1 0.45))", "unsat"),
@@ -120,6 +124,14 @@ def test_the_command_answers_questions_about_onnx_files(tmp_path):
     )
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.save(model, tmp_path / "net.onnx")
+    two = copy.deepcopy(model)  # a batch of two, and the label before the scores
+    for one in (two.graph.input[0], two.graph.output[0]):
+        one.type.tensor_type.shape.dim[0].dim_value = 2
+    two.graph.node.append(helper.make_node("ArgMax", ["y"], ["label"], axis=1, keepdims=0))
+    two.graph.output.insert(0, helper.make_tensor_value_info("label", onnx.TensorProto.INT64, [2]))
+    onnx.save(two, tmp_path / "two.onnx")
+    given = ["certify", str(tmp_path / "two.onnx"), str(written(tmp_path, f"{BOX}(assert (>= Y_1 Y_0))"))]
+    assert CliRunner().invoke(cli, given, standalone_mode=False, catch_exceptions=False).stdout.startswith("sat\n")
 
     def asked(claim):
         given = [

@@ -279,6 +279,11 @@ def test_a_box_has_the_length_and_the_dimensions_of_its_point() -> None:
     ("ask", "said"),
     [
         (lambda h: h.mean((2, 3)), "the operation mean"),
+        (lambda h: 2 / h, "a division by"),
+        (lambda h: torch.div(torch.ones(3), h), "a division by"),
+        (lambda h: torch.add(h, h, alpha=2), "the operation add with such arguments"),
+        (lambda h: torch.div(h, 2, rounding_mode="floor"), "the operation div with such arguments"),
+        (lambda h: h.T, "the transpose T"),
         (lambda h: h.relu_(), "the operation relu_"),
         (lambda h: h.permute(0, 2, 3, 1), "the operation permute"),
         (lambda h: h[:, :, 0, 0], "a subscript"),
@@ -302,6 +307,35 @@ def test_what_has_no_bounds_is_refused() -> None:
             network(around(THREAT, torch.rand(2, 3)))
     with pytest.raises(BadInput, match="product"):
         around(THREAT, torch.rand(2, 3)) * around(THREAT, torch.rand(2, 3))
+
+
+def test_a_difference_is_bounded_whichever_side_the_box_is_on() -> None:
+    box, c = around(THREAT, torch.rand(2, 3)), torch.rand(3)
+    for found in (c - box, torch.sub(c, box), torch.rsub(box, c), -(box - c)):
+        assert torch.allclose(found.low, c - box.high)
+        assert torch.allclose(found.high, c - box.low)
+
+
+def test_lines_of_a_linear_network_are_its_own() -> None:
+    network, x, labels = nn.Linear(4, 3), torch.rand(5, 4), torch.arange(5) % 3
+    box = around(THREAT, x, lines=True)
+    torch.testing.assert_close(ranked_by_lines(network(box), box, labels), ranked(network(box), labels))
+
+
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (ibp, {"kappa": 5.0}),
+        (ibp, {"warmup": -3.0}),
+        (ibp, {"kappa": float("nan")}),
+        (crown_ibp, {"beta": -4.0}),
+        (sabr, {"part": 1.5}),
+        (mtl_ibp, {"alpha": 7.0}),
+    ],
+)
+def test_shares_that_are_none_are_refused(make: Callable[..., object], settings: dict[str, float]) -> None:
+    with pytest.raises(BadInput, match=next(iter(settings))):
+        make(THREAT, **settings)
 
 
 def test_an_unbounded_box_has_bounds_too() -> None:

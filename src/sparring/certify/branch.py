@@ -30,6 +30,8 @@ from sparring.certify.lines import Lines
 from sparring.certify.reading import graph
 from sparring.certify.region import Region
 from sparring.certify.walk import CELLS, Known, Reach, explore, lower, roughly, some_of
+from sparring.errors import BadInput
+from sparring.models.victim import inference
 from sparring.registry import register
 from sparring.search import Search
 from sparring.streams import Streams
@@ -132,6 +134,10 @@ class BranchAndBound:
     clock: Callable[[], float] = field(default=time.monotonic, compare=False, repr=False)
     watch: Callable[[int, int, float], None] | None = field(default=None, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        if not self.seconds >= 0:
+            raise BadInput(f"{self.seconds:g} seconds for an example", "0 or more", "give it 10, say")
+
     def __call__(self, model: Model | Graph, x: Tensor, labels: Tensor, threat: Ball) -> Tensor:
         """Lower bounds of the margin, `(B,)` float32 rounded down."""
         return rounded_down([answer.lower for answer in self.answers(model, x, labels, threat)])
@@ -141,15 +147,15 @@ class BranchAndBound:
         net = graph(model, x)
         source = net.source or model
         found = []
-        for i in range(len(x)):
-            one, label = x[i : i + 1], labels[i : i + 1]
-            rows = margins(net, label)[0].unsqueeze(1)
-            claims = Claims(rows, rows.new_zeros(len(rows), 1))
-            found.append(self.decide(Question(net, Region.of(threat, one), claims, source, one.detach(), threat)))
+        with inference(source):
+            for one, label in zip(torch.split(x, 1), torch.split(labels, 1), strict=True):
+                rows = margins(net, label)[0].unsqueeze(1)
+                claims = Claims(rows, rows.new_zeros(len(rows), 1))
+                found.append(self.decide(Question(net, Region.of(threat, one), claims, source, one.detach(), threat)))
         return found
 
     def decide(self, question: Question) -> Answer:
-        """Answer one question."""
+        """Answer one question. The network is asked in the mode that it is in: in inference mode, to mean anything."""
         with torch.no_grad():
             return _Tree(self, question).grow()
 
@@ -205,8 +211,11 @@ class _Layout:
 
     def known(self, low: Tensor, high: Tensor) -> Known:
         """Bounds in rows, `(B, N)` each, by position."""
-        each = zip(self.inputs, self.split(low).values(), self.split(high).values(), strict=True)
-        return {i: (one, two) for i, one, two in each}
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for i, one, two in zip(self.inputs, self.split(low).values(), self.split(high).values(), strict=True):
+            before = found.get(i, (one, two))  # where two operations have one input: all that is known of it
+            found[i] = torch.maximum(one, before[0]), torch.minimum(two, before[1])
+        return found
 
     def bounds(self, reach: Reach) -> Tensor:
         """The inverse, of the first example: `(2, N)`."""
@@ -261,7 +270,7 @@ class _Brancher:
         signed, trail = {k: beta[k] * sign[k] for k in beta}, dict[int, Tensor]()
         each = lower(self.net, reach, last, claims.rows, alpha=alpha, beta=signed, trail=trail) + claims.at
         bounds, nearest = each.max(1)
-        least = torch.maximum(bounds, before).masked_fill(reach.empty, torch.inf)
+        least = torch.maximum(unknown(bounds), before).masked_fill(reach.empty, torch.inf)
         trail = {k: one[torch.arange(len(one)), nearest].unsqueeze(1).float() for k, one in trail.items()}
         found = torch.stack([self.layout.joined(one, len(parts)) for one in (alpha, beta)], 1)
         units, open_ = torch.full((len(parts),), -1), (least <= 0).nonzero().flatten()
@@ -377,10 +386,10 @@ class _Tree:
     def rooted(self) -> Tensor:
         """Close what CROWN can close, and open a part for each of the rest; bounds of rectifiers' inputs, `(2, N)`."""
         claims, layout = self.question.claims, self.brancher.layout
-        reach = explore(self.net, self.question.region, refine=True)
+        reach = explore(self.net, self.question.region, refine=True, late=lambda: self.seconds > self.how.seconds)
         bounds = layout.bounds(reach)
         found = lower(self.net, reach, len(self.net.nodes), claims.rows.flatten(0, 1).unsqueeze(0))
-        each = (found.view_as(claims.at) + claims.at).amax(1).tolist()
+        each = unknown(found.view_as(claims.at) + claims.at).amax(1).tolist()
         for part, least in zip(self.brancher.whole(bounds), each, strict=True):
             self.put(replace(part, least=least))
         return bounds
@@ -470,6 +479,11 @@ class _Tree:
             if bool(goal[row.view(1)].reached(q.model(one))) and bool(q.threat.contains(one, q.x).all()):
                 return one
         return None
+
+
+def unknown(bounds: Tensor) -> Tensor:
+    """Bounds, of which one that is no number says nothing."""
+    return bounds.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
 def rounded_down(bounds: list[float]) -> Tensor:

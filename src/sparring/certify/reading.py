@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from sparring.certify.graph import (
     TINY,
     UNIT,
     Affine,
+    Bend,
     Concat,
     Graph,
     Map,
@@ -32,37 +34,69 @@ from sparring.certify.graph import (
     Sum,
     Window,
 )
+from sparring.certify.region import Region
+from sparring.certify.walk import explore
 from sparring.errors import BadInput
 from sparring.models.victim import Victim, inference
+from sparring.threats import linf
 from sparring.types import Model
 
 
 def graph(model: Model | Graph, x: Tensor) -> Graph:
     """The graph of a network for inputs like `x`, `(B, *shape)`, in inference mode; a graph as it is.
 
-    Checked against the network on the rows of `x`, and on random points among them (float32 against float64).
+    Checked against the network on the rows of `x`, and on random points among them: its outputs must lie where float32
+    can have rounded the graph's to.
 
     Raises:
-        BadInput: no torch network behind the model, one that cannot be traced, an operation that has no bounds here, or
-            outputs that differ.
+        BadInput: no torch network behind the model, one that cannot be run on batches, or traced, an operation that has
+            no bounds here, or outputs that differ, as those of half precision do.
     """
     if isinstance(model, Graph):
         return model
     module = model.module if isinstance(model, Victim) else model
     if not isinstance(module, nn.Module):
         raise BadInput("a model without a torch network behind it", "an nn.Module", "certify the network itself")
+    if torch.is_inference_mode_enabled():
+        raise BadInput("torch.inference_mode, in which nothing can be traced", "torch.no_grad", "use that in its place")
     tried = torch.cat([x, _among(x)])
     with inference(module), torch.no_grad():
-        found = _Reader(module, tuple(x.shape[1:])).read(tried[-1:])
-        want, got = module(tried.clone()), found(tried)
-    gap = float((want - got).abs().max()) if want.shape == got.shape else 0.0
-    if want.shape != got.shape or not gap <= 1e-3 * max(1.0, float(want.abs().max())):
-        raise BadInput(
-            f"a network whose graph gives other outputs ({gap:.1g} apart)",
-            "one that is a function of its input alone",
-            "leave randomness and changes of state out of it",
-        )
+        with _running(tried):
+            found = _Reader(module, tuple(x.shape[1:])).read(tried[-1:])
+            want: Tensor = module(tried.clone())
+        got = found(tried)
+        if want.shape != got.shape:
+            raise _differs(f"of shape {tuple(want.shape)} and not {tuple(got.shape)}")
+        gap, size = float((want - got).abs().max()), max(1.0, float(want.abs().max()))
+        reach = explore(found, Region.of(linf(0.0, low=-math.inf, high=math.inf), tried), refine=False)
+        rounded = ((reach.low[-1] <= want) & (want <= reach.high[-1])).flatten(1).all(1) | reach.beyond
+    if not (gap <= 1e-3 * size and bool(rounded.all())):
+        raise _differs(f"{gap:.1g} apart, more than float32 rounds")
     return replace(found, source=model)
+
+
+@contextmanager
+def _running(x: Tensor) -> Iterator[None]:
+    """Say in one line what a network raises of itself."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:  # the network's own code, which may raise anything
+        said = f"a network that raises {type(error).__name__} on inputs {tuple(x.shape)} ({_line(error)})"
+        raise BadInput(said, "one that takes batches of any size, as float32", "try it on such a batch") from error
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")[:160]
+
+
+def _differs(how: str) -> BadInput:
+    return BadInput(
+        f"a network whose graph gives other outputs ({how})",
+        "one that is a function of its input alone, and computes in float32",
+        "leave randomness, changes of state, and half precision out of it",
+    )
 
 
 PROBES = 8
@@ -116,24 +150,44 @@ class _Reader:
         try:
             traced = fx.symbolic_trace(nn.Sequential(self.module))  # a single layer is a leaf only inside of another
         except Exception as error:  # tracing runs the network's own code, which may raise anything
-            raise _lacks(f"a network that cannot be traced ({str(error).splitlines()[0]})") from error
+            raise _lacks(f"a network that cannot be traced ({_line(error)})") from error
         values: dict[fx.Node, Any] = {}
         modules = dict(traced.named_modules())
         for node in _Replay(traced).each(x):
             args = fx.node.map_arg(node.args, values.__getitem__)
             settings = fx.node.map_arg(node.kwargs, values.__getitem__)
-            if node.op == "placeholder":
-                values[node] = _Ref(0)
-            elif node.op == "get_attr":
-                values[node] = operator.attrgetter(str(node.target))(traced)
-            elif node.op == "call_module":
-                values[node] = self.called(modules[node.target], args, settings)
-            elif node.op == "output":
+            if node.op == "output":
                 return self.ended(args[0])
-            else:
-                name = node.target if isinstance(node.target, str) else node.target.__name__
-                values[node] = self.call(name, node.target, args, settings)
+            try:
+                values[node] = self.value(node, traced, modules, args, dict(settings))
+            except BadInput:
+                raise
+            except (TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+                raise _lacks(f"the operation {node} with such arguments ({_line(error)})") from error
         raise AssertionError
+
+    def value(
+        self,
+        node: fx.Node,
+        traced: nn.Module,
+        modules: dict[str, nn.Module],
+        args: tuple[Any, ...],
+        settings: dict[str, Any],
+    ) -> Any:
+        """What a line of the program gives: a position in the graph, or what does not depend on the input."""
+        match node.op:
+            case "placeholder":
+                return _Ref(0)
+            case "get_attr":
+                return operator.attrgetter(str(node.target))(traced)
+            case "call_module":
+                return self.called(modules[str(node.target)], args, settings)
+        name = node.target if isinstance(node.target, str) else node.target.__name__
+        for key in {"input", "tensors"} & settings.keys():
+            args = (settings.pop(key), *args)
+        if "axis" in settings:
+            settings["dim"] = settings.pop("axis")
+        return self.call(name, node.target, args, settings)
 
     def ended(self, last: Any) -> Graph:
         if not isinstance(last, _Ref) or last.at != len(self.nodes):
@@ -144,8 +198,12 @@ class _Reader:
         return self.nodes[ref.at - 1].shape if ref.at else self.shape
 
     def add(self, op: Op, *inputs: _Ref) -> _Ref:
+        before = tuple(ref.at for ref in inputs)
+        for at, node in enumerate(self.nodes, 1):
+            if isinstance(op, Bend) and node.op == op and node.inputs == before:
+                return _Ref(at)  # the same ReLU of the same value, to be split once
         y = op(*(torch.zeros(1, *self.size(ref), dtype=torch.float64) for ref in inputs))
-        self.nodes.append(Node(op, tuple(ref.at for ref in inputs), tuple(y.shape[1:])))
+        self.nodes.append(Node(op, before, tuple(y.shape[1:])))
         return _Ref(len(self.nodes))
 
     def even(self, f: Map, x: _Ref, terms: int = 0) -> _Ref:
@@ -179,6 +237,7 @@ class _Reader:
         return self.layer(layer, given[0])
 
     def layer(self, layer: nn.Module, x: _Ref) -> _Ref:
+        maps = len(self.size(x)) == 3  # of windows without channels torch pools something else
         match layer:
             case nn.Linear():
                 return self.linear(x, layer.weight, layer.bias)
@@ -194,17 +253,15 @@ class _Reader:
                 return self.add(Sigmoid() if isinstance(layer, nn.Tanh) else LOGISTIC, x)
             case nn.Softplus() if layer.beta > 0 and SMOOTH <= layer.threshold <= STEEP:
                 return self.add(Softplus(layer.beta), x)
-            case nn.AvgPool2d(divisor_override=int(divisor)) if divisor <= 0:
-                raise _lacks(f"the layer {layer}")
-            case nn.AvgPool2d() | nn.AdaptiveAvgPool2d():
+            case nn.AvgPool2d() | nn.AdaptiveAvgPool2d() if maps and _divides(layer) > 0:
                 return self.even(layer, x, math.prod(self.size(x)[1:]) + 1)
-            case nn.MaxPool2d() if not layer.ceil_mode and _pair(layer.dilation) == (1, 1):
+            case nn.MaxPool2d() if maps and not layer.ceil_mode and _pair(layer.dilation) == (1, 1):
                 return self.add(MaxPool(_pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding)), x)
             case nn.Flatten() | nn.Unflatten():
                 return self.reshaped(layer, x)
             case nn.Dropout() | nn.Dropout2d() | nn.Identity():
                 return x
-        raise _lacks(f"the layer {layer}")
+        raise _lacks(f"the layer {layer} on values of shape {self.size(x)}")
 
     def linear(self, x: _Ref, weight: Tensor, bias: Tensor | None) -> _Ref:
         w = weight.detach().double()
@@ -283,10 +340,12 @@ class _Reader:
 
     def call(self, name: str, function: Any, args: tuple[Any, ...], settings: dict[str, Any]) -> Any:  # noqa: PLR0912  (one case an operation)
         """A function or a method of tensors, by its name."""
-        refs = [a for a in args if isinstance(a, _Ref)]
+        refs = [a for a in (*args, *settings.values()) if isinstance(a, _Ref)]
         if not refs and name not in {"cat", "concat", "concatenate"}:
             return function(*args, **settings) if callable(function) else getattr(args[0], name)(*args[1:], **settings)
         name = name.strip("_")
+        if any(isinstance(one, _Ref) for key, one in settings.items() if key != "other"):
+            raise _lacks(f"the operation {name} with such arguments")
         x = refs[0] if refs else _Ref(0)
         match name:
             case "relu":
@@ -305,7 +364,8 @@ class _Reader:
                 return x
             case "size":
                 whole = torch.Size((1, *self.size(x)))
-                return whole[args[1]] if len(args) > 1 else whole
+                at = settings.get("dim", args[1] if len(args) > 1 else None)
+                return whole if at is None else whole[at]
             case "getattr" if args[1] == "shape":
                 return torch.Size((1, *self.size(x)))
             case "flatten" | "reshape" | "view" | "squeeze" | "unsqueeze":
@@ -363,6 +423,12 @@ def _operands(args: tuple[Any, ...], settings: dict[str, Any]) -> tuple[Any, ...
 def _in_both(weight: Tensor) -> dict[torch.dtype, Tensor]:
     """In the precision of bounds, and in the one that slopes are looked for in."""
     return {torch.float64: weight, torch.float32: weight.float()}
+
+
+def _divides(layer: nn.Module) -> float:
+    """By what a pooling layer divides a sum, where it is told; 1 where it counts."""
+    told = getattr(layer, "divisor_override", None)
+    return 1.0 if told is None else told
 
 
 def _pair(size: Any) -> tuple[int, int]:

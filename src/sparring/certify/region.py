@@ -32,7 +32,8 @@ class Region:
         if threat.norm.name not in {"linf", "l2", "l1"}:
             raise BadInput(f"threat {threat}", "linf, l2 or l1", "give another threat")
         x = x.detach().double()
-        eps = threat.eps * (1 + 2 * TOLERANCE)
+        apart = 2 * torch.finfo(torch.float32).max * x[0].numel() if len(x) else 0.0  # as far as inputs can be
+        eps = min(threat.eps * (1 + 2 * TOLERANCE), apart)
         forgiven = 2 * torch.finfo(torch.float32).eps * (x.abs() + eps) * (1 + 1e-6)
         total = forgiven if threat.norm.name == "linf" else threat.norm.size(forgiven).view(-1, *[1] * (x.dim() - 1))
         reach = eps + total
@@ -102,4 +103,4 @@ def _stretched(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
             t = torch.where(left > 0, (inside / left.clamp(min=1e-300)).sqrt(), t)
             t = torch.where(room.square().sum(2, keepdim=True) <= eps**2, 0.0, t)
     d = torch.where(size < t * room, size / t.clamp(min=1e-300), room)
-    return (size * d - t / 2 * d.square()).sum(2) + (t / 2 * eps**2).squeeze(2)
+    return (size * d - t / 2 * d.square()).sum(2) + (t / 2 * eps * eps).squeeze(2)  # eps**2 may be infinite, t zero

@@ -19,7 +19,7 @@ from scipy.special import betaincinv, betaln, logsumexp, ndtr, ndtri
 from torch import Tensor
 
 from sparring.errors import BadInput
-from sparring.models.victim import inference
+from sparring.models.victim import inference, scores
 from sparring.streams import Streams
 from sparring.threats import TOLERANCE
 from sparring.types import Model
@@ -249,8 +249,8 @@ def votes(model: Model, x: Tensor, sigma: float, count: int, rng: Streams) -> It
     done = 0
     for size in blocks(count):
         noise = torch.randn(size, *x.shape, generator=_generator(rng.at(done)))
-        scores = _scores(model, x + sigma * noise.to(x))
-        yield scores.argmax(1).masked_fill(scores.isnan().any(1), ABSTAINED).cpu()
+        found = scores(model, x + sigma * noise.to(x))
+        yield found.argmax(1).masked_fill(found.isnan().any(1), ABSTAINED).cpu()
         done += size
 
 
@@ -261,14 +261,6 @@ def blocks(count: int) -> Iterator[int]:
         size = min(max(done, 100), BLOCK, count - done)
         yield size
         done += size
-
-
-def _scores(model: Model, x: Tensor) -> Tensor:
-    """A score a class, `(B, K)` of two classes or more: anything else is refused."""
-    scores = model(x)
-    if scores.dim() != 2 or scores.shape[1] < 2:
-        raise BadInput(f"outputs of shape {tuple(scores.shape)}", "a score a class (B, K)", "run: sparring doctor")
-    return scores
 
 
 def _generator(rng: Streams) -> torch.Generator:
@@ -299,7 +291,7 @@ class Smoothed:
         """Shares `(B, K)`."""
         rng = Streams.of(self.seed, [0]).at("smoothed")
         with inference(self.model), torch.no_grad():
-            counts = torch.zeros(len(x), _scores(self.model, x[:1]).shape[1])
+            counts = torch.zeros(len(x), scores(self.model, x[:1]).shape[1])
             for row, count in zip(x, counts, strict=True):
                 answers = torch.cat([*votes(self.model, row, self.sigma, self.draws, rng)])
                 count += answers[answers != ABSTAINED].bincount(minlength=len(count))

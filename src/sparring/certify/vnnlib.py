@@ -16,7 +16,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +24,7 @@ from sparring.certify.graph import Graph
 from sparring.certify.reading import graph
 from sparring.certify.region import Region
 from sparring.errors import BadInput
-from sparring.models.victim import Victim
+from sparring.models.victim import Victim, inference
 from sparring.threats import linf
 from sparring.types import Model
 
@@ -35,6 +34,9 @@ Sum = dict[str, Fraction]
 
 MOST = 10_000
 """Cases that are told apart at most."""
+
+LONGEST = 2000
+"""Characters of a number at most: any float64 can be written with fewer, exactly."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,10 @@ def _number(text: str) -> Fraction:
     """A decimal number, exactly. Tried as a float first: to raise ten to any power that a file names takes forever."""
     if not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text):
         raise _Odd(f"has {_shown(text)} where a number or a constant should be")
+    if len(text) > LONGEST:
+        raise _Odd(f"has {_shown(text)}, a number of {len(text)} characters")
+    if float(text) == 0 and not re.search(r"[1-9]", re.split("[eE]", text)[0]):
+        return Fraction(0)
     if math.isinf(float(text)) or (float(text) == 0 and re.search(r"[1-9]", re.split("[eE]", text)[0])):
         raise _Odd(f"has {_shown(text)}, which is too large or too small")
     return Fraction(text)
@@ -282,13 +288,14 @@ def solve(victim: Model, shape: tuple[int, ...], asked: Property, how: BranchAnd
             "check which file belongs to which",
         )
     parts, open_ = 0, False
-    for box in _boxes(asked.cases):
-        answer, z = _decide(net, victim, shape, box, how)
-        parts += answer.parts
-        inside = z is not None and bool(((z.flatten() >= box[0].low) & (z.flatten() <= box[0].high)).all())
-        if z is not None and inside:  # a box without a float32 inside has none
-            return Solved("sat", z.flatten(), victim(z)[0].detach(), parts)
-        open_ = open_ or answer.status != "certified"
+    with inference(victim):
+        for box in _boxes(asked.cases):
+            answer, z = _decide(net, victim, shape, box, how)
+            parts += answer.parts
+            inside = z is not None and bool(((z.flatten() >= box[0].low) & (z.flatten() <= box[0].high)).all())
+            if z is not None and inside:  # a box without a float32 inside has none
+                return Solved("sat", z.flatten(), victim(z)[0].detach(), parts)
+            open_ = open_ or answer.status != "certified"
     return Solved("timeout" if open_ else "unsat", None, None, parts)
 
 
@@ -332,12 +339,12 @@ def _rounded(bound: Tensor, way: int) -> Tensor:
 
 def confirmed(path: Path, asked: Property, found: Solved) -> bool:
     """Whether a counterexample is one for onnxruntime too."""
+    from sparring.models.onnx import Reference
+
     assert found.x is not None
-    session = _session(path)
-    given = session.get_inputs()[0]
-    shape = [size if isinstance(size, int) and size > 0 else 1 for size in given.shape]
-    outputs = session.run(None, {given.name: found.x.view(*shape).numpy()})[0]
-    x, y = found.x.double(), torch.from_numpy(np.asarray(outputs)).double().flatten()
+    reference = Reference.of(_session(path))
+    outputs = reference.scores(found.x.view(1, *(size or 1 for size in reference.shape)))
+    x, y = found.x.double(), outputs.double().flatten()
     inside = [bool(((x >= case.low) & (x <= case.high)).all()) for case in asked.cases]
     return any(at and bool((one.rows @ y + one.at <= 0).all()) for at, one in zip(inside, asked.cases, strict=True))
 

@@ -220,11 +220,14 @@ def _linear(op: Op, a: Tensor) -> tuple[list[Tensor | None], Tensor | None]:
     raise AssertionError(op)
 
 
-def explore(net: Graph, region: Region, *, refine: bool, known: Known | None = None) -> Reach:
+def explore(
+    net: Graph, region: Region, *, refine: bool, known: Known | None = None, late: Callable[[], bool] = lambda: False
+) -> Reach:
     """Bounds of every position, from the input on: by intervals, and with `refine` by CROWN where they matter.
 
-    They matter for the inputs of non-linear operations, where intervals leave it open which piece is in use. Bounds
-    that are known already are used, and lines put between them, whether or not they are refined.
+    They matter for the inputs of non-linear operations, where intervals leave it open which piece is in use; once it is
+    `late`, no more are looked for. Bounds that are known already are used, and lines put between them, whether or not
+    they are refined.
     """
     reach = Reach(region, [region.low], [region.high])
     for k, node in enumerate(net.nodes, 1):
@@ -243,7 +246,7 @@ def explore(net: Graph, region: Region, *, refine: bool, known: Known | None = N
                 low, high = op(*lows), op(*highs)
             case Rectifier() | Sigmoid() | Softplus() | MaxPool():
                 if refine:
-                    _refine(net, reach, inputs[0], op)
+                    _refine(net, reach, inputs[0], op, late)
                 low, high = op(reach.low[inputs[0]]), op(reach.high[inputs[0]])
                 reach.relaxed[k] = (
                     Constants(low, high)
@@ -278,7 +281,7 @@ def _slip(op: Bend, low: Tensor, high: Tensor) -> Tensor | None:
     return None
 
 
-def _refine(net: Graph, reach: Reach, k: int, op: Bend) -> None:
+def _refine(net: Graph, reach: Reach, k: int, op: Bend, late: Callable[[], bool]) -> None:
     """Tighten the bounds of a position by CROWN, where intervals leave the operation after it undecided."""
     low, high = reach.low[k].flatten(1).clone(), reach.high[k].flatten(1).clone()
     undecided = (low < 0) & (high > 0) if isinstance(op, Rectifier) else low < high
@@ -288,8 +291,8 @@ def _refine(net: Graph, reach: Reach, k: int, op: Bend) -> None:
     local = len(net.size(k)) == 3 and _stays_small(net, reach, k, Window()) is not None
     widest = 512 if local else max(torch.Size(net.size(i)).numel() for i in range(k + 1))
     for some in torch.split(units, max(1, CELLS // (widest * len(low)))):
-        if not len(some):
-            break  # nothing splits into one chunk of nothing
+        if not len(some) or late():  # nothing splits into one chunk of nothing
+            break
         asked = undecided[:, some]
         count = int(asked.sum(1).max())
         which = asked.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]

@@ -30,7 +30,7 @@ from sparring.goals import Never, Untargeted
 from sparring.losses import cross_entropy, dlr, margin, probability_margin
 from sparring.mending import Stage, bridged, mended, nearby, obstacles, rescaled, survey
 from sparring.models.loading import adopt
-from sparring.models.victim import Victim, inference
+from sparring.models.victim import Victim, inference, scores
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Attack, Goal, Loss, Model, Threat
@@ -427,10 +427,7 @@ def adaptive(
 def _sampled(model: Model, x: Tensor, y: Tensor) -> Tensor:
     """Positions of at most 32 examples that are right, evenly spread."""
     with torch.no_grad():
-        outputs = model(x)
-    if outputs.dim() != 2 or outputs.shape[1] < 2:
-        raise BadInput(f"outputs of shape {tuple(outputs.shape)}", "a score a class (B, K)", "run: sparring doctor")
-    right = (outputs.argmax(1) == y).nonzero().flatten()
+        right = (scores(model, x).argmax(1) == y).nonzero().flatten()
     take = torch.linspace(0, max(len(right) - 1, 0), min(SAMPLE, len(right))).round().long()
     return right[take] if len(right) else torch.arange(min(SAMPLE, len(x)))
 

@@ -16,10 +16,10 @@ from sparring.errors import BadInput
 from sparring.evaluate import identity
 from sparring.evaluate.doctor import Diagnosis, examine
 from sparring.evaluate.ledger import Cost, Ledger
-from sparring.evaluate.run import DRAWS, Ring, Runner, Watch, asked, home, one_thread, silent, workforce
+from sparring.evaluate.run import DRAWS, Ring, Runner, Watch, accept, asked, home, one_thread, silent, workforce
 from sparring.evaluate.verdict import treated
 from sparring.goals import Untargeted
-from sparring.models.victim import Victim, inference
+from sparring.models.victim import Victim, inference, scores
 from sparring.registry import Entry
 from sparring.streams import Streams
 from sparring.threats import Ball, linf
@@ -99,17 +99,16 @@ def strike(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> tuple[
     else by a thousand queries of Square.
 
     Raises:
-        BadInput: a model that does not return a score for each of two or more classes.
+        BadInput: a model that does not return a score for each of two or more classes; inputs that are not finite, or
+            outside of the bounds.
     """
     places = range(len(data))
     x = data.take(places)[0].to(home(victim))
+    accept(x, data, threat)
     attack = pgd(threat) if victim.access == "gradients" else square(threat, queries=1000)
     with one_thread(), inference(victim):
         with torch.no_grad():
-            outputs = victim(x)
-        if outputs.dim() != 2 or outputs.shape[1] < 2:
-            raise BadInput(f"outputs of shape {tuple(outputs.shape)}", "a score a class (B, K)", "run: sparring doctor")
-        decided = outputs.argmax(1)
+            decided = scores(victim, x).argmax(1)
         z = attack(asked(victim), x, Untargeted(decided), Streams.of(seed, places))
     return x, z, decided
 

@@ -20,14 +20,15 @@ from sparring import __version__
 from sparring.certify.branch import BranchAndBound, rounded_down
 from sparring.certify.graph import Graph, classes
 from sparring.certify.reading import graph
+from sparring.certify.region import Region
 from sparring.certify.smoothing import Smoothing, enough
 from sparring.errors import BadInput
 from sparring.evaluate import identity
 from sparring.evaluate.ledger import Cost, Ledger, Outcome
 from sparring.evaluate.result import Interval, Record, environment, recorded
-from sparring.evaluate.run import Bout, Watch, go_on, home, silent
+from sparring.evaluate.run import Bout, Watch, accept, go_on, home, silent
 from sparring.evaluate.statistics import clopper_pearson
-from sparring.models.victim import Victim
+from sparring.models.victim import Victim, inference, scores
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Data
@@ -90,7 +91,7 @@ class Bounds:
         """What is said of these examples, as it comes: one by one where each takes seconds.
 
         Raises:
-            BadInput: inputs that are not finite, or outside of the bounds.
+            BadInput: inputs that are not finite, or outside of the bounds; labels that the model does not have.
         """
         size = 1 if isinstance(self.certificate, BranchAndBound) else BATCH
         for start in range(0, len(examples), size):
@@ -99,7 +100,8 @@ class Bounds:
     def _batch(self, examples: Sequence[int]) -> Bout:
         began = time.perf_counter()
         x, labels = self.data.take(examples)
-        _accept(x, self.data, self.threat)
+        accept(x, self.data, self.threat)
+        _known(labels, self.data, classes(self.net))
         with torch.no_grad():
             answers = self.net(x).argmax(1)
         right = (answers == labels).nonzero().flatten()
@@ -139,6 +141,7 @@ class Votes:
     threat: Ball
     smoothing: Smoothing
     seed: int
+    classes: int
 
     @property
     def needed(self) -> float:
@@ -146,11 +149,16 @@ class Votes:
         return enough(self.threat.eps)
 
     def batches(self, examples: Sequence[int]) -> Iterator[Bout]:
-        """What is said of these examples, one by one."""
+        """What is said of these examples, one by one.
+
+        Raises:
+            BadInput: inputs that are not finite, or outside of the bounds; labels that the model does not have.
+        """
         for example in examples:
             began = time.perf_counter()
             x, label = self.data.take([example])
-            _accept(x, self.data, self.threat)
+            accept(x, self.data, self.threat)
+            _known(label, self.data, self.classes)
             found = self.smoothing(self.victim, x.to(home(self.victim)), Streams.of(self.seed, [example]))
             outcome = Outcome(
                 example=example,
@@ -218,24 +226,27 @@ def prove(
 
 def _put(victim: Victim, data: Data, threat: Ball, how: Certificate | Smoothing, seed: int) -> Bounds | Votes:
     """The method, put to the model and the data, where it can be."""
+    x = data.take([0])[0]
+    accept(x, data, threat)
     if not isinstance(how, Smoothing):
-        x = data.take([0])[0]
-        _accept(x, data, threat)
+        Region.of(threat, x)  # refuses a norm that has no bounds
         net = graph(victim, x)
         classes(net)
         return Bounds(net=net, data=data, threat=threat, certificate=how)
     if threat.norm.name != "l2":
         raise BadInput(f"smoothing within {threat}", "an l2 threat", "write for example l2:0.5")
-    return Votes(victim=victim, data=data, threat=threat, smoothing=how, seed=seed)
+    with inference(victim), torch.no_grad():
+        count = scores(victim, x.to(home(victim))).shape[1]
+    return Votes(victim=victim, data=data, threat=threat, smoothing=how, seed=seed, classes=count)
 
 
-def _accept(x: Tensor, data: Data, threat: Ball) -> None:
-    """Refuse inputs that nothing can be said of."""
-    if not bool(threat.contains(x, x).all()):
+def _known(labels: Tensor, data: Data, count: int) -> None:
+    """Refuse labels that the model can never give."""
+    if bool(((labels < 0) | (labels >= count)).any()):
         raise BadInput(
-            f"inputs in {data.name} that are not finite, or outside of {threat.low:g} to {threat.high:g}",
-            "finite inputs within the bounds",
-            "clean the data, or give --bounds",
+            f"labels from {int(labels.min())} to {int(labels.max())} in {data.name}, for a model of {count} classes",
+            f"labels from 0 to {count - 1}",
+            "check that data and model belong together, and that labels count from 0",
         )
 
 

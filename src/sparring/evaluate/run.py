@@ -161,6 +161,20 @@ def asked(victim: Victim) -> Model:
     return steady(answer) if victim.access == "gradients" else answer
 
 
+def accept(x: Tensor, data: Data, threat: Boxed) -> None:
+    """Look at inputs before anything is computed of them.
+
+    Raises:
+        BadInput: some are not finite, or outside of the bounds.
+    """
+    if not bool((x.isfinite() & (x >= threat.low - 1e-6) & (x <= threat.high + 1e-6)).all()):
+        raise BadInput(
+            f"inputs in {data.name} that are not finite, or outside of {threat.low:g} to {threat.high:g}",
+            "finite inputs within the bounds",
+            "clean the data, or give --bounds",
+        )
+
+
 def _log(model: Model) -> Model:
     return lambda x: model(x).clamp(min=torch.finfo(torch.float32).tiny).log()
 

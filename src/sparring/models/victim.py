@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sparring.errors import BadInput
 from sparring.types import Access, Model
 
 
@@ -74,3 +75,15 @@ def inference(model: object) -> Iterator[None]:
         for part, training in modes.items():
             if part.training != training:
                 part.training = training
+
+
+def scores(model: Model, x: Tensor) -> Tensor:
+    """A score a class, `(B, K)` of two classes or more.
+
+    Raises:
+        BadInput: other outputs.
+    """
+    found = model(x)
+    if found.dim() != 2 or found.shape[1] < 2:
+        raise BadInput(f"outputs of shape {tuple(found.shape)}", "a score a class (B, K)", "run: sparring doctor")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from inspect import Parameter, signature
@@ -35,5 +36,7 @@ def fits(place: str, make: Callable[..., Any], given: Mapping[str, Any]) -> None
         types, said = KINDS.get(str(known[name].annotation), ((type(value),), ""))
         if not isinstance(value, types) or isinstance(value, bool) > (bool in types):  # a bool is an int to Python
             raise BadInput(f"{place}.{name} = {value!r}", said, "give another value")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadInput(f"{place}.{name} = {value:g}", "a finite number", "give another value")
         if callable(known[name].default) and not callable(value):
             raise BadInput(f"{place}.{name} = {value!r}", "a function", "leave it out, or say it in Python")

@@ -67,12 +67,17 @@ class Box:
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """The rule for an operation of torch, by its name."""
-        return _rule(func.__name__)(*args, **(kwargs or {}))
+        try:
+            return _rule(func.__name__)(*args, **(kwargs or {}))
+        except TypeError as error:
+            raise _lacks(f"the operation {func.__name__} with such arguments ({error})") from error
 
     def __getattr__(self, name: str) -> Any:
         """A method of tensors, bound to this box; one that has no rule is refused once it is called."""
         if name in RULES:
             return partial(RULES[name], self)
+        if name in {"T", "mT", "H", "mH"}:
+            raise _lacks(f"the transpose {name}")
         if name.startswith("_") or not callable(getattr(Tensor, name, None)):
             raise AttributeError(name)
         return partial(_refused, name)
@@ -133,10 +138,10 @@ class Box:
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> Box:
-        return added(self, -other)
+        return less(self, other)
 
     def __rsub__(self, other: Any) -> Box:
-        return added(-self, other)
+        return less(other, self)
 
     def __neg__(self) -> Box:
         return times(self, -1.0)
@@ -147,7 +152,10 @@ class Box:
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Box:
-        return times(self, 1 / other)
+        return divided(self, other)
+
+    def __rtruediv__(self, other: Any) -> Box:
+        return divided(other, self)
 
     # The three kinds of operations
 
@@ -295,6 +303,18 @@ def times(x: Any, other: Any) -> Box:
     return x.affine(lambda h: h * other, lambda h: h * abs(other))  # type: ignore[no-any-return]
 
 
+def less(x: Any, other: Any) -> Box:
+    """A difference."""
+    return added(x, times(other, -1.0) if isinstance(other, Box) else -other)
+
+
+def divided(x: Any, other: Any) -> Box:
+    """A box divided by a constant."""
+    if isinstance(other, Box):
+        raise _lacks("a division by what depends on the input")
+    return times(x, 1 / other)
+
+
 def beside(parts: Sequence[Box], dim: int = 0) -> Box:
     """Boxes side by side."""
     if not all(isinstance(part, Box) for part in parts):
@@ -323,10 +343,10 @@ RULES: dict[str, Callable[..., Box]] = {
     "dropout": dropout,
     "dropout2d": dropout,
     "add": added,
-    "sub": lambda x, other: x - other,
-    "rsub": lambda x, other: other - x,
+    "sub": less,
+    "rsub": lambda x, other: less(other, x),
     "mul": times,
-    "div": lambda x, other: x / other,
+    "div": divided,
     "cat": beside,
     "concat": beside,
     "avg_pool2d": avg_pool2d,
@@ -383,9 +403,12 @@ def ranked_by_lines(out: Box, x: Box, labels: Tensor) -> Tensor:
     assert out.walk.slack is not None
     bounds = []
     for row in (-_rows(out, labels)).unbind(1):
-        slope, lost = torch.autograd.grad(out.line, (x.line, out.walk.slack), row, create_graph=True)
+        ends = (x.line, out.walk.slack)
+        slope, lost = torch.autograd.grad(out.line, ends, row, create_graph=True, allow_unused=True)
+        assert slope is not None
         least = (slope * (x.middle - x.point) - slope.abs() * x.reach).flatten(1).sum(1)
-        bounds.append((row * out.line).sum(1) + lost + least)
+        given_away = 0.0 if lost is None else lost  # without a ReLU there are no lines
+        bounds.append((row * out.line).sum(1) + given_away + least)
     return -torch.stack(bounds, 1)
 
 
