@@ -540,9 +540,15 @@ def _defended(given: dict[str, Any]) -> Callable[..., Result]:
 
     def run(victim: Victim, data: Data, threat: Ball, **settings: Any) -> Result:
         found = audit_defence(victim, given["defence"], data, threat, train=train, **settings)
-        click.echo(f"without {found.name}: {found.bare.robust_accuracy.estimate:.1%} under attack")
-        click.echo(f"with it, against an attack that does not know it: {found.unaware.estimate:.1%}")
-        click.echo(f"with it, against one that does: {found.adaptive.robust_accuracy.estimate:.1%}\n")
+        numbers = found.adaptive.defence
+        assert numbers is not None
+        for said, share in (
+            (f"without {found.name}, under attack", numbers.bare),
+            ("with it, against an attack that does not know it", numbers.unaware),
+            ("with it, against one that does", numbers.adaptive),
+        ):
+            click.echo(f"{said}: {'not valid' if share is None else f'{share:.1%}'}")
+        click.echo()
         return found.adaptive
 
     return run

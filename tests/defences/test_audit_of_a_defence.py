@@ -54,7 +54,7 @@ def test_an_audit_of_a_defence_rests_on_the_attack_that_knows_it(tmp_path):
     written = Result.load(tmp_path / "result.json")
     assert written.verdict == found.verdict == found.adaptive.verdict
     assert written.robust_accuracy == found.adaptive.robust_accuracy
-    assert written.defence["unaware"] == found.unaware.estimate
+    assert written.defence.unaware == found.unaware.estimate
     assert Result.load(tmp_path / "bare" / "result.json").robust_accuracy == found.bare.robust_accuracy
     assert "behind bit-depth" in written.name
     assert written.attacks[-1].name == "unaware transfer"

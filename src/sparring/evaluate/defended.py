@@ -25,7 +25,8 @@ from sparring.attacks.within import Within
 from sparring.data import Arrays, first
 from sparring.errors import BadInput
 from sparring.evaluate import identity
-from sparring.evaluate.result import AttackRecord, Interval, Result, Verdict
+from sparring.evaluate.ledger import admit
+from sparring.evaluate.result import AttackRecord, Defended, Interval, Result, Verdict
 from sparring.evaluate.run import asked, home, one_thread, own_draws
 from sparring.evaluate.statistics import clopper_pearson
 from sparring.evaluate.verdict import audit, joined
@@ -68,13 +69,14 @@ class Faced:
 class DefenceAudit:
     """Two audits and a transfer attack: `bare` without the defence, `adaptive` through the view that it hands out.
 
-    `unaware` is the accuracy with it on what PGD made of the examples on the bare model; `missed` counts what that
-    broke and the adaptive attacks did not. In `adaptive` it is broken, by "unaware transfer".
+    `unaware` is the accuracy with it on what PGD made of the examples on the bare model, none where one of the audits
+    is invalid; `missed` counts what that broke and the adaptive attacks did not. In `adaptive` it is broken, by
+    "unaware transfer".
     """
 
     name: str
     bare: Result
-    unaware: Interval
+    unaware: Interval | None
     adaptive: Result
     missed: int
 
@@ -222,29 +224,37 @@ def audit_defence(
     view = made.adaptive(victim.call)
     known = adopt(view) if isinstance(view, nn.Module) else function(view)  # a torch function, whatever it looks like
     known = replace(known, name=f"{victim.name} behind {name}", probabilities=victim.probabilities)
+    if folder is not None:
+        behind, resume = identity.of_attack(made), bool(settings.get("resume", False))
+        admit(folder / "ledger.sqlite", {"defence": behind}, resume=resume)  # before the bare model takes its time
     bare = audit(victim, subject, threat, seed=seed, out=folder / "bare" if folder else None, **settings)
-    attack, fell = _transferred(victim, made, subject, threat, seed)
     adaptive = audit(known, subject, threat, seed=seed, out=folder, command=command, behind=made, **settings)
-    unaware, missed = clopper_pearson(len(subject) - len(fell), len(subject)), 0
-    if adaptive.verdict != "invalid":  # nothing can be said of what was not attacked
+    unaware, missed = None, 0
+    if "invalid" not in (bare.verdict, adaptive.verdict):  # else nothing can be said of what would be attacked
+        attack, fell = _transferred(victim, made, subject, threat, seed)
         adaptive = joined(adaptive, attack, fell)
-        missed = adaptive.attacks[-1].broke
+        unaware, missed = clopper_pearson(len(subject) - len(fell), len(subject)), adaptive.attacks[-1].broke
     verdict, reasons = adaptive.verdict, adaptive.reasons
     if missed:
         said = f"{missed} examples fell to an attack that does not know the defence, and not to the adaptive one"
         told = (f"{said}: give the defence a better surrogate, or more draws",)
         verdict, reasons = (verdict, (*told, *reasons)) if verdict != "trusted" else ("suspect", told)
-    numbers = {
-        "name": name,
-        "bare": bare.robust_accuracy.estimate,
-        "unaware": unaware.estimate,
-        "adaptive": adaptive.robust_accuracy.estimate,
-        "missed": missed,
-    }
+    numbers = Defended(
+        name=name,
+        bare=_stood(bare),
+        unaware=None if unaware is None else unaware.estimate,
+        adaptive=_stood(adaptive),
+        missed=missed,
+    )
     adaptive = adaptive.model_copy(update={"verdict": verdict, "reasons": reasons, "defence": numbers})
     if folder is not None:
         adaptive.save(folder / "result.json")
     return DefenceAudit(name=name, bare=bare, unaware=unaware, adaptive=adaptive, missed=missed)
+
+
+def _stood(result: Result) -> float | None:
+    """Robust accuracy, where it may be quoted."""
+    return None if result.verdict == "invalid" else result.robust_accuracy.estimate
 
 
 def _transferred(

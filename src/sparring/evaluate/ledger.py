@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -72,36 +73,15 @@ class Ledger:
         self._made_folder = path is not None and not path.parent.exists()
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(settings, sort_keys=True)
+            admit(path, settings, resume=resume)
+            if not resume:
+                path.unlink(missing_ok=True)
         exists = path is not None and path.exists()
-        if path is not None and exists and not resume:
-            if not _finished(path):
-                raise BadInput(
-                    f"{path.parent} holds an unfinished run",
-                    "a decision",
-                    "add --resume to go on with it, or give another --out",
-                )
-            path.unlink()
-            exists = False
-        try:
-            self._base = sqlite3.connect(path if path is not None else ":memory:")
-            if not exists:
-                self._base.executescript(_SCHEMA)
-                with self._base:
-                    self._base.execute("INSERT INTO run VALUES (?, 0)", (text,))
-            (found,) = self._base.execute("SELECT settings FROM run").fetchone()
-        except (sqlite3.DatabaseError, TypeError) as error:
-            raise BadInput(
-                f"{path} is not a ledger ({error})", "one that an audit wrote", "give another --out"
-            ) from None
-        if found != text:
-            before, now = json.loads(found), settings
-            changed = [key for key in now if before.get(key) != now[key]]
-            raise BadInput(
-                f"the run in {path.parent if path else 'memory'} differs in {', '.join(changed) or 'its version'}",
-                "the same settings to resume",
-                "give the options of that run, or another --out",
-            )
+        self._base = sqlite3.connect(path if path is not None else ":memory:")
+        if not exists:
+            self._base.executescript(_SCHEMA)
+            with self._base:
+                self._base.execute("INSERT INTO run VALUES (?, 0)", (json.dumps(settings, sort_keys=True),))
 
     def record(self, stage: str, outcomes: Iterable[Outcome], cost: Cost) -> None:
         """Enter a finished batch, whole or not at all."""
@@ -191,13 +171,39 @@ class Ledger:
                 self.path.parent.rmdir()
 
 
-def _finished(path: Path) -> bool:
+def admit(path: Path, settings: Mapping[str, object], *, resume: bool) -> None:
+    """Look at the ledger that lies there, before anything is computed: is it one to go on with, or to replace?
+
+    `settings` may be some of the run's. Fine where there is none.
+
+    Raises:
+        BadInput: no ledger there, one of other settings, or one that is unfinished, where it is not to be resumed.
+    """
+    if not path.exists():
+        return
+    found, finished = _run(path)
+    if not resume:
+        if not finished:
+            raise BadInput(
+                f"{path.parent} holds an unfinished run",
+                "a decision",
+                "add --resume to go on with it, or give another --out",
+            )
+        return
+    now = json.loads(json.dumps(settings))
+    if changed := [key for key in now if found.get(key) != now[key]]:
+        raise BadInput(
+            f"the run in {path.parent} differs in {', '.join(changed)}",
+            "the same settings to resume",
+            "give the options of that run, or another --out",
+        )
+
+
+def _run(path: Path) -> tuple[dict[str, object], bool]:
+    """The settings of the run that a ledger is of, and whether it is finished."""
     try:
-        base = sqlite3.connect(path)
-        try:
-            row = base.execute("SELECT finished FROM run").fetchone()
-        finally:
-            base.close()
-    except sqlite3.DatabaseError:
-        return False
-    return bool(row and row[0])
+        with closing(sqlite3.connect(path)) as base:
+            text, finished = base.execute("SELECT settings, finished FROM run").fetchone()
+        return json.loads(text), bool(finished)
+    except (sqlite3.Error, TypeError, ValueError) as error:
+        raise BadInput(f"{path} is not a ledger ({error})", "one that an audit wrote", "give another --out") from None

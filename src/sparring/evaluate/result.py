@@ -130,6 +130,20 @@ class Example(Record):
     proved: float | None = None
 
 
+class Defended(Record):
+    """The three numbers of a defence, as shares that stand, beside `missed`; null where there is none to be believed.
+
+    `bare` is the model without it; `unaware` with it, against what PGD made of the examples on the bare model;
+    `adaptive` with it, against attacks through the view that knows it. `missed` fell to the second, not to the third.
+    """
+
+    name: str
+    bare: Fraction | None
+    unaware: Fraction | None
+    adaptive: Fraction | None
+    missed: int
+
+
 class Result(Record):
     """An audit, whole. Where the verdict is `invalid` nothing below it may be quoted."""
 
@@ -153,6 +167,8 @@ class Result(Record):
     """What the rest of the audit cost: the clean run, and the attacks that only serve checks. `broke` is 0 there."""
     progress: tuple[Progress, ...] = ()
     """The course of the attacks, stage by stage: robust accuracy against passes."""
+    defence: Defended | None = None
+    """What the defence is worth that the model is behind; none where it is behind none."""
     outlook: Forecast | None = None
     """What more effort would change; none where no rounds were fought."""
     passes: Passes

@@ -132,6 +132,8 @@ def audit(
         if diagnosis.invalid:
             result = _result(case, _Story())
             if folder is not None:
+                with Ledger(folder / "ledger.sqlite", case.settings(), resume=resume) as ledger:
+                    ledger.finish()
                 (folder / "gallery.npz").unlink(missing_ok=True)  # an earlier run's pictures are not this one's
         else:
             result = _run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from sparring.evaluate.result import Example, Result
@@ -80,6 +81,36 @@ def course(result: Result) -> tuple[Point, ...]:
         spent += attack.forward + attack.backward
         points.append(Point(attack.name, 0, spent / each, left))
     return tuple(points)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A stage that cost something, or a stretch of `count` rounds or of adaptive attacks: where it ended."""
+
+    kind: Literal["stage", "rounds", "adaptive"]
+    attack: str
+    count: int
+    passes: float
+    accuracy: float
+
+
+def stops(result: Result) -> tuple[Stop, ...]:
+    """The course in stretches, from the clean run on: what took turns, or was tried out one after the other, is one."""
+    start, *course_ = course(result)
+    found = [Stop("stage", start.attack, 1, start.passes, start.accuracy)]
+    for kind, points in groupby(course_, _kind):
+        stretch = list(points)
+        ends = stretch if kind == "stage" else stretch[-1:]
+        found += [Stop(kind, end.attack, len(stretch), end.passes, end.accuracy) for end in ends]
+    return tuple(
+        one for one, before in zip(found, [None, *found], strict=False) if not before or one.passes > before.passes
+    )
+
+
+def _kind(point: Point) -> Literal["stage", "rounds", "adaptive"]:
+    if point.attack.startswith("adaptive"):
+        return "adaptive"
+    return "rounds" if point.round else "stage"
 
 
 def names(results: Sequence[Result]) -> tuple[str, ...]:

@@ -30,6 +30,8 @@ SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Colours that colour-blind readers can tell apart (Okabe and Ito, 2008); lines differ in mark and dash as well."""
 INK, FAINT, PAPER = "#24292f", "#d5d9de", "#fefefe"
 MARKS = "osD^vP"
+MARK = 14.0
+"""How wide a numbered mark is, in points."""
 _Dash = str | tuple[int, tuple[float, ...]]
 DASHES: tuple[_Dash, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 SETTINGS = {
@@ -137,7 +139,8 @@ def curve(results: Sequence[Result], language: Words | None = None) -> Figure:
 def cost(result: Result, language: Words | None = None) -> Figure:
     """Robust accuracy against the passes spent per example: what each attack added, and its price.
 
-    Stages are numbered; the rounds between them, in which attacks take turns, are one stretch of the line.
+    Stages are numbered, several at once where they are too near to be told apart; rounds in which attacks take turns
+    are one stretch of the line, and so are attempts at adaptive attacks.
 
     Raises:
         BadInput: the verdict is invalid.
@@ -147,15 +150,12 @@ def cost(result: Result, language: Words | None = None) -> Figure:
     _refuse_invalid([result])
     course = derive.course(result)
     spent, after = np.array([point.passes for point in course]), np.array([point.accuracy for point in course])
-    figure, axes = _canvas(4.8, 3.3)
+    start, *stops = derive.stops(result)
+    figure, axes = _canvas(4.8, max(3.3, 0.6 + 0.21 * len(stops)))
     axes.plot(spent, after, color=SERIES[0], drawstyle="steps-post", lw=1.6)
-    last = max((point.round for point in course), default=0)
-    stops = [point for point in course if not point.round or point.round == last]
-    for i, stop in enumerate(stops):
-        x, y = stop.passes, stop.accuracy
-        axes.plot([x], [y], color=SERIES[0], marker="o", markersize=12, mfc=PAPER, mew=1.6, clip_on=False)
-        axes.annotate(f"{i}", (x, y), ha="center", va="center_baseline", fontsize=8, fontweight="bold")
-    listed = [say["cost_rounds"].format(count=last) if stop.round else stop.attack for stop in stops[1:]]
+    listed = [
+        stop.attack if stop.kind == "stage" else say[f"cost_{stop.kind}"].format(count=stop.count) for stop in stops
+    ]
     entries = [f"{i}  {_short(name, 24)}" for i, name in enumerate((say["cost_start"], *listed))]
     box = axes.text(1.03, 0.98, "\n".join(entries), transform=axes.transAxes, va="top", ha="left", fontsize=8.5)
     box.set_linespacing(1.7)
@@ -168,7 +168,34 @@ def cost(result: Result, language: Words | None = None) -> Figure:
     axes.set_xlim(-0.25, most * 1.7)
     axes.set_xlabel(say["cost_passes"])
     _accuracy_axis(axes, say["cost_accuracy"])
+    _numbered(figure, axes, [(stop.passes, stop.accuracy) for stop in (start, *stops)])
     return figure
+
+
+def _numbered(figure: Figure, axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+    """A mark for each point with its number; one mark for those that would lie on each other."""
+    figure.draw_without_rendering()  # it is the layout that says where points are
+    places = axes.transData.transform(points) * 72 / figure.dpi
+    groups: list[list[int]] = []
+    for i, place in enumerate(places):
+        room = MARK * (1.7 if groups and len(groups[-1]) > 1 else 1.1)  # a mark of several numbers is wider
+        if groups and np.hypot(*(place - places[groups[-1][0]])) < room:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    for group in groups:
+        said = f"{group[0]}" if len(group) == 1 else f"{group[0]}–{group[-1]}"
+        style = {"boxstyle": "round,pad=0.35,rounding_size=0.8", "fc": PAPER, "ec": SERIES[0], "lw": 1.6}
+        axes.annotate(
+            said,
+            points[group[0]],
+            ha="center",
+            va="center",
+            fontsize=8,
+            fontweight="bold",
+            bbox=style,
+            annotation_clip=False,
+        )
 
 
 @_drawn

@@ -15,7 +15,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sparring.evaluate.result import AttackRecord, Check, Example, Result
+from sparring.evaluate.result import AttackRecord, Check, Example, Interval, Result
+from sparring.evaluate.statistics import clopper_pearson
 from sparring.report import derive, figures
 from sparring.report.gallery import Gallery, Picture, Pixels, pixels, top
 from sparring.report.words import (
@@ -103,6 +104,7 @@ class _Tile:
     interval: str
     bar: tuple[float, float, float] | None
     """Low, estimate and high in percent."""
+    doubtful: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ def _bout(result: Result, name: str, i: int, gallery: Gallery, say: Words) -> _B
         name=name,
         threat=threat_text(result),
         valid=valid,
-        tiles=tuple(_tile(result, kind, say) for kind in ("clean", "robust", "certified")),
+        tiles=_tiles(result, say),
         fates=tuple(
             (kind, say[f"fate_{kind}"], count)
             for kind, count in (
@@ -220,20 +222,40 @@ def _bracketed(result: Result) -> bool:
 _ORDER = ("fail", "warn", "skipped", "pass")
 
 
-def _tile(result: Result, kind: str, say: Words) -> _Tile:
-    value = {
-        "clean": result.clean_accuracy,
-        "robust": result.robust_accuracy,
-        "certified": result.certified_accuracy,
-    }[kind]
-    title, note = say[f"{kind}_accuracy"], say[f"{kind}_note"]
-    if result.verdict == "invalid":
-        return _Tile(title, "", say["not_valid"], "", None)
+def _tiles(result: Result, say: Words) -> tuple[_Tile, ...]:
+    """The accuracies; for a defence also what the model is worth without it, and against whoever does not know it."""
+    valid, count = result.verdict != "invalid", result.examples
+    clean, robust, certified = result.clean_accuracy, result.robust_accuracy, result.certified_accuracy
+    if result.defence is None:
+        shown = {"clean": clean, "robust": robust, "certified": certified}
+    else:
+        bare, unaware = (
+            None if share is None else clopper_pearson(round(share * count), count)
+            for share in (result.defence.bare, result.defence.unaware)
+        )
+        shown = {"clean": clean, "bare": bare, "unaware": unaware, "adaptive": robust, "certified": certified}
+    return tuple(
+        _tile(
+            say[f"{kind}_accuracy"],
+            say[f"{kind}_note"],
+            value if valid else None,
+            count,
+            say,
+            missing=say["not_measured" if valid and kind == "certified" else "not_valid"],
+            doubtful=result.verdict == "suspect" and kind in {"robust", "adaptive", "certified"},
+        )
+        for kind, value in shown.items()
+    )
+
+
+def _tile(
+    title: str, note: str, value: Interval | None, count: int, say: Words, *, missing: str, doubtful: bool
+) -> _Tile:
     if value is None:
-        return _Tile(title, "", say["not_measured"], "", None)
-    low, at, high = (percent(part, result.examples) for part in (value.low, value.estimate, value.high))
+        return _Tile(title, "", missing, "", None)
+    low, at, high = (percent(part, count) for part in (value.low, value.estimate, value.high))
     bar = (round(100 * value.low, 2), round(100 * value.estimate, 2), round(100 * value.high, 2))
-    return _Tile(title, note, at, say["interval"].format(low=low, high=high), bar)
+    return _Tile(title, note, at, say["interval"].format(low=low, high=high), bar, doubtful)
 
 
 def _curves(results: Sequence[Result], say: Words) -> list[tuple[Markup, str]]:
