@@ -7,6 +7,7 @@ import os
 import pickle
 import pty
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -80,6 +81,10 @@ class ChangesItsInput(Wrapped):
     def forward(self, x):
         x -= 0.1307
         return self.model(x)
+
+
+def five_classes():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 5)).eval()
 
 
 class Interrupted(Wrapped):
@@ -195,6 +200,8 @@ BAD_THREATS = {
     "linf:nan": "nan",
     "linf:1/0": "1/0",
     "linf": "linf:8/255",
+    "l0:0.5": "a whole number of values",
+    "l0:2.5": "a whole number of values",
 }
 
 
@@ -220,6 +227,8 @@ BAD_MODELS = {
     ("nets.py:network", "--weights", "other.pt"): "does not fit",
     ("nets.py:network", "--weights", "whole.pt"): "--trust",
     ("nets.py:network", "--weights", "truncated.pt"): "truncated.pt",
+    ("nets.py:network", "--weights", "junk.pt"): "'junk.pt' does not load",
+    ("nets.py:network", "--weights", "junk.pt", "--trust"): "'junk.pt' does not load",
     ("nets.py:Pair",): "returns a tuple",
     ("nets.py:ChangesItsInput",): "RuntimeError",
     ("nets.py:network", "--device", "nonsense"): "--device nonsense",
@@ -234,6 +243,7 @@ def test_a_bad_model_is_refused_in_one_line(run: Run, place: Path, model: tuple[
     torch.save(whole.state_dict(), "other.pt")
     Path("whole.pkl").write_bytes(pickle.dumps(whole))
     Path("truncated.pt").write_bytes(Path("weights.pt").read_bytes()[:1000])
+    Path("junk.pt").write_text("these are no weights")
     refused(run, ("audit", *model, *SMALL, *THREAT, *QUICK, "--out", "out"), BAD_MODELS[model])
 
 
@@ -303,6 +313,36 @@ BAD_OPTIONS = {
     ("compare", "."): "'SECOND'",
     ("report", "empty"): "no result.json",
     ("report", "gone"): "no result.json",
+    ("certify", *TRAINED, "--data", "counted.npz", *THREAT): "labels from 0 to 9",
+    ("certify", "nets.py:five_classes", *SMALL, *THREAT): "labels from 0 to 4",
+    ("certify", *TRAINED, *SMALL, "--threat", "l0:1"): "linf, l2 or l1",
+    ("certify", *TRAINED, *SMALL, *THREAT, "--method", "branch-and-bound", "--seconds", "nan"): "nan seconds",
+    ("certify", *TRAINED, *SMALL, *THREAT, "--samples", "0"): "--samples",
+    ("explain", *TRAINED, "--data", "bytes.npz", "--out", "out"): "outside of 0 to 1",
+    (
+        "train",
+        "nets.py:network",
+        "--data",
+        "bytes.npz",
+        *THREAT,
+        "--budget",
+        "none",
+        "--out",
+        "out",
+    ): "outside of 0 to 1",
+    ("train", "nets.py:network", *SMALL, *THREAT, "--devices", "100000", "--out", "out"): "processes",
+    (
+        "train",
+        "nets.py:network",
+        *SMALL,
+        *THREAT,
+        "--set",
+        "batch_size=31",
+        "--devices",
+        "2",
+        "--out",
+        "out",
+    ): "equal shares",
     ("report", "nets.py"): "no result.json",
 }
 
@@ -310,6 +350,9 @@ BAD_OPTIONS = {
 @pytest.mark.parametrize("words", BAD_OPTIONS, ids=lambda words: " ".join(words)[-60:])
 def test_wrong_use_is_refused_in_one_line(run: Run, place: Path, words: tuple[str, ...]) -> None:
     Path("empty").mkdir()
+    x, y = digits("test").take(range(64))
+    np.savez("bytes.npz", x=255 * x.numpy(), y=y.numpy())
+    np.savez("counted.npz", x=x.numpy(), y=y.numpy() + 1)
     refused(run, words, BAD_OPTIONS[words])
 
 
@@ -345,6 +388,44 @@ def test_a_run_is_not_resumed_with_other_settings_and_not_overwritten_unfinished
     refused(run, (*words, "--resume", "--seed", "1"), "differs in seed")
     refused(run, (*words, "--resume", "--limit", "63"), "differs in data")
     assert run(*words, "--resume").status == 0
+
+
+def test_an_invalid_audit_takes_no_other_runs_place(run: Run) -> None:
+    more = (*SMALL, *THREAT, *QUICK, "--out", "out")
+    assert run("audit", *TRAINED, *more).status == 0
+    before = Path("out", "result.json").read_bytes()
+    refused(run, ("audit", "nets.py:five_classes", *more, "--resume"), "differs in model")
+    assert Path("out", "result.json").read_bytes() == before
+    assert run("audit", "nets.py:five_classes", *more).status == 1
+    refused(run, ("audit", *TRAINED, *more, "--resume"), "differs in model")
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_what_is_no_ledger_is_called_so(run: Run, place: Path, resume: tuple[str, ...]) -> None:
+    Path("out").mkdir()
+    Path("out", "ledger.sqlite").write_text("no ledger")
+    refused(run, (*AUDIT, "--out", "out", *resume), "is not a ledger")
+
+
+def test_a_defence_on_an_unsound_set_up_has_no_numbers(run: Run) -> None:
+    defended = ("audit", "nets.py:five_classes", *SMALL, *THREAT, *QUICK, "--defence", "bit-depth", "--out", "out")
+    ended = run(*defended)
+    assert ended.status == 1, ended.err
+    assert ended.out.splitlines()[:3] == [
+        "without bit-depth, under attack: not valid",
+        "with it, against an attack that does not know it: not valid",
+        "with it, against one that does: not valid",
+    ]
+    found = Result.load(Path("out", "result.json")).defence
+    assert found is not None
+    assert (found.bare, found.unaware, found.adaptive, found.missed) == (None, None, None, 0)
+
+
+def test_another_defence_is_refused_before_the_bare_model_is_audited(run: Run) -> None:
+    defended = ("audit", *TRAINED, *SMALL, *THREAT, *QUICK, "--out", "out", "--defence")
+    assert run(*defended, "bit-depth").status == 0
+    shutil.rmtree(Path("out", "bare"))
+    refused(run, (*defended, "median", "--resume"), "differs in defence")
 
 
 def test_ctrl_c_leaves_a_ledger_from_which_resume_gives_the_same_result(

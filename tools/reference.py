@@ -26,7 +26,8 @@ from sparring.goals import Untargeted
 from sparring.models.capabilities import markdown
 from sparring.registry import Kind, members
 from sparring.streams import Streams
-from sparring.threats import l0, l1, l2, linf
+from sparring.tables import TABLES
+from sparring.threats import linf
 from sparring.training.settings import Settings, recipe
 from sparring.training.settings import recipes as shelf
 from sparring.views import Counted
@@ -147,8 +148,7 @@ def cost(stage: Stage) -> tuple[int, int]:
 
 def threats() -> str:
     """What `--threat` takes."""
-    rows = ((f"`{make.__name__}:EPS`", str(make.__doc__)) for make in (linf, l2, l1, l0))
-    return table(("threat", "what it allows"), rows)
+    return table(("threat", "what it allows"), ((f"`{name}`", what) for name, what in TABLES["threats"].rows()))
 
 
 def datasets() -> str:

@@ -218,7 +218,7 @@ def doctor(**given: Any) -> int:
 def attack(**given: Any) -> int:
     """Run one attack on MODEL, and keep the adversarial examples.
 
-    Takes any threat: sparring list threats. An attack that learns from examples learns from the first 500 first.
+    Takes any threat: sparring list threats. An attack that has to learn does so from the first 500 examples.
     """
     from sparring.evaluate.collect import collect
     from sparring.registry import find

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import io
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
@@ -19,6 +20,7 @@ from sparring.data import load as load_data
 from sparring.errors import BadInput
 from sparring.evaluate import Result, audit, identity
 from sparring.evaluate.run import Watch as AuditWatch
+from sparring.evaluate.run import accept
 from sparring.models.loading import adopt, load
 from sparring.models.victim import Victim
 from sparring.threats import Ball
@@ -112,11 +114,16 @@ def train(
 
     """
     chosen = _settings(settings, model=model, data=data, threat=threat, method=method, name=recipe)
+    folder = Path(out) if out is not None else None
+    if folder is not None and not resume and _unfinished(folder):
+        do = "add --resume to go on with it, or give another --out"
+        raise BadInput(f"{folder} holds an unfinished training", "a decision", do)
     found = _materials(chosen, model, data, test, trust=trust)
     ball = chosen.ball()
+    for subject in (found.train, found.test):
+        accept(subject.take(range(min(LOOKED_AT, len(subject))))[0], subject, ball)
     classes = _classes(found.network, found.train)
     objective, remedy = chosen.objectives(ball, classes)
-    folder = Path(out) if out is not None else None
     average, settled = chosen.averaging()
     trainer = Trainer(
         epochs=chosen.epochs,
@@ -181,6 +188,18 @@ def train(
         return done
     judged = _judged(done, found, ball, folder=folder, resume=resume, audited=audited, command=command)
     return _reported(judged, folder, language, watch)
+
+
+LOOKED_AT = 256
+"""Examples whose range is looked at before a training."""
+
+
+def _unfinished(folder: Path) -> bool:
+    """Whether a training was killed here: its checkpoint is newer than the settings that are written at the end."""
+    checkpoint, end = folder / "checkpoint.pt", folder / "train.toml"
+    if not checkpoint.exists() or "LOCAL_RANK" in os.environ:  # a process that another has launched
+        return False
+    return not end.exists() or end.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns
 
 
 def _settings(

@@ -62,6 +62,11 @@ def steady(model: Model, least: int = 16) -> Model:
     return view
 
 
+def logarithms(model: Model) -> Model:
+    """The view of a model of probabilities through which attacks climb: their gradients do not vanish."""
+    return lambda x: model(x).clamp(min=torch.finfo(torch.float32).tiny).log()
+
+
 def preprocessed(model: Model, transform: Transform) -> Model:
     """The model behind a differentiable transform, as in `model(normalise(x))`."""
     return lambda x: model(transform(x))

@@ -131,6 +131,8 @@ def test_ctrl_c_says_how_to_go_on_and_the_rest_gives_the_same_weights(
     assert said.startswith("sparring: stopped")
     assert "--resume" in said
     monkeypatch.delenv("INTERRUPT_AT")
+    with pytest.raises(BadInput, match="unfinished training"):
+        command(*start, "--out", "a")
     assert command(*start, "--out", "a", "--resume") == 0
     assert torch.equal(weights(place / "whole" / "weights.pt"), weights(place / "a" / "weights.pt"))
     assert "goes on after update" in capsys.readouterr().err

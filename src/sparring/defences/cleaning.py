@@ -103,6 +103,14 @@ class Chain:
 
     parts: tuple[Defence, ...]
 
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise BadInput("a chain of no defences", "one or more", "leave the chain out")
+        if learning := [type(part).__name__ for part in self.parts if not isinstance(part, Defence)]:
+            raise BadInput(
+                f"{', '.join(learning)} in a chain", "defences that are ready", "call fit(model, x, labels) on it first"
+            )
+
     @property
     def differentiable(self) -> bool:
         """Whether gradients pass all of them."""
@@ -143,5 +151,6 @@ class Learning:
     fitting: Fitting
 
     def fit(self, model: Model, x: Tensor, labels: Tensor) -> Defence:
-        """The defence as it has learned from these examples."""
-        return self.fitting(model, x, labels)
+        """The defence as it has learned from these examples. Torch's global random numbers are left alone."""
+        with torch.random.fork_rng(devices=[]):
+            return self.fitting(model, x, labels)

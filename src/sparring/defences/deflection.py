@@ -10,7 +10,7 @@ from sparring.defences.cleaning import RandomCleaning, images
 from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.streams import Streams
-from sparring.views import settled, unchanged
+from sparring.views import settled
 
 LEVELS = 2
 
@@ -58,10 +58,11 @@ def deflected(x: Tensor, rng: Streams, *, share: float, reach: int, sigma: float
 def pixel_deflection(*, share: float = 0.02, reach: int = 5, sigma: float = 0.04, draws: int = 8) -> RandomCleaning:
     """Replace pixels by random neighbours, and denoise the wavelets (Prakash et al., 2018).
 
-    Pixels are chosen evenly, not by an activation map, and wavelets are of each channel. The gradient is taken for the
-    identity's (Athalye and Carlini, 2018).
+    Pixels are chosen evenly, not by an activation map, and wavelets are of each channel. The gradient goes through the
+    pixels that were taken and through the wavelets, which leads further than that of the identity (Athalye and Carlini,
+    2018).
     """
     if not 0 <= share <= 1:
         raise BadInput(f"a share of {share:g} of the pixels", "0 to 1", "give share=0.02, say")
     clean = settled(deflected, share=share, reach=reach, sigma=sigma)
-    return RandomCleaning(clean=clean, surrogate=unchanged, draws=draws)
+    return RandomCleaning(clean=clean, draws=draws)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparring.defences.cleaning import Learning, RandomCleaning, images
 from sparring.defences.learning import afresh, taught
+from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.types import Defence, Model
@@ -111,10 +112,12 @@ class Purified(nn.Module):
 def diffusion(*, until: float = 0.25, steps: int = 2, epochs: int = 6, draws: int = 4) -> Learning:
     """Drown the input in noise, and denoise it by a diffusion model (DiffPure; Nie et al., 2022).
 
-    A small model, trained on the examples at hand; `until` is how far the noise goes, 1 all the way. Denoising is
+    A small model, trained on the examples at hand; `until` is how far the noise goes, below 1. Denoising is
     deterministic (DDIM; Song et al., 2021), in few steps, and the gradient goes through all of them, exactly but for
     the clipping of what is denoised, which it passes; the paper's adjoint only approximates it.
     """
+    if not 0 < until < 1:
+        raise BadInput(f"noise up to time {until:g}", "a time above 0 and below 1", "give until=0.25, say")
 
     def fit(model: Model, x: Tensor, labels: Tensor) -> Defence:
         with torch.enable_grad():

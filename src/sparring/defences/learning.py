@@ -10,18 +10,21 @@ from torch import Tensor, nn
 
 from sparring.data.arrays import Arrays
 from sparring.errors import BadInput
-from sparring.models.victim import Victim
+from sparring.models.victim import Victim, are_probabilities, inference
 from sparring.types import Model
 
 if TYPE_CHECKING:
     from sparring.training import Objective
+
+SAMPLED = 8
+"""Examples on which is seen what a network gives."""
 
 
 def network_of(model: Model) -> nn.Module:
     """The torch network behind a model.
 
     Raises:
-        BadInput: there is none, so that nothing can be trained in its place.
+        BadInput: there is none, so that nothing can be looked at inside of it, or trained in its place.
     """
     found = (model.trainee or model.module) if isinstance(model, Victim) else model
     if not isinstance(found, nn.Module):
@@ -29,14 +32,35 @@ def network_of(model: Model) -> nn.Module:
     return found
 
 
+def trainable(model: Model, x: Tensor) -> nn.Module:
+    """The torch network behind a model of inputs like `x`, of which another one can be trained.
+
+    Raises:
+        BadInput: there is none, or one that gives probabilities: training would take them for logits.
+    """
+    found = network_of(model)
+    with inference(found), torch.no_grad():
+        if are_probabilities(found(x[:SAMPLED])):
+            do = "leave the softmax out, or use another defence"
+            raise BadInput("a network of probabilities for a defence that trains", "one that gives logits", do)
+    return found
+
+
 def afresh(network: nn.Module, seed: int) -> nn.Module:
-    """A copy of a network with fresh weights, that can be trained; torch's global random numbers are left alone."""
+    """A copy of a network with fresh weights, that can be trained; torch's global random numbers are left alone.
+
+    Layers draw theirs as torch does; parameters that no layer resets are drawn with the mean and deviation they have.
+    """
     new = copy.deepcopy(network).requires_grad_(True)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(seed)
         for part in new.modules():
-            if callable(reset := getattr(part, "reset_parameters", None)):
+            reset = getattr(part, "reset_parameters", getattr(part, "_reset_parameters", None))
+            if callable(reset):
                 reset()
+                continue
+            for own in part.parameters(recurse=False):
+                own.normal_(float(own.mean()), float(own.std(correction=0)))
     return new
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.defences.cleaning import Cleaned, Learning
-from sparring.defences.learning import afresh, network_of, retrained
+from sparring.defences.learning import afresh, retrained, trainable
 from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.threats import linf
@@ -71,7 +71,7 @@ def _members(model: Model, x: Tensor, labels: Tensor, count: int, epochs: int) -
     if count < 1:
         raise BadInput(f"{count} networks", "one or more", "give members=3, say")
     with torch.enable_grad():
-        fresh = [afresh(network_of(model), seed) for seed in range(count)]
+        fresh = [afresh(trainable(model, x), seed) for seed in range(count)]
         return [retrained(one, x, labels, standard, epochs=epochs, seed=k) for k, one in enumerate(fresh)]
 
 
@@ -93,7 +93,7 @@ def ensemble_of_probabilities(*, members: int = 3, epochs: int = 8) -> Learning:
 
 def _anew(model: Model, x: Tensor, labels: Tensor, objective: Objective, epochs: int) -> nn.Module:
     with torch.enable_grad():
-        return retrained(afresh(network_of(model), 0), x, labels, objective, epochs=epochs)
+        return retrained(afresh(trainable(model, x), 0), x, labels, objective, epochs=epochs)
 
 
 @register("defences", "distillation", paper="Papernot et al., 2016")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.defences.cleaning import Learning
-from sparring.defences.learning import afresh, network_of, retrained
+from sparring.defences.learning import afresh, retrained, trainable
 from sparring.defences.replacing import Replacement
 from sparring.errors import BadInput
 from sparring.registry import register
@@ -52,6 +52,7 @@ def widened(network: nn.Module, times: int) -> nn.Module:
                 part.padding,  # type: ignore[arg-type]
                 part.dilation,  # type: ignore[arg-type]
                 bias=part.bias is not None,
+                padding_mode=part.padding_mode,
             )
         elif isinstance(part, nn.Linear):
             new = nn.Linear(times * part.in_features, part.out_features, part.bias is not None)
@@ -78,7 +79,7 @@ def thermometer(*, levels: int = 16, epochs: int = 8) -> Learning:
 
         clean, soft = settled(coded, levels=levels), settled(ramped, levels=levels)
         with torch.enable_grad():
-            network = retrained(widened(network_of(model), levels), clean(x), labels, standard, epochs=epochs)
+            network = retrained(widened(trainable(model, x), levels), clean(x), labels, standard, epochs=epochs)
         return Replacement(network, clean, soft)
 
     return Learning(fit)

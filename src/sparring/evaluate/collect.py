@@ -123,7 +123,8 @@ def _made(entry: Entry, data: Data, threat: Boxed, diagnosis: Diagnosis) -> Atta
         raise BadInput(f"{entry.name} on inputs of shape {shape}", "images (C, H, W)", "choose another attack")
     bad = next((check for check in diagnosis.checks if check.fatal), None)
     if bad is not None:
-        raise BadInput(f"a set-up that is not sound: {bad.evidence}", bad.threshold or "a sound one", bad.remedy)
+        need = f"one that passes the check {bad.name}"
+        raise BadInput(f"a set-up that is not sound: {bad.evidence}", need, bad.remedy)
     if entry.needs == "gradients" and not diagnosis.differentiable:
         raise BadInput(f"{entry.name} on a model without gradients", "gradients", "choose a black-box attack")
     attack: Attack = entry.make(threat)

@@ -13,6 +13,7 @@ The last is the one that counts.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,22 +28,26 @@ from sparring.errors import BadInput
 from sparring.evaluate import identity
 from sparring.evaluate.ledger import admit
 from sparring.evaluate.result import AttackRecord, Defended, Interval, Result, Verdict
-from sparring.evaluate.run import asked, home, one_thread, own_draws
+from sparring.evaluate.run import AGAIN, accept, asked, home, one_thread, own_draws
 from sparring.evaluate.statistics import clopper_pearson
+from sparring.evaluate.suites import last_resort
 from sparring.evaluate.verdict import audit, joined
 from sparring.goals import Never, Untargeted
 from sparring.losses import cross_entropy, margin
 from sparring.models.loading import adopt
 from sparring.models.torch import function
-from sparring.models.victim import Victim, inference
+from sparring.models.victim import Victim, are_probabilities, inference
 from sparring.registry import find
 from sparring.streams import Streams
-from sparring.threats import Ball
+from sparring.threats import Ball, linf
 from sparring.types import Attack, Data, Defence, Learns, Model
-from sparring.views import Counted, eot
+from sparring.views import Counted, eot, logarithms
 
 JUDGED = 16
-"""Calls whose mean decides, for a defence that is random."""
+"""Calls whose mean decides, for a defence that is random; `AGAIN` times as many where that finds an example fallen."""
+
+SAMPLED = 8
+"""Examples on which is seen what kind of model it is: one of probabilities, a random one."""
 
 LEARNED_FROM = 2000
 """Examples that a defence learns from, at most, unless told."""
@@ -118,11 +123,13 @@ def chosen(defence: Defence | Learns | str) -> Defence | Learns:
     return made
 
 
-def ready(defence: Defence | Learns | str, model: Model, train: Data | None) -> Defence:
-    """A defence that has learned from the first of these examples what it has to.
+def ready(
+    defence: Defence | Learns | str, model: Victim | Model, train: Data | None, audited: Data | None = None
+) -> Defence:
+    """A defence that has learned from the first of these examples what it has to, for inputs like those `audited`.
 
     Raises:
-        BadInput: it has to learn, and there is nothing to learn from.
+        BadInput: it has to learn, and there is nothing to learn from, or only inputs of another shape or range.
     """
     made = chosen(defence)
     if isinstance(made, Defence):
@@ -130,7 +137,10 @@ def ready(defence: Defence | Learns | str, model: Model, train: Data | None) -> 
     if train is None or not len(train):
         raise BadInput("a defence that learns, without examples", "training data", "pass train=, a data set")
     x, labels = train.take(range(min(LEARNED_FROM, len(train))))
-    return made.fit(model, x, labels)
+    accept(x, train, linf(0.0))
+    if audited is not None and (shape := tuple(audited.take([0])[0].shape[1:])) != x.shape[1:]:
+        raise BadInput(f"training inputs of shape {tuple(x.shape[1:])}", f"those of the audit, {shape}", "give others")
+    return made.fit(model.call if isinstance(model, Victim) else model, x, labels)
 
 
 def face(
@@ -174,22 +184,49 @@ def _in_range(threat: Ball) -> None:
 
 def _counted(victim: Victim, defence: Defence, x: Tensor, y: Tensor, *, attack: Attack, rng: Streams) -> Tensor:
     """How many stand: clean, defended, bare, unaware, adaptive."""
-    bare, judge, attack = asked(victim), _judge(defence, defence.defend(victim.call)), Within(attack=attack)
-    with inference(victim), own_draws("face", int(rng.keys[0])):
-        z = attack(bare, x, Never(y), rng.at("bare"))
-        view, goal = defence.adaptive(victim.call), Untargeted(y)
-        if defence.draws > 1:
-            view, goal = eot(view, defence.draws), Never(y)
-        known = attack(view, x, goal, rng.at("adaptive"))
+    bare, attack = asked(victim), Within(attack=attack)
+    deployed, view = defence.defend(victim.call), defence.adaptive(victim.call)
+    with inference(victim), inference(deployed), inference(view), own_draws("face", int(rng.keys[0])):
+        judge = _judge(deployed, x, defence.draws)
+        z = attack(_climbed(bare, x), x, Never(y), rng.at("bare"))
+        climbed, goal = (view, Untargeted(y)) if defence.draws == 1 else (eot(view, defence.draws), Never(y))
+        known = attack(_climbed(climbed, x), x, goal, rng.at("adaptive"))
         with torch.no_grad():
-            cases = ((bare, x), (judge, x), (bare, z), (judge, z), (judge, known))
-            stand = torch.stack([model(at).argmax(1) == y for model, at in cases])
+            cases = ((_right(bare), x), (judge, x), (_right(bare), z), (judge, z), (judge, known))
+            stand = torch.stack([right(at, y) for right, at in cases])
     stand[4] &= stand[3]
     return stand.sum(1).cpu()
 
 
-def _judge(defence: Defence, model: Model) -> Model:
-    return model if defence.draws == 1 else eot(model, JUDGED)
+def _climbed(model: Model, x: Tensor) -> Model:
+    """The view of a model that attacks climb: of its logarithms, where it gives probabilities."""
+    with torch.no_grad():
+        return logarithms(model) if are_probabilities(model(x[:SAMPLED])) else model
+
+
+Right = Callable[[Tensor, Tensor], Tensor]
+"""Which inputs `(B, *shape)` are given their labels `(B,)`."""
+
+
+def _right(model: Model) -> Right:
+    return lambda z, y: model(z).argmax(1) == y
+
+
+def _judge(model: Model, x: Tensor, draws: int) -> Right:
+    """Who judges a defended model: itself; where it is random the mean of many calls, and of more for what it fells."""
+    few = x[:SAMPLED]
+    with torch.no_grad():
+        if draws == 1 and torch.equal(model(few), model(few)):
+            return _right(model)
+    once, again = _right(eot(model, JUDGED)), _right(eot(model, AGAIN * JUDGED))
+
+    def right(z: Tensor, y: Tensor) -> Tensor:
+        found = once(z, y)
+        if bool((~found).any()):
+            found[~found] = again(z[~found], y[~found])
+        return found
+
+    return right
 
 
 def audit_defence(
@@ -220,10 +257,11 @@ def audit_defence(
     subject = subject if limit is None else first(subject, limit)
     victim = adopt(model, example=subject.take([0])[0])
     name = defence if isinstance(defence, str) else type(defence).__name__.lower()
-    made, folder = ready(defence, victim.call, train), Path(out) if out is not None else None
-    view = made.adaptive(victim.call)
-    known = adopt(view) if isinstance(view, nn.Module) else function(view)  # a torch function, whatever it looks like
-    known = replace(known, name=f"{victim.name} behind {name}", probabilities=victim.probabilities)
+    made, folder = ready(defence, victim, train, subject), Path(out) if out is not None else None
+    deployed, known = (_behind(victim, model, name) for model in (made.defend(victim.call), made.adaptive(victim.call)))
+    with inference(deployed), torch.no_grad():  # what it refuses is refused before the bare model takes its time
+        outputs = asked(deployed)(subject.take([0])[0].to(home(victim)))
+    known = replace(known, probabilities=victim.access != "labels" and are_probabilities(outputs))
     if folder is not None:
         behind, resume = identity.of_attack(made), bool(settings.get("resume", False))
         admit(folder / "ledger.sqlite", {"defence": behind}, resume=resume)  # before the bare model takes its time
@@ -231,7 +269,7 @@ def audit_defence(
     adaptive = audit(known, subject, threat, seed=seed, out=folder, command=command, behind=made, **settings)
     unaware, missed = None, 0
     if "invalid" not in (bare.verdict, adaptive.verdict):  # else nothing can be said of what would be attacked
-        attack, fell = _transferred(victim, made, subject, threat, seed)
+        attack, fell = _transferred(victim, deployed, made.draws, subject, threat, seed=seed)
         adaptive = joined(adaptive, attack, fell)
         unaware, missed = clopper_pearson(len(subject) - len(fell), len(subject)), adaptive.attacks[-1].broke
     verdict, reasons = adaptive.verdict, adaptive.reasons
@@ -257,20 +295,28 @@ def _stood(result: Result) -> float | None:
     return None if result.verdict == "invalid" else result.robust_accuracy.estimate
 
 
+def _behind(victim: Victim, model: Model, name: str) -> Victim:
+    """A view of a victim as one of its own, that lets an attacker have what the victim does."""
+    found = (
+        adopt(model) if isinstance(model, nn.Module) else function(model)
+    )  # a torch function, whatever it looks like
+    return replace(found, name=f"{victim.name} behind {name}", access=victim.access, framework=victim.framework)
+
+
 def _transferred(
-    victim: Victim, defence: Defence, data: Data, threat: Ball, seed: int
+    victim: Victim, defended: Victim, draws: int, data: Data, threat: Ball, *, seed: int
 ) -> tuple[AttackRecord, dict[int, float]]:
     """The unaware attack: what it cost, and which examples it breaks with the defence, at which distances."""
-    fell, attack, started = dict[int, float](), climb(threat), time.perf_counter()
-    bare, deployed = Counted(asked(victim)), Counted(defence.defend(victim.call))
-    judge = _judge(defence, deployed)
-    with one_thread(), inference(victim):
+    fell, started = dict[int, float](), time.perf_counter()
+    attack = climb(threat) if victim.access == "gradients" else last_resort(threat, access=victim.access)
+    bare, deployed = Counted(asked(victim)), Counted(asked(defended))
+    with one_thread(), inference(victim), inference(defended):
         for rows in torch.arange(len(data)).split(BATCH):  # type: ignore[no-untyped-call]
             x, y = (part.to(home(victim)) for part in data.take(rows.tolist()))
             with own_draws(seed, "unaware", int(rows[0])):
-                z = Within(attack=attack)(bare, x, Never(y), Streams.of(seed, rows).at("bare"))
+                z = Within(attack=attack)(_climbed(bare, x), x, Never(y), Streams.of(seed, rows).at("bare"))
                 with torch.no_grad():
-                    broken = (judge(z).argmax(1) != y).cpu()
+                    broken = ~_judge(deployed, x, draws)(z, y).cpu()
             distances = threat.distance(z, x).cpu()[broken]
             fell |= dict(zip(rows[broken].tolist(), distances.tolist(), strict=True))
     record = AttackRecord(

@@ -26,7 +26,7 @@ from sparring.evaluate.statistics import clopper_pearson
 from sparring.goals import Never, Untargeted
 from sparring.losses import cross_entropy, margin
 from sparring.mending import obstacles
-from sparring.models.victim import Victim, inference
+from sparring.models.victim import Victim, are_probabilities, inference
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Data, Loss
@@ -238,8 +238,7 @@ def outputs_are_logits(patient: Patient, question: Question) -> Check:
     outputs = patient.outputs
     if patient.victim.access != "gradients":
         return question.skipped("scores are compared here, and never differentiated")
-    sums_to_one = bool(((outputs.sum(1) - 1).abs() < 1e-3).all()) and bool((outputs >= 0).all())
-    if patient.victim.probabilities or sums_to_one:
+    if patient.victim.probabilities or are_probabilities(outputs):
         return question.failed("the outputs are probabilities: between 0 and 1, with a sum of 1")
     if bool((outputs.logsumexp(1).abs() < 1e-4).all()):
         return question.passed("log-probabilities, which serve as logits")

@@ -78,7 +78,9 @@ class AttackRecord(Record):
     name: str
     config: str
     broke: int
+    """Examples that it was the first to break."""
     attacked: int
+    """Examples that it met, each once, in however many rounds."""
     forward: int
     backward: int
     seconds: float

@@ -27,7 +27,7 @@ from sparring.losses import margin
 from sparring.models.victim import Victim, inference
 from sparring.streams import Streams
 from sparring.types import Attack, Boxed, Data, Model
-from sparring.views import Counted, eot, steady
+from sparring.views import Counted, eot, logarithms, steady
 
 Watch = Callable[[str, int, int], None]
 """Told of progress: the stage, the examples done, the examples in all."""
@@ -42,6 +42,9 @@ GALLERY = 64
 
 DRAWS = 8
 """Calls that are averaged for a model that is random, unless it is behind a defence that asks for more."""
+
+AGAIN = 4
+"""So many times as many calls are averaged before a success on a random model is believed: it may be a lucky draw."""
 
 DRAWN_TOGETHER = 32
 """Examples in a batch of a model that is random: with those beside it, an example shares the draws."""
@@ -73,7 +76,7 @@ class Ring:
     def attacked(self) -> Counted:
         """The view that gradients go through: log-probabilities where the model gives probabilities."""
         model = self.exact()
-        return Counted(_log(model)) if self.victim.probabilities else model
+        return Counted(logarithms(model)) if self.victim.probabilities else model
 
     def batch_size(self, asked_for: int | None) -> int:
         """The examples in a batch: as asked for, or by free memory, but for a model that is random.
@@ -107,6 +110,9 @@ class Ring:
             with torch.no_grad():
                 outputs = judge(z)
                 claimed = goal.reached(outputs)
+                if self.draws > 1 and bool(claimed.any()):
+                    outputs[claimed] = eot(judge, AGAIN)(z[claimed])
+                    claimed = goal.reached(outputs)
                 allowed = self.threat.contains(z, x)
                 inside = claimed if attack is None else claimed & attack.threat.contains(z, x)
                 counts = inside & allowed
@@ -173,10 +179,6 @@ def accept(x: Tensor, data: Data, threat: Boxed) -> None:
             "finite inputs within the bounds",
             "clean the data, or give --bounds",
         )
-
-
-def _log(model: Model) -> Model:
-    return lambda x: model(x).clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
 def as_stored(z: Tensor, threat: Boxed) -> Tensor:

@@ -180,7 +180,9 @@ def _read(path: str | Path, *, trust: bool) -> Any:
     try:
         read = partial(torch.load, path, map_location="cpu", weights_only=not trust)  # trusted by the user
         return _attempt(path, read)
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
+        if trust or not _is_pickle(Path(path)):
+            raise _damaged(path, error) from error
         raise BadInput(
             f"'{path}' is a pickle of more than tensors (a whole module?) and reading it would run its code",
             "a state dict",
@@ -195,7 +197,17 @@ def _attempt(path: str | Path, read: Any) -> Any:
     except (pickle.UnpicklingError, BadInput):
         raise
     except Exception as error:
-        raise BadInput(f"'{path}' does not load ({_line(error)})", "a whole, readable file", "save it anew") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str | Path, error: Exception) -> BadInput:
+    return BadInput(f"'{path}' does not load ({_line(error)})", "a whole file of weights", "save it anew")
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins as pickles do, or as the archives that torch puts them in."""
+    with path.open("rb") as file:
+        return file.read(4).startswith((b"\x80", b"PK\x03\x04"))
 
 
 def _state(loaded: Any, path: str | Path) -> dict[str, Any]:

@@ -87,3 +87,8 @@ def scores(model: Model, x: Tensor) -> Tensor:
     if found.dim() != 2 or found.shape[1] < 2:
         raise BadInput(f"outputs of shape {tuple(found.shape)}", "a score a class (B, K)", "run: sparring doctor")
     return found
+
+
+def are_probabilities(outputs: Tensor) -> bool:
+    """Whether these outputs `(B, K)` are shares of all classes, and no logits."""
+    return bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-3).all())

@@ -151,11 +151,10 @@ def cost(result: Result, language: Words | None = None) -> Figure:
     course = derive.course(result)
     spent, after = np.array([point.passes for point in course]), np.array([point.accuracy for point in course])
     start, *stops = derive.stops(result)
+    stretches = {"rounds": say["cost_rounds"], "adaptive": say["cost_adaptive"]}
     figure, axes = _canvas(4.8, max(3.3, 0.6 + 0.21 * len(stops)))
     axes.plot(spent, after, color=SERIES[0], drawstyle="steps-post", lw=1.6)
-    listed = [
-        stop.attack if stop.kind == "stage" else say[f"cost_{stop.kind}"].format(count=stop.count) for stop in stops
-    ]
+    listed = [stop.attack if stop.kind == "stage" else stretches[stop.kind].format(count=stop.count) for stop in stops]
     entries = [f"{i}  {_short(name, 24)}" for i, name in enumerate((say["cost_start"], *listed))]
     box = axes.text(1.03, 0.98, "\n".join(entries), transform=axes.transAxes, va="top", ha="left", fontsize=8.5)
     box.set_linespacing(1.7)
@@ -174,7 +173,8 @@ def cost(result: Result, language: Words | None = None) -> Figure:
 
 def _numbered(figure: Figure, axes: Axes, points: Sequence[tuple[float, float]]) -> None:
     """A mark for each point with its number; one mark for those that would lie on each other."""
-    figure.draw_without_rendering()  # it is the layout that says where points are
+    with _any_font():
+        figure.draw_without_rendering()  # it is the layout that says where points are
     places = axes.transData.transform(points) * 72 / figure.dpi
     groups: list[list[int]] = []
     for i, place in enumerate(places):
@@ -278,14 +278,21 @@ def line(picture: Picture, language: Words | None = None) -> Figure:
     return figure
 
 
+@contextmanager
+def _any_font() -> Iterator[None]:
+    """Whatever letters matplotlib's font has: the browser has its own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
 def svg(figure: Figure, name: str) -> str:
     """A figure as an `<svg>` element to put inline: themed by the page's CSS variables, ids prefixed with `name`.
 
     Equal figures give equal text. Letters stay letters, so that they can be selected and read aloud.
     """
     out = io.StringIO()
-    with styled(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the browser has its own fonts
+    with styled(), _any_font():
         figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = out.getvalue()
     text = text[text.index("<svg") :].strip()

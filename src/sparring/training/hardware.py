@@ -40,7 +40,7 @@ class Hardware:
         """The processes and their devices, launched.
 
         Raises:
-            BadInput: a device that is not here.
+            BadInput: a device that is not here, or more processes than cores.
 
         """
         from lightning_fabric import Fabric
@@ -54,6 +54,9 @@ class Hardware:
         # Buffers are those of the first process: a broadcast before each pass of an attack would be dear.
         newer = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
         apart: dict[str, Any] = {"forward_sync_buffers" if newer else "broadcast_buffers": False}
+        cores = os.cpu_count() or here
+        if home.type == "cpu" and here > cores:
+            raise BadInput(f"{here} processes on {cores} cores", f"at most {cores}", "take fewer devices")
         alone = [home.index] if home.index is not None and home.type != "cpu" and not several else here
         try:
             fabric = Fabric(

@@ -179,6 +179,8 @@ class Trainer:
         if not len(data):
             raise BadInput(f"{data.name} is empty", "at least 1 example", "check how it was made")
         trainable(network)
+        if self.batch_size % self.hardware.devices:  # asked again of processes that others launched
+            raise _uneven(self.batch_size, self.hardware.devices)
         fabric = self.hardware.fabric(network)
         with (
             _own_random_numbers(self.seed + 1_000_003 * fabric.global_rank),
@@ -188,6 +190,10 @@ class Trainer:
             course = _Run(self, fabric, network, data, objective, stopped=stopped).go()
             fabric.barrier()  # whoever left first would cut the others' connections
             return course
+
+
+def _uneven(size: int, processes: int) -> BadInput:
+    return BadInput(f"batches of {size} for {processes} processes", "equal shares", "change batch_size")
 
 
 def fit(network: nn.Module, data: Data, objective: Objective, **settings: Any) -> nn.Module:
@@ -235,9 +241,7 @@ class _Run:
         self.batches = len(data) // self.own
         self.steps = plan.epochs * self.batches
         if self.size % fabric.world_size:
-            raise BadInput(
-                f"batches of {self.size} for {fabric.world_size} processes", "equal shares", "change batch_size"
-            )
+            raise _uneven(self.size, fabric.world_size)
         self.network = copied(network).train()
         example = data.take([0])[0].to(next(self.network.parameters()).device)
         self.classes = outputs(self.network, example, data)

@@ -26,9 +26,10 @@ class Learned:
     def fit(self, model: Model, x: Tensor, labels: Tensor) -> Score:
         """The score for this model, as learned from these examples.
 
-        Whatever mode the model is in, it learns and scores in inference mode, and every part gets its own mode back.
+        Whatever mode the model is in, it learns and scores in inference mode, and every part gets its own mode back;
+        torch's global random numbers are left alone.
         """
-        with inference(model):
+        with inference(model), torch.random.fork_rng(devices=[]):
             learned = self.scoring(model, x, labels)
 
         def score(z: Tensor) -> Tensor:
