@@ -28,7 +28,7 @@ from sparring.errors import BadInput
 from sparring.evaluate import identity
 from sparring.evaluate.ledger import admit
 from sparring.evaluate.result import AttackRecord, Defended, Interval, Result, Verdict
-from sparring.evaluate.run import AGAIN, accept, asked, home, one_thread, own_draws
+from sparring.evaluate.run import accept, asked, home, one_thread, own_draws
 from sparring.evaluate.statistics import clopper_pearson
 from sparring.evaluate.suites import last_resort
 from sparring.evaluate.verdict import audit, joined
@@ -43,14 +43,17 @@ from sparring.threats import Ball, linf
 from sparring.types import Attack, Data, Defence, Learns, Model
 from sparring.views import Counted, eot, logarithms
 
-JUDGED = 16
-"""Calls whose mean decides, for a defence that is random; `AGAIN` times as many where that finds an example fallen."""
+JUDGED, AGAIN = 16, 64
+"""Calls whose mean decides, for a defence that is random; and of so many, where that finds an example fallen."""
 
 SAMPLED = 8
 """Examples on which is seen what kind of model it is: one of probabilities, a random one."""
 
 LEARNED_FROM = 2000
 """Examples that a defence learns from, at most, unless told."""
+
+QUERIES = 1000
+"""Of Square, on a model of probabilities: where these are 0 and 1 to the last bit, their logarithms do not help."""
 
 BATCH = 200
 
@@ -154,17 +157,19 @@ def face(
 ) -> Faced:
     """The three numbers, by one attack: PGD on the margin and on the cross-entropy unless told, 40 steps each.
 
-    The same attack runs on the bare model and on the adaptive view, averaged over `defence.draws` calls where that is
+    Then Square on a model of probabilities; an attack by scores or decisions alone where there are no gradients. The
+    same attack runs on the bare model and on the adaptive view, averaged over `defence.draws` calls where that is
     random. Whoever knows the defence can do what somebody who does not can: what the transferred examples break is
-    broken for the adaptive attack too. A random defence is judged by the mean of 16 calls. Not an audit: no checks and
-    no verdict.
+    broken for the adaptive attack too. A random defence is judged by the mean of 16 calls, of 64
+    for what that finds fallen. Not an audit: no checks and no verdict.
 
     Raises:
         BadInput: inputs that are not from 0 to 1.
     """
     _in_range(threat)
     subject = data if not isinstance(data, tuple) else Arrays("data", *data)
-    victim, climber = adopt(model, example=subject.take([0])[0]), attack or climb(threat)
+    victim = adopt(model, example=subject.take([0])[0])
+    climber = attack or _usual(victim, subject, threat)
     counts = torch.zeros(5, dtype=torch.int64)
     with one_thread():
         for rows in torch.arange(len(subject)).split(BATCH):  # type: ignore[no-untyped-call]
@@ -198,6 +203,15 @@ def _counted(victim: Victim, defence: Defence, x: Tensor, y: Tensor, *, attack: 
     return stand.sum(1).cpu()
 
 
+def _usual(victim: Victim, data: Data, threat: Ball) -> Attack:
+    """What a model is attacked by unless told: PGD; by scores too where gradients may vanish, or there are none."""
+    if victim.access != "gradients":
+        return last_resort(threat, access=victim.access)
+    with inference(victim), torch.no_grad():
+        outputs = asked(victim)(data.take(range(min(SAMPLED, len(data))))[0].to(home(victim)))
+    return climb(threat, queries=QUERIES if are_probabilities(outputs) else 0)
+
+
 def _climbed(model: Model, x: Tensor) -> Model:
     """The view of a model that attacks climb: of its logarithms, where it gives probabilities."""
     with torch.no_grad():
@@ -218,7 +232,7 @@ def _judge(model: Model, x: Tensor, draws: int) -> Right:
     with torch.no_grad():
         if draws == 1 and torch.equal(model(few), model(few)):
             return _right(model)
-    once, again = _right(eot(model, JUDGED)), _right(eot(model, AGAIN * JUDGED))
+    once, again = _right(eot(model, JUDGED)), _right(eot(model, AGAIN))
 
     def right(z: Tensor, y: Tensor) -> Tensor:
         found = once(z, y)
@@ -308,7 +322,7 @@ def _transferred(
 ) -> tuple[AttackRecord, dict[int, float]]:
     """The unaware attack: what it cost, and which examples it breaks with the defence, at which distances."""
     fell, started = dict[int, float](), time.perf_counter()
-    attack = climb(threat) if victim.access == "gradients" else last_resort(threat, access=victim.access)
+    attack = _usual(victim, data, threat)
     bare, deployed = Counted(asked(victim)), Counted(asked(defended))
     with one_thread(), inference(victim), inference(defended):
         for rows in torch.arange(len(data)).split(BATCH):  # type: ignore[no-untyped-call]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sparring.attacks import Restarts, pgd_cosine
+from sparring.attacks import PGD, Restarts, pgd_cosine
 from sparring.defences.detectors import Detector, Unnoticed, refused, watched
 from sparring.errors import BadInput
 from sparring.evaluate.result import Interval
@@ -16,6 +16,7 @@ from sparring.evaluate.statistics import clopper_pearson
 from sparring.goals import Untargeted
 from sparring.losses import cross_entropy, margin
 from sparring.models.victim import inference
+from sparring.steps import ascent, chain, cosine, momentum
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Attack, Model
@@ -51,7 +52,8 @@ class Detection:
 
 def roc(clean: Tensor, attacked: Tensor) -> tuple[Point, ...]:
     """The curve at thresholds with about the false-positive rates `RATES`, from scores `(N,)` and `(M,)`."""
-    thresholds = (float(clean.double().quantile(1 - rate)) for rate in RATES)
+    clean, attacked = _ordered(clean), _ordered(attacked)
+    thresholds = (float(clean.quantile(1 - rate, interpolation="higher")) for rate in RATES)
     return tuple(
         Point(threshold=at, false_positives=_share(refused(clean, at)), detected=_share(refused(attacked, at)))
         for at in thresholds
@@ -66,14 +68,30 @@ def area(clean: Tensor, attacked: Tensor) -> float:
     """The area under the ROC curve: `P(attacked > clean)`, ties by half (Mann and Whitney, 1947)."""
     if not len(clean) or not len(attacked):
         return 0.5
-    gaps = attacked.unsqueeze(1) - clean
-    return float(((gaps > 0).double() + 0.5 * (gaps == 0).double()).mean())
+    clean, attacked = _ordered(clean), _ordered(attacked).unsqueeze(1)
+    return float(((attacked > clean).double() + 0.5 * (attacked == clean).double()).mean())
 
 
-def joint(threat: Ball) -> Restarts:
-    """PGD on both at once, from the input itself and from random starts: on what both lack, and on their sum."""
-    climbs = tuple(pgd_cosine(threat, steps=60, loss=loss) for loss in (margin, cross_entropy))
-    return Restarts(attacks=(*(replace(one, random_start=False) for one in climbs), *climbs), times=4)
+def _ordered(scores: Tensor) -> Tensor:
+    """Scores, with those that are no number above all others: a detector refuses them."""
+    return scores.double().nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+
+
+def joint(threat: Ball, steps: int = 60) -> Restarts:
+    """PGD on both at once, with momentum and without, from the input itself and from random starts.
+
+    On what both lack, and on their sum. Momentum (0.75, as in Auto-PGD) gets out of where the gradients of the two
+    point against each other; without it, finer steps are taken in the end.
+    """
+    fall = cosine(threat.unit, steps)
+    rules = (chain(momentum(0.75), ascent(threat.norm), fall), chain(ascent(threat.norm), fall))
+    climbs = tuple(
+        PGD(threat=threat, step=rule, loss=loss, steps=steps, random_start=start)
+        for rule in rules
+        for start in (False, True)
+        for loss in (margin, cross_entropy)
+    )
+    return Restarts(attacks=climbs, times=len(climbs))
 
 
 def detect(
@@ -89,7 +107,7 @@ def detect(
     """Test a detector on examples that it has not seen, `(B, *shape)` with labels `(B,)`.
 
     The attack that does not know the detector is PGD with 40 steps on the model; the one that does climbs `watched`
-    with the goal `Unnoticed`, 4 runs of 60 steps (or is the attack given).
+    with the goal `Unnoticed`, 8 runs of 60 steps (or is the attack given).
 
     Raises:
         BadInput: no examples.

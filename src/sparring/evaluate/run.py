@@ -43,8 +43,8 @@ GALLERY = 64
 DRAWS = 8
 """Calls that are averaged for a model that is random, unless it is behind a defence that asks for more."""
 
-AGAIN = 4
-"""So many times as many calls are averaged before a success on a random model is believed: it may be a lucky draw."""
+AGAIN = 32
+"""So many times as many calls are averaged before a success on a random model is believed: every stage draws anew."""
 
 DRAWN_TOGETHER = 32
 """Examples in a batch of a model that is random: with those beside it, an example shares the draws."""
