@@ -14,6 +14,7 @@ from sparring.evaluate import Result
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGLISH = ROOT / "docs" / "en"
+CHINESE = ROOT / "docs" / "zh"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"`([\w.]+\.\w+)`[:：]\s*\Z")
 
@@ -54,6 +55,8 @@ def test_the_tutorial_can_be_followed_and_python_says_the_same_as_the_command_li
     result = Result.load(tmp_path / "audit" / "result.json")
     numbers = f"{result.clean_accuracy.estimate} {result.robust_accuracy.estimate}"
     assert printed["python ask.py"].split("\n")[0] == f"{result.verdict} {numbers}"
+    for page in (ENGLISH, CHINESE):
+        assert f"  - {result.reasons[0]}\n" in (page / "tutorial.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -15,16 +16,22 @@ from sparring import audit, audit_defence
 from sparring.cli import cli
 from sparring.data import Arrays, digits, first
 from sparring.defences import Chain, Cleaning, RandomCleaning, Replacement, Shifts, bit_depth, jpeg, magnet, noise
+from sparring.defences.detectors import trained
+from sparring.defences.learning import afresh
 from sparring.defences.quilting import Quilt
 from sparring.errors import BadInput
 from sparring.evaluate import Result, defended
 from sparring.evaluate.defended import climb, face, ready
 from sparring.evaluate.identity import of_attack
+from sparring.evaluate.run import AGAIN, Ring
+from sparring.models.loading import adopt
+from sparring.models.torch import function
+from sparring.registry import find
 from sparring.report import derive
 from sparring.streams import Streams
 from sparring.threats import linf
 from sparring.views import unchanged
-from sparring.zoo.honest import relu
+from sparring.zoo.honest import attention, relu
 
 
 @cache
@@ -142,7 +149,7 @@ def test_a_random_defence_is_averaged_over_as_many_calls_as_it_asks_for(asked, d
     with pytest.raises(InterruptedError, match="clean"):
         audit(defence.adaptive(halves), data, linf(0.02), suite="quick", out=tmp_path, watch=stop, behind=defence)
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as ledger:
-        assert ledger.execute("SELECT forward FROM bouts WHERE stage = 'clean'").fetchall() == [(draws * 8,)]
+        assert ledger.execute("SELECT forward FROM bouts WHERE stage = 'clean'").fetchall() == [(AGAIN * draws * 8,)]
 
 
 def test_wrong_use_is_refused_in_one_line():
@@ -206,3 +213,87 @@ def test_on_the_command_line_nothing_learns_from_what_is_audited(tmp_path, monke
     assert [part.name for part in taught] == ["digits:train", "other.npz", "digits:train"]
     for wrong in ([], ["--defence", "jpeg"]):
         assert "a defence that learns" in str(asked(tmp_path, "--data", audited, "--train", "digits", *wrong).exception)
+
+
+def test_a_softmax_at_the_end_hides_nothing():
+    data, soft = first(digits("test"), 30), torch.nn.Sequential(network(), torch.nn.Softmax(1)).eval()
+    plain, hidden = (face(one, Cleaning(clean=unchanged), data, linf(0.1)) for one in (network(), soft))
+    assert abs(hidden.bare.estimate - plain.bare.estimate) < 0.05
+    assert abs(hidden.adaptive.estimate - plain.adaptive.estimate) < 0.05
+    with pytest.raises(BadInput, match="leave the softmax out"):
+        ready("ensemble", soft, digits("train"))
+
+
+def test_a_model_without_gradients_is_attacked_by_what_it_gives(tmp_path):
+    victim = replace(adopt(network()), access="scores", module=None, call=lambda x: network()(x).detach())
+    data = first(digits("test"), 12)
+    found = audit_defence(victim, "gaussian", data, linf(0.3), suite="quick", passes=0, out=tmp_path)
+    assert found.adaptive.settings["access"] == "scores"
+    assert found.adaptive.attacks[-1].name == "unaware transfer"
+    assert found.unaware is not None
+
+
+def test_what_a_defence_refuses_is_refused_before_the_bare_model_is_audited(tmp_path):
+    x, y = digits("test").take(range(12))
+    flat, given = Arrays("flat", x.flatten(1), y), {"suite": "quick", "out": tmp_path / "out"}
+    model = torch.nn.Sequential(torch.nn.Unflatten(1, (1, 28, 28)), network()).eval()
+    with pytest.raises(BadInput, match="images"):
+        audit_defence(model, "jpeg", flat, linf(0.1), **given)
+    small, bytes_ = Arrays("small", x[:, :, 4:24, 4:24], y), Arrays("bytes", 255 * x, y)
+    for train, why in ((small, "training inputs of shape"), (bytes_, "outside of 0 to 1")):
+        with pytest.raises(BadInput, match=why):
+            audit_defence(network(), "magnet", (x, y), linf(0.1), train=train, **given)
+    assert not (tmp_path / "out" / "bare").exists()
+
+
+def test_a_random_defence_of_a_single_draw_is_judged_by_many_calls_all_the_same():
+    data = first(digits("test"), 40)
+    one, many = (
+        face(network(), noise(sigma=0.3, draws=draws), data, linf(0.004), attack=climb(linf(0.004), steps=3))
+        for draws in (1, 4)
+    )
+    assert abs(one.defended.estimate - many.defended.estimate) <= 0.05
+    assert abs(one.adaptive.estimate - many.adaptive.estimate) <= 0.05
+
+
+def test_lucky_draws_break_nothing():
+    """A random model that is right on average, asked again and again by an attack that does nothing."""
+
+    def shaky(x):
+        lead = 0.5 + 2 * torch.randn(len(x))
+        return torch.stack([lead, -lead], 1)
+
+    x, y = torch.full((32, 4), 0.5), torch.zeros(32, dtype=torch.int64)
+    ring = Ring(victim=function(shaky), data=Arrays("same", x, y), threat=linf(0.1), seed=0, draws=8)
+    still = find("attacks", "uniform-noise").make(linf(0.1))
+    with torch.no_grad():
+        lucky = float((torch.stack([shaky(x) for _ in range(8)]).mean(0).argmax(1) != 0).float().mean())
+    broken = sum(one.counts for k in range(20) for one in ring.fight(f"{k}", still, range(32))[0])
+    assert lucky > 0.1
+    assert broken <= 3
+
+
+def test_modules_in_a_defence_are_asked_in_inference_mode_and_keep_what_they_know():
+    clean = torch.nn.Sequential(torch.nn.BatchNorm2d(1, affine=False), torch.nn.Dropout(0.9)).train()
+    before = {name: value.clone() for name, value in clean.state_dict().items()}
+    found = face(network(), Cleaning(clean=clean), first(digits("test"), 20), linf(0.05), attack=climb(linf(0.05), 2))
+    assert found.defended.estimate > 0.8
+    assert clean[1].training
+    assert all(torch.equal(value, before[name]) for name, value in clean.state_dict().items())
+
+
+def test_a_chain_of_nothing_or_of_what_has_to_learn_is_refused():
+    with pytest.raises(BadInput, match="a chain of no defences"):
+        Chain(())
+    with pytest.raises(BadInput, match=r"call fit\(model, x, labels\)"):
+        Chain((jpeg(), magnet()))
+
+
+def test_a_fresh_copy_shares_no_weights_and_leaves_random_numbers_alone():
+    model, before = attention(), torch.get_rng_state()
+    one, other = (afresh(model, seed).state_dict() for seed in (0, 1))
+    ready(magnet(epochs=1), network(), first(digits("train"), 60))
+    trained().fit(network(), *digits("train").take(range(60)))
+    assert torch.equal(before, torch.get_rng_state())
+    assert not [name for name, value in one.items() if torch.equal(value, other[name]) and value.unique().numel() > 1]
+    assert torch.equal(afresh(model, 0).state_dict()["place"], one["place"])

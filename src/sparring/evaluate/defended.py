@@ -13,7 +13,6 @@ The last is the one that counts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,8 +42,8 @@ from sparring.threats import Ball, linf
 from sparring.types import Attack, Data, Defence, Learns, Model
 from sparring.views import Counted, eot, logarithms
 
-JUDGED, AGAIN = 16, 64
-"""Calls whose mean decides, for a defence that is random; and of so many, where that finds an example fallen."""
+JUDGED = 64
+"""Calls whose mean decides, for a defence that is random."""
 
 SAMPLED = 8
 """Examples on which is seen what kind of model it is: one of probabilities, a random one."""
@@ -160,8 +159,8 @@ def face(
     Then Square on a model of probabilities; an attack by scores or decisions alone where there are no gradients. The
     same attack runs on the bare model and on the adaptive view, averaged over `defence.draws` calls where that is
     random. Whoever knows the defence can do what somebody who does not can: what the transferred examples break is
-    broken for the adaptive attack too. A random defence is judged by the mean of 16 calls, of 64
-    for what that finds fallen. Not an audit: no checks and no verdict.
+    broken for the adaptive attack too. A random defence is judged by the mean of 64 calls. Not
+    an audit: no checks and no verdict.
 
     Raises:
         BadInput: inputs that are not from 0 to 1.
@@ -197,8 +196,8 @@ def _counted(victim: Victim, defence: Defence, x: Tensor, y: Tensor, *, attack: 
         climbed, goal = (view, Untargeted(y)) if defence.draws == 1 else (eot(view, defence.draws), Never(y))
         known = attack(_climbed(climbed, x), x, goal, rng.at("adaptive"))
         with torch.no_grad():
-            cases = ((_right(bare), x), (judge, x), (_right(bare), z), (judge, z), (judge, known))
-            stand = torch.stack([right(at, y) for right, at in cases])
+            cases = ((bare, x), (judge, x), (bare, z), (judge, z), (judge, known))
+            stand = torch.stack([model(at).argmax(1) == y for model, at in cases])
     stand[4] &= stand[3]
     return stand.sum(1).cpu()
 
@@ -218,29 +217,12 @@ def _climbed(model: Model, x: Tensor) -> Model:
         return logarithms(model) if are_probabilities(model(x[:SAMPLED])) else model
 
 
-Right = Callable[[Tensor, Tensor], Tensor]
-"""Which inputs `(B, *shape)` are given their labels `(B,)`."""
-
-
-def _right(model: Model) -> Right:
-    return lambda z, y: model(z).argmax(1) == y
-
-
-def _judge(model: Model, x: Tensor, draws: int) -> Right:
-    """Who judges a defended model: itself; where it is random the mean of many calls, and of more for what it fells."""
+def _judge(model: Model, x: Tensor, draws: int) -> Model:
+    """Who judges a defended model: itself; where it is random, the mean of many calls."""
     few = x[:SAMPLED]
     with torch.no_grad():
-        if draws == 1 and torch.equal(model(few), model(few)):
-            return _right(model)
-    once, again = _right(eot(model, JUDGED)), _right(eot(model, AGAIN))
-
-    def right(z: Tensor, y: Tensor) -> Tensor:
-        found = once(z, y)
-        if bool((~found).any()):
-            found[~found] = again(z[~found], y[~found])
-        return found
-
-    return right
+        steady = draws == 1 and torch.equal(model(few), model(few))
+    return model if steady else eot(model, JUDGED)
 
 
 def audit_defence(
@@ -330,7 +312,7 @@ def _transferred(
             with own_draws(seed, "unaware", int(rows[0])):
                 z = Within(attack=attack)(_climbed(bare, x), x, Never(y), Streams.of(seed, rows).at("bare"))
                 with torch.no_grad():
-                    broken = ~_judge(deployed, x, draws)(z, y).cpu()
+                    broken = (_judge(deployed, x, draws)(z).argmax(1) != y).cpu()
             distances = threat.distance(z, x).cpu()[broken]
             fell |= dict(zip(rows[broken].tolist(), distances.tolist(), strict=True))
     record = AttackRecord(

@@ -44,7 +44,8 @@ DRAWS = 8
 """Calls that are averaged for a model that is random, unless it is behind a defence that asks for more."""
 
 AGAIN = 32
-"""So many times as many calls are averaged before a success on a random model is believed: every stage draws anew."""
+"""So many times as many calls are averaged to say what is right before any attack on a random model, and before a
+success is believed: every stage draws anew, and one of them would be lucky."""
 
 DRAWN_TOGETHER = 32
 """Examples in a batch of a model that is random: with those beside it, an example shares the draws."""
@@ -108,10 +109,11 @@ class Ring:
         with one_thread(), inference(self.victim), own_draws(self.seed, stage, examples[0]):
             z = x if attack is None else attack(view, x, goal, Streams.of(self.seed, examples).at(stage))
             with torch.no_grad():
-                outputs = judge(z)
+                sure = judge if self.draws == 1 else eot(judge, AGAIN)
+                outputs = judge(z) if attack is not None else sure(z)
                 claimed = goal.reached(outputs)
-                if self.draws > 1 and bool(claimed.any()):
-                    outputs[claimed] = eot(judge, AGAIN)(z[claimed])
+                if sure is not judge and attack is not None and bool(claimed.any()):
+                    outputs[claimed] = sure(z[claimed])
                     claimed = goal.reached(outputs)
                 allowed = self.threat.contains(z, x)
                 inside = claimed if attack is None else claimed & attack.threat.contains(z, x)
