@@ -148,7 +148,8 @@ def test_every_word_exists_in_both_languages_with_the_same_places_to_fill() -> N
 def test_every_word_is_said_somewhere() -> None:
     source = Path(__file__).parents[2] / "src/sparring/report"
     text = "".join(
-        (source / name).read_text(encoding="utf-8") for name in ("page.py", "page.html.j2", "figures.py", "words.py")
+        (source / name).read_text(encoding="utf-8")
+        for name in ("page.py", "page.html.j2", "figures.py", "training.py", "words.py")
     )
     built = ("_means", "_accuracy", "_note", "fate_", "pair_invalid", "pair_threat", "pair_examples")
     for key in words():

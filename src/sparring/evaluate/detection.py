@@ -77,12 +77,13 @@ def _ordered(scores: Tensor) -> Tensor:
     return scores.double().nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
-def joint(threat: Ball, steps: int = 60) -> Restarts:
+def joint(threat: Ball) -> Restarts:
     """PGD on both at once, with momentum and without, from the input itself and from random starts.
 
     On what both lack, and on their sum. Momentum (0.75, as in Auto-PGD) gets out of where the gradients of the two
     point against each other; without it, finer steps are taken in the end.
     """
+    steps = 60
     fall = cosine(threat.unit, steps)
     rules = (chain(momentum(0.75), ascent(threat.norm), fall), chain(ascent(threat.norm), fall))
     climbs = tuple(
