@@ -18,6 +18,11 @@ class BadInput(ValueError):
         return type(self), (self.given, self.need, self.do)
 
 
+def line(error: BaseException) -> str:
+    """What an exception says, in one line; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional framework, or say which extra brings it.
 

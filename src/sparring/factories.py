@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from sparring.errors import BadInput
+from sparring.errors import BadInput, line
 
 FORM = "package.module:factory or path/to/file.py:factory"
 
@@ -107,5 +107,5 @@ def _importable(folder: Path) -> Iterator[None]:
 
 def _line(error: BaseException) -> str:
     """An exception in one line."""
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    said, name = line(error), type(error).__name__
+    return name if said == name else f"{name}: {said}"

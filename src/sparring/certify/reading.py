@@ -36,7 +36,7 @@ from sparring.certify.graph import (
 )
 from sparring.certify.region import Region
 from sparring.certify.walk import explore
-from sparring.errors import BadInput
+from sparring.errors import BadInput, line
 from sparring.models.victim import Victim, inference
 from sparring.threats import linf
 from sparring.types import Model
@@ -83,12 +83,8 @@ def _running(x: Tensor) -> Iterator[None]:
     except BadInput:
         raise
     except Exception as error:  # the network's own code, which may raise anything
-        said = f"a network that raises {type(error).__name__} on inputs {tuple(x.shape)} ({_line(error)})"
+        said = f"a network that raises {type(error).__name__} on inputs {tuple(x.shape)} ({line(error)[:160]})"
         raise BadInput(said, "one that takes batches of any size, as float32", "try it on such a batch") from error
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")[:160]
 
 
 def _differs(how: str) -> BadInput:
@@ -150,7 +146,7 @@ class _Reader:
         try:
             traced = fx.symbolic_trace(nn.Sequential(self.module))  # a single layer is a leaf only inside of another
         except Exception as error:  # tracing runs the network's own code, which may raise anything
-            raise _lacks(f"a network that cannot be traced ({_line(error)})") from error
+            raise _lacks(f"a network that cannot be traced ({line(error)[:160]})") from error
         values: dict[fx.Node, Any] = {}
         modules = dict(traced.named_modules())
         for node in _Replay(traced).each(x):
@@ -163,7 +159,7 @@ class _Reader:
             except BadInput:
                 raise
             except (TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-                raise _lacks(f"the operation {node} with such arguments ({_line(error)})") from error
+                raise _lacks(f"the operation {node} with such arguments ({line(error)[:160]})") from error
         raise AssertionError
 
     def value(

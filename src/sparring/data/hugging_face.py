@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sparring.data.arrays import Lazy, floats, labels
-from sparring.errors import BadInput, require
+from sparring.errors import BadInput, line, require
 
 SPLITS = ("train", "test", "validation", "val", "valid", "dev")
 NEED = "one column of images, one of arrays, or numeric columns only"
@@ -90,7 +90,7 @@ def _open(name: str, split: str) -> Any:
             return splits[split]
         return datasets.load_dataset(name, split=split)
     except Exception as error:  # the library raises what the web, the disk and its formats raise
-        said = " ".join(str(error).split())
+        said = line(error)
         raise BadInput(f"hf:{name} ({said})", f"a data set with a split {split}", "say hf:NAME/SPLIT") from error
 
 

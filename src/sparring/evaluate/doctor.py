@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from sparring.attacks import pgd
+from sparring.errors import line
 from sparring.evaluate.checks import Look, Question, asks
 from sparring.evaluate.result import Check
 from sparring.evaluate.run import asked, home
@@ -608,7 +609,7 @@ def more_digits_change_nothing(patient: Patient, question: Question) -> Check:
         with torch.no_grad():
             outputs = copy.deepcopy(module).double()(patient.x.double())
     except (RuntimeError, TypeError, NotImplementedError) as error:
-        return question.skipped(f"it does not run there ({' '.join(str(error).split())[:80]})")
+        return question.skipped(f"it does not run there ({line(error)[:80]})")
     change = float((outputs - patient.outputs).abs().max() / patient.outputs.abs().max().clamp(min=1e-12))
     return question.answered(f"in double precision outputs change by {change:.1g} of their size", bad=change > 1e-3)
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sparring.allocator import keep_freed
-from sparring.errors import BadInput
+from sparring.errors import BadInput, line
 from sparring.evaluate.ledger import Cost, Ledger, Outcome
 from sparring.goals import Untargeted
 from sparring.losses import margin
@@ -160,7 +160,7 @@ def asked(victim: Victim) -> Model:
         except (BadInput, MemoryError):
             raise
         except Exception as error:
-            said = " ".join(str(error).split())
+            said = line(error)
             if "memory" in said.lower():
                 raise  # the batch is halved, and tried again
             given = f"{victim.name} raised {type(error).__name__} on inputs {tuple(x.shape)}: {said}"

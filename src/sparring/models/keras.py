@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparring.errors import BadInput, require
+from sparring.errors import BadInput, line, require
 from sparring.models.bridge import environment, layout
 from sparring.models.victim import Victim
 from sparring.types import Model
@@ -47,7 +47,7 @@ def load(path: str | Path, *, trust: bool = False) -> Victim:
     except BadInput:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())
+        said = line(error)
         if "safe_mode" in said or "unsafe" in said:
             raise BadInput(
                 f"'{path}' contains Python code (a Lambda layer)",
@@ -77,7 +77,7 @@ def load_weights(model: Any, path: str | Path) -> None:
     try:
         model.load_weights(str(path))
     except Exception as error:
-        said = " ".join(str(error).split())
+        said = line(error)
         raise BadInput(
             f"'{path}' does not fit {type(model).__name__} ({said[:160]})",
             "the weights of this network",

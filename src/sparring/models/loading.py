@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparring.errors import BadInput, require
+from sparring.errors import BadInput, line, require
 from sparring.factories import build
 from sparring.models.victim import Victim
 
@@ -168,7 +168,7 @@ def _pickled(path: Path, trust: bool) -> Victim:
     except BadInput:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())[:160] or type(error).__name__
+        said = line(error)[:160]
         raise BadInput(f"'{path}' does not load ({said})", "a whole pickle of a model", "save it anew") from error
     return adopt(model)
 

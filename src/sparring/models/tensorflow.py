@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from sparring.errors import BadInput, require
+from sparring.errors import BadInput, line, require
 from sparring.models.bridge import Pullback, bridge, environment, in_batches_of, layout
 from sparring.models.victim import Victim
 from sparring.types import Model
@@ -62,7 +62,7 @@ def load(path: str | Path, *, trust: bool = False) -> Victim:
         obj = tf.saved_model.load(str(path))
     except Exception as error:
         raise BadInput(
-            f"'{path}' does not load ({_line(error)})", "a whole SavedModel folder", "save it anew"
+            f"'{path}' does not load ({line(error)[:160]})", "a whole SavedModel folder", "save it anew"
         ) from error
     victim = adopt(obj)
     if victim is None:
@@ -176,7 +176,3 @@ def _operations(file: Path) -> frozenset[str]:
     graphs = [meta.graph_def for meta in proto.meta_graphs]
     nodes = [n for g in graphs for n in (*g.node, *(n for f in g.library.function for n in f.node_def))]
     return frozenset(node.op for node in nodes)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

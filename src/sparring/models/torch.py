@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from sparring.errors import BadInput, require
+from sparring.errors import BadInput, line, require
 from sparring.models.bridge import in_batches_of
 from sparring.models.victim import Victim
 from sparring.types import Model
@@ -163,7 +163,7 @@ def load_weights(module: nn.Module, path: str | Path, *, trust: bool = False) ->
         module.load_state_dict(state)
     except RuntimeError as error:
         raise BadInput(
-            f"'{path}' does not fit {type(module).__name__} ({_difference(own, state) or _line(error)})",
+            f"'{path}' does not fit {type(module).__name__} ({_difference(own, state) or line(error)[:160]})",
             "the state dict of this network",
             "pass the weights that were saved from it, or the factory they belong to",
         ) from error
@@ -201,7 +201,7 @@ def _attempt(path: str | Path, read: Any) -> Any:
 
 
 def _damaged(path: str | Path, error: Exception) -> BadInput:
-    return BadInput(f"'{path}' does not load ({_line(error)})", "a whole file of weights", "save it anew")
+    return BadInput(f"'{path}' does not load ({line(error)[:160]})", "a whole file of weights", "save it anew")
 
 
 def _is_pickle(path: Path) -> bool:
@@ -257,7 +257,3 @@ def _difference(own: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
 def _some(names: list[Any], most: int = 3) -> str:
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + rest
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

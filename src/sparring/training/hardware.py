@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sparring.errors import BadInput
+from sparring.errors import BadInput, line
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -67,7 +67,7 @@ class Hardware:
             )
             fabric.launch()
         except (RuntimeError, ValueError) as error:
-            said = " ".join(str(error).split())[:160]
+            said = line(error)[:160]
             raise BadInput(f"{here} times '{home}' ({said})", "devices that torch has here", "use cpu") from error
         return fabric
 
@@ -118,7 +118,7 @@ def companions(count: int, stopped: Callable[[], bool]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = " ".join(str(error).split())
+        said = line(error)
         if count == 1 or not any(sign in said.lower() for sign in LOST):
             raise
         if stopped():

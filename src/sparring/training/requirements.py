@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from sparring.errors import BadInput
+from sparring.errors import BadInput, line
 from sparring.models.victim import inference
 from sparring.training.augmentations import Mixup
 from sparring.training.reading import Unlabelled
@@ -40,7 +40,7 @@ def copied(network: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(network)
     except (RuntimeError, TypeError) as error:
-        said = " ".join(str(error).split())[:100]
+        said = line(error)[:100]
         raise BadInput(
             f"a {type(network).__name__} that cannot be copied ({said})",
             "one that copy.deepcopy takes",
@@ -76,7 +76,7 @@ def outputs(network: nn.Module, x: Tensor, data: Data) -> int:
     except BadInput:
         raise
     except (RuntimeError, ValueError, LookupError, TypeError) as error:
-        said = " ".join(str(error).split())
+        said = line(error)
         given = f"inputs {tuple(x.shape[1:])} of {data.name} for {type(network).__name__} ({said})"
         if "in-place" in said:
             raise BadInput(given, "inputs left as they are", "let the network change a copy") from error

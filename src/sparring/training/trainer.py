@@ -457,11 +457,11 @@ class _Run:
         """Remember the weights in training as good ones, and those shown if they are the best so far."""
         validation = self.plan.validation
         assert validation is not None
-        self.good = _copied({"epoch": epoch.epoch, **self.learnt()})
+        self.good = copy.deepcopy({"epoch": epoch.epoch, **self.learnt()})
         robust = epoch.robust if epoch.robust is not None else 0.0
         # Until the whole threat is in force, a high accuracy says little, but some weights are better than none.
         if self.best is None or robust > self.best["robust"]:
-            self.best = {"robust": robust, "epoch": epoch.epoch, "weights": _copied(self.shown().state_dict())}
+            self.best = {"robust": robust, "epoch": epoch.epoch, "weights": copy.deepcopy(self.shown().state_dict())}
         elif validation.patience is not None and epoch.strength >= 1:
             since = [e for e in self.history if e.epoch > self.best["epoch"] and e.robust is not None]
             self.over = len(since) >= validation.patience
@@ -513,7 +513,7 @@ class _Run:
         for group, lr in zip(self.optimizer.param_groups, kept, strict=True):
             group["lr"] = lr
         if self.average is not None:
-            self.average.load_state_dict(_copied(state["average"]))
+            self.average.load_state_dict(copy.deepcopy(state["average"]))
 
     def alone(self) -> dict[str, Any]:
         """What differs from process to process."""
@@ -603,15 +603,6 @@ def _average(average: float | Callable[[nn.Module], Average], network: nn.Module
     if callable(average):
         return average(network)
     return ema(network, average) if average else None
-
-
-def _copied(tree: Any) -> Any:
-    """State that later updates do not change."""
-    if isinstance(tree, Tensor):
-        return tree.detach().clone()
-    if isinstance(tree, Mapping):
-        return {key: _copied(value) for key, value in tree.items()}
-    return [_copied(value) for value in tree] if isinstance(tree, list | tuple) else tree
 
 
 @contextmanager
