@@ -109,10 +109,10 @@ def l0(eps: float, *, low: float = 0.0, high: float = 1.0) -> Ball:
     """At most `eps` coordinates change.
 
     Raises:
-        BadInput: an `eps` that is not a whole number, 1 or more.
+        BadInput: an `eps` that is not a whole number.
     """
-    if not (eps >= 1 and eps == int(eps)):
-        raise BadInput(f"eps {eps:g} of l0", "a whole number of values, 1 or more", "write for example l0:20")
+    if not (eps >= 0 and float(eps).is_integer()):
+        raise BadInput(f"eps {eps:g} of l0", "a whole number of values", "write for example l0:20")
     return Ball(NORMS["l0"], eps, low, high)
 
 

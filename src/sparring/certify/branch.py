@@ -148,7 +148,8 @@ class BranchAndBound:
         source = net.source or model
         found = []
         with inference(source):
-            for one, label in zip(torch.split(x, 1), torch.split(labels, 1), strict=True):
+            for i in range(len(x)):
+                one, label = x[i : i + 1], labels[i : i + 1]
                 rows = margins(net, label)[0].unsqueeze(1)
                 claims = Claims(rows, rows.new_zeros(len(rows), 1))
                 found.append(self.decide(Question(net, Region.of(threat, one), claims, source, one.detach(), threat)))
