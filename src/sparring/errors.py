@@ -23,6 +23,12 @@ def line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def named(error: BaseException) -> str:
+    """The type of an exception, and what it says, in one line."""
+    said, name = line(error), type(error).__name__
+    return name if said == name else f"{name}: {said}"
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional framework, or say which extra brings it.
 

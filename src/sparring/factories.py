@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from sparring.errors import BadInput, line
+from sparring.errors import BadInput, named
 
 FORM = "package.module:factory or path/to/file.py:factory"
 
@@ -43,7 +43,7 @@ def build(spec: str) -> object:
             raise
         except (Exception, SystemExit) as error:
             raise BadInput(
-                f"'{spec}' raised {_line(error)}", "a factory that runs without arguments", "mend it, or wrap it in one"
+                f"'{spec}' raised {named(error)}", "a factory that runs without arguments", "mend it, or wrap it in one"
             ) from error
 
 
@@ -61,7 +61,7 @@ def _run(file: Path) -> ModuleType:
         known.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise BadInput(f"'{file}' raised {_line(error)} on import", "a file that can be imported", "mend it") from error
+        raise BadInput(f"'{file}' raised {named(error)} on import", "a file that can be imported", "mend it") from error
     return module
 
 
@@ -76,7 +76,7 @@ def _import(path: str) -> ModuleType:
         raise BadInput(f"'{path}' imports '{missing}'", "that module installed", f"install '{missing}'") from error
     except (Exception, SystemExit) as error:
         raise BadInput(
-            f"'{path}' raised {_line(error)} on import", "a module that can be imported", "mend it"
+            f"'{path}' raised {named(error)} on import", "a module that can be imported", "mend it"
         ) from error
 
 
@@ -103,9 +103,3 @@ def _importable(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
-
-
-def _line(error: BaseException) -> str:
-    """An exception in one line."""
-    said, name = line(error), type(error).__name__
-    return name if said == name else f"{name}: {said}"

@@ -19,6 +19,7 @@ from sparring.data import Arrays, Subset, first
 from sparring.data import load as load_data
 from sparring.errors import BadInput
 from sparring.evaluate import Result, audit, identity
+from sparring.evaluate.ledger import admit
 from sparring.evaluate.run import Watch as AuditWatch
 from sparring.evaluate.run import accept
 from sparring.models.loading import adopt, load
@@ -115,9 +116,8 @@ def train(
     """
     chosen = _settings(settings, model=model, data=data, threat=threat, method=method, name=recipe)
     folder = Path(out) if out is not None else None
-    if folder is not None and not resume and _unfinished(folder):
-        do = "add --resume to go on with it, or give another --out"
-        raise BadInput(f"{folder} holds an unfinished training", "a decision", do)
+    if folder is not None and not resume:
+        _admit(folder)
     found = _materials(chosen, model, data, test, trust=trust)
     ball = chosen.ball()
     for subject in (found.train, found.test):
@@ -194,12 +194,21 @@ LOOKED_AT = 256
 """Examples whose range is looked at before a training."""
 
 
-def _unfinished(folder: Path) -> bool:
-    """Whether a training was killed here: its checkpoint is newer than the settings that are written at the end."""
+def _admit(folder: Path) -> None:
+    """Look at what lies where a training is to begin, before anything of it is overwritten.
+
+    Raises:
+        BadInput: a training that was killed, whose checkpoint is newer than the settings that are written at its end;
+            or an audit at its end that was.
+    """
+    if int(os.environ.get("LOCAL_RANK", "0")):
+        return  # a companion: the first process looks
     checkpoint, end = folder / "checkpoint.pt", folder / "train.toml"
-    if not checkpoint.exists() or "LOCAL_RANK" in os.environ:  # a process that another has launched
-        return False
-    return not end.exists() or end.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns
+    if checkpoint.exists() and not (end.exists() and end.stat().st_mtime_ns >= checkpoint.stat().st_mtime_ns):
+        do = "add --resume to go on with it, or give another --out"
+        raise BadInput(f"{folder} holds an unfinished training", "a decision", do)
+    for audited in (folder, folder / "before"):
+        admit(audited / "ledger.sqlite", {}, resume=False)
 
 
 def _settings(

@@ -88,7 +88,8 @@ def test_the_area_counts_pairs_and_the_curve_has_intervals():
     points = roc(torch.arange(1000.0), torch.arange(500.0, 1500.0))
     odd = torch.tensor([torch.nan, torch.inf, 0.2, 0.3, 0.4])
     assert area(odd[2:], torch.full((4,), torch.nan)) == 1.0
-    assert all(point.detected.estimate == 0.0 for point in roc(odd, torch.ones(4)) if point.threshold == torch.inf)
+    first = roc(odd, torch.ones(4))[0]  # at infinity only what is no number is refused
+    assert (first.threshold, first.false_positives.estimate, first.detected.estimate) == (torch.inf, 0.2, 0.0)
     assert [point.threshold for point in roc(odd, torch.ones(4))][-1] == pytest.approx(0.4)
     assert [point.false_positives.estimate for point in points] == pytest.approx([0.01, 0.02, 0.05, 0.1, 0.2, 0.5])
     assert points[2].detected.low < 0.55 < points[2].detected.high

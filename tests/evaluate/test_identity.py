@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sparring import audit
 from sparring.data import Arrays, digits
 from sparring.errors import BadInput
 from sparring.evaluate.collect import collect
@@ -48,3 +49,43 @@ def test_an_interrupted_attack_goes_on_with_the_same_model_only(tmp_path):
     with pytest.raises(BadInput, match="differs in model;"):
         collect(linear(1), data, **given, resume=True)
     assert collect(victim, data, **given, resume=True).broken
+
+
+def test_lambdas_are_told_apart_by_what_they_do_and_by_what_they_were_made_with():
+    def made(by):
+        return lambda x: x * by
+
+    again = lambda n: again(n - 1) if n else 0  # noqa: E731
+    large = [torch.zeros(2000) for _ in range(2)]
+    large[1][1000] = 1
+    different = [made(by) for by in (1, 2, large[0], large[1], {"a": 1}, [object()])]
+    different += [lambda x: (y + 1 for y in x), lambda x: (y + 2 for y in x), lambda x: sorted(x, key=lambda y: -y)]
+    different += [lambda x: sorted(x, key=lambda y: -2 * y), again, lambda x, *, by=1: x, lambda x, *, by=2: x]
+    texts = [of_attack(one) for one in different]
+    assert len(set(texts)) == len(texts)
+    assert of_attack(made([object()])) == texts[5]
+    assert of_attack(made({"b", "a"})) == of_attack(made({"a", "b"}))
+
+
+def test_what_the_doctor_refuses_is_invalid_also_where_a_run_is_kept(tmp_path):
+    def strict(x):
+        if not bool(x.isfinite().all()):
+            raise ValueError("inputs hold NaN")
+        return linear(0)(x)
+
+    x, _ = digits("test").take(range(20))
+    data = Arrays("some", x.numpy().copy(), linear(0)(x).argmax(1).numpy())
+    data.x[3, 0, 2, 2] = torch.nan
+    victim = Victim(call=strict, access="scores", framework="other", name="strict")
+    for out in (None, tmp_path / "out"):
+        assert audit(victim, data, linf(0.1), suite="quick", out=out).verdict == "invalid"
+
+
+def test_a_refused_call_leaves_the_run_that_was_there(tmp_path):
+    x, _ = digits("test").take(range(20))
+    given = (linear(0), Arrays("some", x.numpy(), linear(0)(x).argmax(1).numpy()), linf(0.1))
+    audit(*given, suite="quick", passes=0, out=tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(BadInput, match="a batch size of 0"):
+        audit(*given, suite="quick", passes=0, out=tmp_path, batch_size=0)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 import example
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from sparring.errors import BadInput
-from sparring.evaluate.result import Example
+from sparring.evaluate.result import Example, Progress, Result
 from sparring.report import derive, figures
 from sparring.report.words import words
 
@@ -93,3 +95,38 @@ def test_a_gallery_is_a_row_of_three_for_each_picture() -> None:
 def test_a_gallery_of_lines_is_refused() -> None:
     with pytest.raises(BadInput, match="without images"):
         figures.gallery(example.gallery(count=1, shape=(30,)))
+
+
+def course(*steps: tuple[str, int, float]) -> Result:
+    """A result whose course went so: attack, round, passes an example."""
+    count = example.result().examples
+    progress = [Progress(attack="clean", round=0, passes=count, standing=count)]
+    progress += [Progress(attack=n, round=k, passes=round(p * count), standing=count) for n, k, p in steps]
+    return example.result().model_copy(update={"progress": tuple(progress)})
+
+
+def test_rounds_and_adaptive_attempts_are_stretches_and_what_cost_nothing_is_left_out() -> None:
+    tried = (("fgsm", 0, 3.0), ("a", 1, 10.0), ("b", 2, 20.0), ("nothing", 0, 20.0))
+    adapted = (("adaptive search", 0, 30.0), ("adaptive search", 0, 40.0), ("adaptive: x", 1, 50.0), ("last", 0, 90.0))
+    found = [(stop.kind, stop.attack, stop.count, stop.passes) for stop in derive.stops(course(*tried, *adapted))]
+    assert found == [
+        ("stage", "clean", 1, 1.0),
+        ("stage", "fgsm", 1, 3.0),
+        ("rounds", "b", 2, 20.0),
+        ("adaptive", "adaptive: x", 3, 50.0),
+        ("stage", "last", 1, 90.0),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_numbered_marks_hide_no_number_and_do_not_lie_on_each_other(seed: int) -> None:
+    passes = np.cumsum(np.random.default_rng(seed).exponential(size=25) ** 3)
+    result = course(*((f"attack {i}", 0, 2 + float(at)) for i, at in enumerate(passes)))
+    figure = figures.cost(result)
+    figure.savefig(io.BytesIO(), format="svg")
+    marks = [text for text in figure.axes[0].texts if text.get_bbox_patch() is not None]
+    ends = [list(map(int, mark.get_text().split("–"))) for mark in marks]
+    assert [n for end in ends for n in range(end[0], end[-1] + 1)] == list(range(len(derive.stops(result))))
+    boxes = [mark.get_bbox_patch().get_window_extent() for mark in marks]
+    for one, other in pairwise(boxes):
+        assert not one.shrunk(0.9, 0.9).overlaps(other.shrunk(0.9, 0.9))

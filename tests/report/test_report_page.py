@@ -10,6 +10,7 @@ import example
 import pytest
 from matplotlib.figure import Figure
 
+from sparring.evaluate.result import Defended
 from sparring.report import read, write
 from sparring.report.gallery import save
 from sparring.report.page import Section, page
@@ -241,3 +242,17 @@ def test_a_real_browser_shows_the_page_without_a_complaint(tmp_path: Path) -> No
     assert "adversarially trained" in shown.stdout
     assert shown.stdout.count('<article class="bout') == 2
     assert shown.stdout.count("<svg") == two().count("<svg")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_defence_has_its_three_numbers_and_none_where_they_are_not_valid(language: Language) -> None:
+    say = words(language)
+    titles = [say[f"{kind}_accuracy"] for kind in ("clean", "bare", "unaware", "adaptive", "certified")]
+    numbers = Defended(name="jpeg", bare=0.155, unaware=0.75, adaptive=0.26, missed=0)
+    text = page([example.result(defence=numbers)], {}, title="A defence", language=language)
+    assert re.findall(r"<dt>(.*?)</dt>", text)[:5] == titles
+    assert "15.5%" in text
+    assert "75.0%" in text
+    nothing = Defended(name="jpeg", bare=None, unaware=None, adaptive=None, missed=0)
+    text = page([example.invalid().model_copy(update={"defence": nothing})], {}, title="None", language=language)
+    assert re.findall(r'<dd class="value none">(.*?)</dd>', text)[:5] == [say["not_valid"]] * 5

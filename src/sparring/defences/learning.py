@@ -40,7 +40,8 @@ def trainable(model: Model, x: Tensor) -> nn.Module:
     """
     found = network_of(model)
     with inference(found), torch.no_grad():
-        if are_probabilities(found(x[:SAMPLED])):
+        here = next((part.device for part in found.parameters()), x.device)
+        if are_probabilities(found(x[:SAMPLED].to(here))):
             do = "leave the softmax out, or use another defence"
             raise BadInput("a network of probabilities for a defence that trains", "one that gives logits", do)
     return found
@@ -59,7 +60,7 @@ def afresh(network: nn.Module, seed: int) -> nn.Module:
             if callable(reset):
                 reset()
                 continue
-            for own in part.parameters(recurse=False):
+            for own in (one for one in part.parameters(recurse=False) if one.numel()):
                 own.normal_(float(own.mean()), float(own.std(correction=0)))
     return new
 

@@ -84,8 +84,9 @@ def collect(
             "attack": identity.of_attack(attack),
             "seed": seed,
         }
+        size = ring.batch_size(batch_size)
         with workforce(ring, workers) as pool, Ledger(out / "ledger.sqlite", settings, resume=resume) as ledger:
-            runner = Runner(ring=ring, ledger=ledger, batch_size=ring.batch_size(batch_size), pool=pool, watch=watch)
+            runner = Runner(ring=ring, ledger=ledger, batch_size=size, pool=pool, watch=watch)
             ready, lessons, learning = _taught(ring, entry.name, attack)
             found = _run(runner, entry.name, ready, out / "adversarial.npz")
             ledger.finish()

@@ -256,7 +256,7 @@ def audit_defence(
     made, folder = ready(defence, victim, train, subject), Path(out) if out is not None else None
     deployed, known = (_behind(victim, model, name) for model in (made.defend(victim.call), made.adaptive(victim.call)))
     with inference(deployed), torch.no_grad():  # what it refuses is refused before the bare model takes its time
-        outputs = asked(deployed)(subject.take([0])[0].to(home(victim)))
+        outputs = asked(deployed)(subject.take(range(min(SAMPLED, len(subject))))[0].to(home(victim)))
     known = replace(known, probabilities=victim.access != "labels" and are_probabilities(outputs))
     if folder is not None:
         behind, resume = identity.of_attack(made), bool(settings.get("resume", False))

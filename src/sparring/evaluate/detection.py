@@ -52,8 +52,8 @@ class Detection:
 
 def roc(clean: Tensor, attacked: Tensor) -> tuple[Point, ...]:
     """The curve at thresholds with about the false-positive rates `RATES`, from scores `(N,)` and `(M,)`."""
-    clean, attacked = _ordered(clean), _ordered(attacked)
-    thresholds = (float(clean.quantile(1 - rate, interpolation="lower")) for rate in RATES)
+    clean, attacked = clean.double(), attacked.double()
+    thresholds = (float(_ordered(clean).quantile(1 - rate, interpolation="lower")) for rate in RATES)
     return tuple(
         Point(threshold=at, false_positives=_share(refused(clean, at)), detected=_share(refused(attacked, at)))
         for at in thresholds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import fields, is_dataclass
 from functools import partial
-from types import CodeType, FunctionType
+from types import CellType, CodeType, FunctionType
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +38,12 @@ def of_model(victim: Victim, data: Data, *, steady: bool = True) -> str:
         return f"{victim.framework}: {_state(victim.module)}"
     if not steady:
         return f"{victim.framework}: {victim.name}"
-    with torch.no_grad():
-        outputs = victim(data.take(range(min(PROBES, len(data))))[0])
-    return f"{victim.framework}: {victim.name}, deciding {digest(outputs.argmax(-1))}"
+    try:
+        with torch.no_grad():
+            said = digest(victim(data.take(range(min(PROBES, len(data))))[0]).argmax(-1))
+    except Exception:  # whatever the model raises: of such an audit the doctor says more
+        said = "nothing"
+    return f"{victim.framework}: {victim.name}, deciding {said}"
 
 
 def _state(module: nn.Module) -> str:
@@ -79,11 +82,35 @@ def of_attack(attack: object) -> str:
 
 def _work(function: FunctionType) -> str:
     """What tells a function from another one: its instructions, and the values that it was made with."""
-    code = function.__code__
-    cells = tuple(cell.cell_contents for cell in function.__closure__ or ())
-    values = (code.co_names, *(value for value in code.co_consts if not isinstance(value, CodeType)))
-    known = (*values, *(function.__defaults__ or ()), *cells)
-    return hashlib.sha256(code.co_code + ", ".join(map(of_attack, known)).encode()).hexdigest()[:16]
+    made_with = (function.__defaults__, function.__kwdefaults__, *map(_content, function.__closure__ or ()))
+    return hashlib.sha256(_value((function.__code__, *made_with)).encode()).hexdigest()[:16]
+
+
+def _content(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return "not filled yet"
+
+
+def _value(value: object) -> str:
+    """A value as a text that is the same in every process; what is no plain value by its name or type."""
+    match value:
+        case None | bool() | int() | float() | complex() | str() | bytes():
+            return repr(value)
+        case Tensor():
+            return digest(value)
+        case nn.Module():
+            return of_attack(value)
+        case CodeType():
+            return f"{value.co_code.hex()} {value.co_names} {_value(value.co_consts)}"
+        case dict():
+            return f"{{{', '.join(f'{_value(key)}: {_value(one)}' for key, one in value.items())}}}"
+        case set() | frozenset():
+            return f"{{{', '.join(sorted(map(_value, value)))}}}"
+        case list() | tuple():
+            return f"({', '.join(map(_value, value))})"
+    return str(getattr(value, "__qualname__", type(value).__qualname__))
 
 
 def _plain(thing: object) -> list[str]:

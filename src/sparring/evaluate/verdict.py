@@ -93,7 +93,8 @@ def audit(
     something at eps, short of it all, and branch and bound, which takes seconds an example, at eps alone.
 
     `behind` is the defence whose adaptive view `model` is, where it is one (`sparring.audit_defence`): a run is resumed
-    with the same one only, and a random model is averaged over as many calls as it asks for, over 8 at least.
+    with the same one only, and a random model is averaged over as many calls as it asks for, over 8 at least; over 32
+    times as many before any attack, and before a success is believed.
 
     The result depends on model, data, threat, suite, passes, certify and seed alone: not on `batch_size` (chosen by
     free memory unless given; 32 for a model that is random), not on `workers` (processes, each on one thread), not on
@@ -269,8 +270,9 @@ def _run(
     """Attack, check, judge. Every sweep goes through the ledger, so that a second call goes on where one stopped."""
     ring = Ring(victim=case.victim, data=case.data, threat=case.threat, seed=case.seed, draws=case.draws)
     path = folder / "ledger.sqlite" if folder is not None else None
-    with workforce(ring, count) as pool, Ledger(path, case.settings(), resume=resume) as ledger:
-        runner = Runner(ring=ring, ledger=ledger, batch_size=ring.batch_size(batch_size), pool=pool, watch=watch)
+    size, settings = ring.batch_size(batch_size), {} if path is None else case.settings()
+    with workforce(ring, count) as pool, Ledger(path, settings, resume=resume) as ledger:
+        runner = Runner(ring=ring, ledger=ledger, batch_size=size, pool=pool, watch=watch)
         story = _fight(case, plan, runner, None if proving is None else proving(ledger, watch))
         result = _result(case, story)
         if folder is not None:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from itertools import pairwise
 from typing import ParamSpec
 
 import numpy as np
@@ -30,8 +31,8 @@ SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Colours that colour-blind readers can tell apart (Okabe and Ito, 2008); lines differ in mark and dash as well."""
 INK, FAINT, PAPER = "#24292f", "#d5d9de", "#fefefe"
 MARKS = "osD^vP"
-MARK = 14.0
-"""How wide a numbered mark is, in points."""
+MARK, LETTER = 16.0, 6.0
+"""How high a numbered mark is, and how wide its letters are, in points."""
 _Dash = str | tuple[int, tuple[float, ...]]
 DASHES: tuple[_Dash, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 SETTINGS = {
@@ -176,18 +177,13 @@ def _numbered(figure: Figure, axes: Axes, points: Sequence[tuple[float, float]])
     with _any_font():
         figure.draw_without_rendering()  # it is the layout that says where points are
     places = axes.transData.transform(points) * 72 / figure.dpi
-    groups: list[list[int]] = []
-    for i, place in enumerate(places):
-        room = MARK * (1.7 if groups and len(groups[-1]) > 1 else 1.1)  # a mark of several numbers is wider
-        if groups and np.hypot(*(place - places[groups[-1][0]])) < room:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
+    groups = [[i] for i in range(len(points))]
+    while (near := _first_overlap(groups, places)) is not None:
+        groups[near : near + 2] = [groups[near] + groups[near + 1]]
     for group in groups:
-        said = f"{group[0]}" if len(group) == 1 else f"{group[0]}–{group[-1]}"
         style = {"boxstyle": "round,pad=0.35,rounding_size=0.8", "fc": PAPER, "ec": SERIES[0], "lw": 1.6}
         axes.annotate(
-            said,
+            _numbers(group),
             points[group[0]],
             ha="center",
             va="center",
@@ -196,6 +192,20 @@ def _numbered(figure: Figure, axes: Axes, points: Sequence[tuple[float, float]])
             bbox=style,
             annotation_clip=False,
         )
+
+
+def _numbers(group: Sequence[int]) -> str:
+    return f"{group[0]}" if len(group) == 1 else f"{group[0]}–{group[-1]}"
+
+
+def _first_overlap(groups: Sequence[Sequence[int]], places: NDArray[np.float64]) -> int | None:
+    """The first of two neighbouring marks that would lie on each other, if any do."""
+    for k, (one, other) in enumerate(pairwise(groups)):
+        across, down = np.abs(places[one[0]] - places[other[0]])
+        room = sum(LETTER * len(_numbers(group)) + 9 for group in (one, other)) / 2
+        if across < room and down < MARK:
+            return k
+    return None
 
 
 @_drawn

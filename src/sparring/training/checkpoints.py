@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sparring.errors import BadInput, line
+from sparring.errors import BadInput, named
 from sparring.writing import in_one_move
 
 State = Mapping[str, Any]
@@ -53,7 +53,7 @@ class Checkpoints:
             state: State = torch.load(self.path, map_location="cpu", weights_only=True)
             settings = state["settings"]
         except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            said = f"{type(error).__name__} {line(error)[:120]}"
+            said = named(error)[:160]
             raise BadInput(
                 f"'{self.path}' cannot be read ({said})", "the checkpoint of a training", "start anew, without --resume"
             ) from error

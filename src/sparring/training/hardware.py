@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Precision = Literal["32", "bf16-mixed"]
 
+MOST_A_CORE = 4
+"""Processes on a core of the processor: more can only be a mistake."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
@@ -35,6 +38,10 @@ class Hardware:
     devices: int = 1
     strategy: Literal["auto", "ddp"] = "auto"
     precision: Precision = "32"
+
+    def __post_init__(self) -> None:
+        if self.devices < 1:
+            raise BadInput(f"{self.devices} devices", "one or more", "leave it out for one")
 
     def fabric(self, network: nn.Module) -> Fabric:
         """The processes and their devices, launched.
@@ -54,9 +61,9 @@ class Hardware:
         # Buffers are those of the first process: a broadcast before each pass of an attack would be dear.
         newer = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
         apart: dict[str, Any] = {"forward_sync_buffers" if newer else "broadcast_buffers": False}
-        cores = os.cpu_count() or here
-        if home.type == "cpu" and here > cores:
-            raise BadInput(f"{here} processes on {cores} cores", f"at most {cores}", "take fewer devices")
+        most = MOST_A_CORE * (os.cpu_count() or here)
+        if home.type == "cpu" and here > most:
+            raise BadInput(f"{here} processes on {most // MOST_A_CORE} cores", f"at most {most}", "take fewer devices")
         alone = [home.index] if home.index is not None and home.type != "cpu" and not several else here
         try:
             fabric = Fabric(
