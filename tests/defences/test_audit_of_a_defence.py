@@ -267,7 +267,8 @@ def test_lucky_draws_break_nothing():
     ring = Ring(victim=function(shaky), data=Arrays("same", x, y), threat=linf(0.1), seed=0, draws=8)
     still = find("attacks", "uniform-noise").make(linf(0.1))
     with torch.no_grad():
-        lucky = float((torch.stack([shaky(x) for _ in range(8)]).mean(0).argmax(1) != 0).float().mean())
+        means = torch.stack([shaky(x.repeat(200, 1)) for _ in range(8)]).mean(0)
+        lucky = float((means.argmax(1) != 0).float().mean())  # by the normal distribution 0.24
     broken = sum(one.counts for k in range(20) for one in ring.fight(f"{k}", still, range(32))[0])
     assert lucky > 0.1
     assert broken <= 3

@@ -71,7 +71,8 @@ def _members(model: Model, x: Tensor, labels: Tensor, count: int, epochs: int) -
     if count < 1:
         raise BadInput(f"{count} networks", "one or more", "give members=3, say")
     with torch.enable_grad():
-        fresh = [afresh(trainable(model, x), seed) for seed in range(count)]
+        network = trainable(model, x)
+        fresh = [afresh(network, seed) for seed in range(count)]
         return [retrained(one, x, labels, standard, epochs=epochs, seed=k) for k, one in enumerate(fresh)]
 
 

@@ -175,7 +175,7 @@ def accept(x: Tensor, data: Data, threat: Boxed) -> None:
     Raises:
         BadInput: some are not finite, or outside of the bounds.
     """
-    if not bool((x.isfinite() & (x >= threat.low - 1e-6) & (x <= threat.high + 1e-6)).all()):
+    if not bool(threat.contains(x, x).all()):
         raise BadInput(
             f"inputs in {data.name} that are not finite, or outside of {threat.low:g} to {threat.high:g}",
             "finite inputs within the bounds",
