@@ -2,8 +2,8 @@
 
     python tools/reference.py
 
-Tables come out in the language of the page: every cell is looked up in `tools/chinese.toml`, and stays English where
-it is not there. Also writes `docs/result.schema.json`. Run by `make docs`.
+Tables come out in the language of the page: every cell is looked up in `tools/chinese.toml`, then among the phrases of
+the reports, and stays English where it is in neither. Also writes `docs/result.schema.json`. Run by `make docs`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ from sparring.views import Counted
 
 ROOT = Path(__file__).resolve().parents[1]
 CHINESE: dict[str, str] = tomllib.loads((ROOT / "tools" / "chinese.toml").read_text(encoding="utf-8"))
+PHRASES: dict[str, str] = tomllib.loads(
+    (ROOT / "src" / "sparring" / "report" / "phrases.toml").read_text(encoding="utf-8")
+)["zh"]
 BLOCK = re.compile(r"(<!-- from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CELLS = re.compile(r"(?<!\\)\|")
 SCHEMA = ROOT / "docs" / "result.schema.json"
@@ -79,7 +82,7 @@ def translated(text: str) -> str:
 
 def _cell(cell: str) -> str:
     said = cell.strip()
-    return cell.replace(said, CHINESE[said]) if said in CHINESE else cell
+    return cell.replace(said, CHINESE.get(said) or PHRASES.get(said) or said) if said else cell
 
 
 def ten_lines() -> str:

@@ -19,6 +19,7 @@ from sparring.evaluate.result import AttackRecord, Check, Example, Interval, Res
 from sparring.evaluate.statistics import clopper_pearson
 from sparring.report import derive, figures
 from sparring.report.gallery import Gallery, Picture, Pixels, pixels, top
+from sparring.report.phrases import phrases
 from sparring.report.words import (
     Language,
     Words,
@@ -78,6 +79,7 @@ def page(
     )
     return environment.get_template("page.html.j2").render(
         w=say,
+        tell=phrases(language),
         title=title,
         bouts=[
             _bout(result, name, i, galleries.get(name, ()), say)

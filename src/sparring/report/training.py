@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sparring.report.figures import DASHES, INK, MARKS, SERIES, styled
 from sparring.report.page import Section
+from sparring.report.phrases import phrases
 from sparring.report.words import seconds_text, words
 from sparring.training.alarms import Alarm, Epoch
 from sparring.training.settings import Settings
@@ -24,7 +25,7 @@ def section(
     say = words(language)
     measured = [epoch for epoch in history if epoch.clean is not None]
     first = {alarm.name: alarm for alarm in reversed(alarms)}  # those of the epochs after it say the same
-    said = "\n\n".join(map(str, reversed(first.values()))) or say["training_quiet"]
+    said = "\n\n".join(phrases(language)(str(alarm)) for alarm in reversed(first.values())) or say["training_quiet"]
     return Section(
         title=say["training_title"],
         text=say["training_text"].format(
