@@ -363,6 +363,11 @@ def test_an_out_that_is_a_file_is_refused_before_any_work(run: Run, command: str
     refused(run, (*words[command], "--out", out), "'nets.py' is a file")
 
 
+def test_a_folder_where_the_report_would_go_is_refused_before_any_work(run: Run, place: Path) -> None:
+    Path("out/report.html").mkdir(parents=True)
+    refused(run, (*AUDIT, "--out", "out"), "'out/report.html' is a folder")
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may write everywhere")
 def test_an_out_that_may_not_be_written_is_refused(run: Run, place: Path) -> None:
     Path("locked").mkdir(mode=0o500)
@@ -707,6 +712,11 @@ def test_report_shows_several_runs_side_by_side_each_with_its_own_pictures(run: 
     pictures = re.findall(r'src="(data:image/png;base64,[^"]+)"', large)
     assert pictures
     assert set(pictures) <= set(re.findall(r'src="(data:image/png;base64,[^"]+)"', page))
+
+
+def test_the_package_runs_as_a_module() -> None:
+    said = subprocess.run([sys.executable, "-m", "sparring", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout.startswith("sparring, version ")
 
 
 def test_version_and_help_answer_for_every_command(run: Run) -> None:

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 Function = Callable[..., Any]
 
 GATE, REFUSED, INTERRUPTED = 1, 2, 130
+LEFT = (
+    *("report.html", "result.json", "gallery.npz", "ledger.sqlite", "attributions.png", "stability.csv"),
+    *("adversarial.png", "adversarial.npz", "proofs.json", "weights.pt", "train.toml", "history.csv"),
+)
+"""Files that the commands leave in their folders."""
+
 PLAIN_WIDTH = 160
 """Columns of a table that goes into a file or a pipe, where rich would fold at 80."""
 
@@ -645,6 +651,9 @@ def _folder(out: Path) -> Path:
         raise BadInput(f"'{place}' is a file", "a folder to write to", "choose another one")
     if not os.access(place, os.W_OK | os.X_OK):
         raise BadInput(f"'{place}' cannot be written", "a folder to write to", "choose another one")
+    taken = [out / name for name in LEFT if (out / name).is_dir()]
+    if taken:
+        raise BadInput(f"'{taken[0]}' is a folder", "a file to write there", "move it, or choose another --out")
     return out
 
 
