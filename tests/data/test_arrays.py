@@ -69,6 +69,10 @@ def test_whole_floats_and_a_column_are_labels():
         (rows(2), np.array([0, np.inf]), "inf"),
         (rows(2), np.array([0, 0.5]), "0.5"),
         (rows(2), np.array([0, -1]), "-1"),
+        (rows(2), np.array([0, 1e20]), "1e+20"),
+        (rows(2), np.array([0, 2**63], np.uint64), "9223372036854775808"),
+        (torch.eye(2).to_sparse(), np.zeros(2), "Sparse layout"),
+        ([torch.ones(2, requires_grad=True)] * 2, np.zeros(2), "requires grad"),
         (rows(2), np.array(["cat", "dog"]), "text"),
         (rows(2), np.array([0, None]), "Python objects"),
         (rows(2), np.array([[0.2, 0.8], [0.5, 0.5]]), "one-hot"),
@@ -108,3 +112,11 @@ def test_the_first_n_are_the_first_n(n, indices):
 def test_a_limit_below_one_is_refused():
     with pytest.raises(BadInput, match="limit of 0"):
         first(Arrays("a", rows(), np.arange(4)), 0)
+
+
+@pytest.mark.parametrize("value", [1e39, -1e300])
+def test_numbers_that_float32_cannot_hold_are_refused_when_they_are_taken(value):
+    data = Arrays("a", np.array([[1.0, np.inf], [1.0, value]]), np.zeros(2))
+    assert data.take([0])[0].tolist() == [[1.0, np.inf]]
+    with pytest.raises(BadInput, match=r"beyond 3\.4e\+38; need numbers that float32 can hold"):
+        data.take([0, 1])

@@ -83,6 +83,14 @@ def test_a_module_on_the_path_gives_data(factory, monkeypatch, tmp_path):
         ("def make(): return torch.utils.data.DataLoader([(1, 2)])", "gave DataLoader"),
         ("def make(): return []", "is empty"),
         ("def make(): return [1, 2, 3]", "do not stack"),
+        ("class make(list):\n def __len__(self): return 3", "gives no item (IndexError"),
+        (
+            "class make(list):\n def __len__(self): return 3\n def __getitem__(self, i): raise RuntimeError('a\\nb')",
+            "gives no item (RuntimeError: a b)",
+        ),
+        ("class DataFrame(list): columns = ['a', 'label']\ndef make(): return DataFrame([1])", "gave a DataFrame"),
+        ("def make(): return [(torch.eye(2).to_sparse(), 0)]", "the items of mine.py:make are no array"),
+        ("def make(): return [([torch.ones(2, requires_grad=True)], 0)]", "requires grad"),
         ("def make(): return [(np.ones(2), 0), (np.ones(2), 'cat'), 3]", None),
         ("def make(): return [[1, 2], [3]], [0, 1]", "unequal"),
         ("def make(): return np.ones((3, 2)), np.arange(2)", "3 inputs and 2 labels"),
@@ -98,6 +106,21 @@ def test_a_factory_that_gives_something_else_is_refused_in_one_line(factory, bod
             load(spec).take([0, 1])
     else:
         assert said in refusal(spec)
+
+
+def test_items_may_be_tensors_of_any_type_that_ask_for_gradients(factory):
+    body = "def make(): return [(torch.full((2,), 0.5, dtype=torch.bfloat16, requires_grad=True), torch.tensor(1))] * 3"
+    x, y = load(factory(body)).take([0, 2])
+    assert x.tolist() == [[0.5, 0.5]] * 2
+    assert not x.requires_grad
+    assert y.tolist() == [1, 1]
+
+
+def test_pictures_with_a_palette_are_taken_in_their_colours(factory):
+    body = "from PIL import Image\ndef make(): return [(Image.new('RGB', (3, 2), (255, 0, 51)).quantize(4), 0)] * 3"
+    x, _ = load(factory(body)).take([1])
+    assert x.shape == (1, 2, 3, 3)
+    assert torch.allclose(x[0, 0, 0], torch.tensor([1.0, 0.0, 0.2]), atol=0.01)
 
 
 def test_items_of_unequal_shape_are_refused_when_they_are_taken(factory):

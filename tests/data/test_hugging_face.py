@@ -53,6 +53,28 @@ def test_images_of_unequal_size_are_refused(tmp_path):
         data.take([0, 1])
 
 
+def test_sixteen_bit_images_are_refused_as_in_a_folder(tmp_path):
+    deep = Image.fromarray(np.arange(24, dtype=np.uint16).reshape(4, 6) * 1000)
+    data = load(pictures(tmp_path / "set", [Image.new("L", (6, 4)), deep]))
+    assert len(data.take([0])[0]) == 1
+    with pytest.raises(BadInput, match="image 1 has more than 8 bits a channel"):
+        data.take([0, 1])
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_missing_image_is_refused(tmp_path, missing):
+    images = [Image.new("L", (6, 4))] * 3
+    images[missing] = None
+    with pytest.raises(BadInput, match=f"image {missing} is missing"):
+        load(pictures(tmp_path / "set", images)).take([2, 1])
+
+
+def test_a_damaged_image_is_refused(tmp_path):
+    spec = pictures(tmp_path / "set", [{"bytes": b"no image", "path": None}])
+    with pytest.raises(BadInput, match="an image cannot be read"):
+        load(spec).take([0])
+
+
 def test_numeric_columns_become_features(tmp_path):
     x, y = load(saved(tmp_path / "set", {"a": [1.5, 2.5], "y": [0, 1], "b": [3, 4]})).take([1, 0])
     assert torch.equal(x, torch.tensor([[2.5, 4.0], [1.5, 3.0]]))
@@ -80,6 +102,26 @@ def test_a_split_of_several_is_asked_for_by_name(tmp_path):
     assert len(load(f"hf:{tmp_path / 'files'}/train")) == 1
     assert "no test" in refusal(f"hf:{tmp_path / 'set'}")
     assert "split test" in refusal(f"hf:{tmp_path / 'files'}")
+
+
+def test_one_split_saved_alone_keeps_its_name_whatever_is_asked_for(tmp_path):
+    path = tmp_path / "set"
+    datasets.Dataset.from_dict({"a": [1.0], "label": [0]}, split="train").save_to_disk(path)
+    assert load(f"hf:{path}", split="test").name == f"hf:{path}/train"
+    assert load(f"hf:{path}/train").name == f"hf:{path}/train"
+    assert f"is only the split train; need the split test; say hf:{path}" in refusal(f"hf:{path}/test")
+
+
+def test_a_split_is_not_invented_for_a_set_without_splits(tmp_path):
+    spec = saved(tmp_path / "set", {"a": [1.0], "label": [0]})
+    assert load(spec, split="validation").name == spec
+    assert "is without splits" in refusal(f"{spec}/validation")
+
+
+def test_numbers_that_float32_cannot_hold_are_refused_when_they_are_taken(tmp_path):
+    data = load(saved(tmp_path / "set", {"a": [1.0, 1e39], "label": [0, 1]}))
+    with pytest.raises(BadInput, match="float32"):
+        data.take([0, 1])
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -107,3 +109,59 @@ def test_a_pickle_with_the_ending_npz_is_refused_and_never_unpickled(tmp_path):
 def test_an_empty_npz_is_refused(tmp_path, save):
     save(tmp_path / "a.npz", x=np.ones((0, 2)), y=np.ones(0))
     assert "empty" in refusal(tmp_path / "a.npz")
+
+
+def npy(array):
+    out = io.BytesIO()
+    np.save(out, array)
+    return out.getvalue()
+
+
+def headed(text, data=b""):
+    """An `.npy` with a header of one's own."""
+    header = text.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+def zipped(file, kind=zipfile.ZIP_STORED, **members):
+    with zipfile.ZipFile(file, "w", kind) as archive:
+        for name, content in members.items():
+            archive.writestr(name.replace("_npy", ".npy"), content)
+    return file
+
+
+def test_members_without_the_ending_npy_are_read_as_numpy_reads_them(tmp_path):
+    x = np.random.default_rng(0).normal(size=(3, 2))
+    file = zipped(tmp_path / "a.npz", x=npy(x), y=npy(np.arange(3)))
+    assert np.array_equal(np.load(file)["x"], x)
+    assert torch.equal(load(str(file)).take([2, 0])[0], torch.from_numpy(x[[2, 0]].astype(np.float32)))
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize(
+    "x",
+    [
+        npy(np.ones((5, 3)))[:-8],
+        npy(np.ones((5, 3))) + b"more",
+        headed("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 3), }"),
+        headed("{'descr': '<f4', 'fortran_order': False, 'shape': (-5, 3), }", bytes(60)),
+        headed("{'descr': ("),
+        headed("{'descr': '<f4', 1: 2}"),
+        b"hello",
+        b"",
+    ],
+)
+def test_a_member_that_is_not_what_its_header_says_is_refused_in_one_line(tmp_path, kind, x):
+    file = zipped(tmp_path / "a.npz", kind, x_npy=x, y_npy=npy(np.arange(5)))
+    assert "truncated or not an .npz" in refusal(file)
+
+
+def test_a_flipped_byte_in_a_stored_member_is_noticed(tmp_path):
+    x = np.random.default_rng(0).normal(size=(400, 100))  # more than one piece of the file that is read
+    np.savez(tmp_path / "a.npz", x=x, y=np.arange(400))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    for at in (content.index(x[200].tobytes()), content.index(x[-1].tobytes()) + 799):
+        content[at] ^= 1
+        (tmp_path / "a.npz").write_bytes(content)
+        assert "Bad CRC-32" in refusal(tmp_path / "a.npz")
+        content[at] ^= 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +89,10 @@ def test_a_list_of_labels_stands_beside_the_images(tmp_path):
         ("file,label\n1.png\n", "empty or incomplete"),
         ("file,label\nelsewhere.png,0\n", "not there"),
         ("file,label\n1.png,-1\n", "-1"),
+        ("file,label\n1.png,0.5\n", "0.5"),
+        ("file,label\n1.png,nan\n", "NaN"),
+        ("file,label\n1.png,99999999999999999999\n", "1e+20"),
+        ("file,label\n1.png, \n", "empty or incomplete"),
     ],
 )
 def test_a_list_of_labels_that_does_not_match_is_refused(tmp_path, content, said):
@@ -112,12 +119,56 @@ def test_images_of_another_size_are_named(folder):
 
 def test_a_file_that_is_no_image_is_named(folder):
     (folder / "dog" / "fake.png").write_text("hello")
-    assert "fake.png' is not an image" in refusal(folder)
+    assert "fake.png' cannot be read" in refusal(folder)
 
 
 def test_sixteen_bit_images_are_refused(folder):
     Image.fromarray(np.zeros((4, 6), np.uint16)).save(folder / "dog" / "deep.png")
     assert "8 bits" in refusal(folder)
+
+
+def png(file, size, bits):
+    """A PNG of three channels; its pixels are left out where there are many."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    pixels = (b"\0" + bytes(size[0] * 3 * bits // 8)) * size[1] if size[0] < 100 else b""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, bits, 2, 0, 0, 0))
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b""))
+
+
+def test_sixteen_bit_colours_are_refused_although_pillow_calls_them_rgb(folder):
+    png(folder / "dog" / "deep.png", (6, 4), 8)
+    assert len(load(str(folder))) == 4
+    png(folder / "dog" / "deep.png", (6, 4), 16)
+    assert "deep.png' has more than 8 bits a channel" in refusal(folder)
+    (folder / "dog" / "deep.png").unlink()
+    (folder / "dog" / "deep.ppm").write_bytes(b"P6 6 4 65535\n" + bytes(6 * 4 * 6))
+    assert "deep.ppm' has more than 8 bits a channel" in refusal(folder)
+
+
+def test_an_image_of_too_many_pixels_is_refused_in_one_line(folder):
+    png(folder / "dog" / "vast.png", (30_000, 30_000), 8)
+    assert "vast.png' cannot be read (Image size (900000000 pixels)" in refusal(folder)
+
+
+def listed(folder, labels):
+    for i in range(len(labels)):
+        picture(folder / f"{i}.png")
+    (folder / "labels.csv").write_text("file,label\n" + "".join(f"{i}.png,{y}\n" for i, y in enumerate(labels)))
+    data = load(str(folder))
+    return data.take(range(len(labels)))[1].tolist(), data.classes
+
+
+def test_labels_that_are_numbers_are_counted_and_not_sorted_as_words(tmp_path):
+    assert listed(tmp_path, [f"{i}.0" for i in range(12)]) == (list(range(12)), ())
+    assert listed(tmp_path, ["11", "3.0", " 2 "]) == ([11, 3, 2], ())
+
+
+@pytest.mark.parametrize("labels", [["--1", "2"], ["1_2", "3_4"], ["1", "cat"], ["nan", "sheep"]])
+def test_labels_that_are_not_all_numbers_are_words(tmp_path, labels):
+    assert listed(tmp_path, labels) == ([0, 1], tuple(labels))
 
 
 def test_a_truncated_image_is_refused_when_it_is_taken(folder):

@@ -154,6 +154,28 @@ def test_scores_in_an_order_of_their_own_are_put_into_ours():
                        names="[].label", classes=("cat", "cow")))(X[:1])  # fmt: skip
 
 
+def named(*answers):
+    """An endpoint whose answers carry the names of classes beside the scores."""
+    handler = answering(*(httpx.Response(200, json=answer) for answer in answers))
+    return adopt(endpoint(handler, names="names", response="scores", classes=("a", "b", "c")))
+
+
+def test_classes_left_out_of_an_answer_never_beat_logits_or_log_probabilities():
+    full = {"names": [["c", "b", "a"]], "scores": [[-3.0, -2.0, -0.1]]}
+    short = {"names": [["b", "a"]], "scores": [[-2.0, -0.1]]}
+    victim = named(full, short)
+    assert victim(X[:1]).argmax(1).tolist() == [0]
+    with pytest.raises(BadInput, match="leaves out classes and scores others below 0; need a score for every class"):
+        victim(X[:1])
+    mixed = {"names": [["a", "b", "c"], ["a", "b"]], "scores": [[-1.0, -2.0, -3.0], [0.9, 0.1]]}
+    assert named(mixed)(X[:2]).argmax(1).tolist() == [0, 0]
+
+
+def test_a_class_that_an_answer_names_twice_is_refused():
+    with pytest.raises(BadInput, match="names the class 'a' twice"):
+        named({"names": [["a", "b", "a"]], "scores": [[0.9, 0.05, 0.05]]})(X[:1])
+
+
 def test_headers_are_filled_from_the_environment_and_never_shown(monkeypatch):
     monkeypatch.setenv("SPARRING_TEST_TOKEN", "secret")
     seen = []
@@ -218,6 +240,30 @@ def test_a_time_out_is_tried_again_and_counts():
     assert victim.call.spent == 15
 
 
+def test_a_server_that_drips_its_answer_is_cut_off():
+    when = Time()
+
+    def drip():
+        for byte in json.dumps({"outputs": [[1, 2]] * 5}).encode():
+            when.now += 0.2
+            yield bytes([byte])
+
+    victim = adopt(endpoint(lambda r: httpx.Response(200, content=drip()), when, timeout_s=0.5, retries=1, wait_s=0))
+    with pytest.raises(BadInput, match=r"did not answer within 0\.5 s, 2 times"):
+        victim(X)
+    assert when.now == pytest.approx(1.2)
+    assert victim.call.spent == 10
+    patient = adopt(endpoint(lambda r: httpx.Response(200, content=drip()), when, timeout_s=60))
+    assert patient(X).tolist() == [[1, 2]] * 5
+
+
+def test_thousands_of_retries_do_not_overflow_the_wait():
+    when = Time()
+    handler = answering(*[httpx.Response(503)] * 1100, plain)
+    adopt(endpoint(handler, when, retries=2000, longest_wait_s=1.0))(X)
+    assert when.naps[-1] == 1.0
+
+
 @pytest.mark.parametrize(
     ("value", "naps"),
     [("7", [7.0]), ("Thu, 01 Jan 2015 00:00:00 GMT", [0.5]), ("soon", [0.5]), ("nan", [0.5]), ("0.1", [0.5])],
@@ -260,6 +306,11 @@ def test_requests_keep_to_the_rate():
         (httpx.RemoteProtocolError("bad"), "broke the connection: bad, 6 times"),
         (httpx.Response(200, text="<html>"), "something else than JSON"),
         (httpx.Response(200, content=b"\xff\xfe"), "something else than JSON"),
+        (httpx.Response(200, text="[" * 100_000), "something else than JSON"),
+        (httpx.Response(200, text='{"outputs": [[1, ' + "9" * 5000 + "]]}"), "something else than JSON"),
+        (httpx.Response(200, text='{"outputs": [[1, ' + "9" * 400 + "]]}"), "rows of numbers"),
+        (httpx.Response(200, text='{"outputs": ' + "[" * 500 + "]" * 500 + "}"), "rows of numbers"),
+        (UnicodeError("label empty or too long"), "is no address: label empty"),
         (httpx.Response(200, json={"output": 3}), r"without 'outputs' \(keys output\)"),
         (httpx.Response(200, json=[1]), r"without 'outputs' \(list\)"),
         (httpx.Response(200, json={"outputs": [[1, 2]]}), r"shape \(1, 2\); need one row of scores for each of 5"),
@@ -313,6 +364,12 @@ def test_inputs_that_json_cannot_carry_are_refused():
     [
         ({"url": "ftp://model.test"}, "http:// or https://"),
         ({"url": "model.test"}, "http:// or https://"),
+        ({"url": "http://localhost:abc/p"}, "http:// or https://"),
+        ({"url": "http://localhost:99999/p"}, "http:// or https://"),
+        ({"url": "http://[::1/p"}, "http:// or https://"),
+        ({"classes": ("a", "b", "a")}, "classes name 'a' twice"),
+        ({"longest_wait_s": -5}, "longest_wait_s = -5"),
+        ({"timeout_s": float("inf")}, "timeout_s = inf"),
         ({"request": {"a": 1}}, "no place for the input"),
         ({"request": {"a": "{input}", "b": "{inputs}"}}, "a request with {inputs}, {input};"),
         ({"access": "labels"}, "set classes"),
@@ -383,6 +440,8 @@ def test_a_toml_file_describes_an_endpoint(tmp_path):
         ('url = "http://a.test"\naccess = "all"', "one of scores, labels"),
         ('url = "http://a.test"\n[headers]\nA = 1', "the header A"),
         ('url = "http://a.test"\nqueries = -1', "queries = -1"),
+        ('url = "http://a.test"\nrequest = ' + "[" * 5000 + "]" * 5000, "is not TOML"),
+        ('url = "http://a.test"\nclasses = ["1", 1]', "classes name '1' twice"),
     ],
 )
 def test_a_wrong_toml_file_is_refused_in_one_line(text, said, tmp_path):
@@ -400,7 +459,15 @@ def test_json_describes_an_endpoint_too(tmp_path):
     path = tmp_path / "model.json"
     path.write_text(json.dumps({"url": URL, "queries": 7}))
     assert load(path).call.endpoint.queries == 7
-    for text, said in (("{", "is not JSON"), ("[]", "holds a list")):
+    upper = tmp_path / "MODEL.JSON"
+    upper.write_text(path.read_text())
+    assert load(upper).call.endpoint.queries == 7
+    for text, said in (
+        ("{", "is not JSON"),
+        ("[]", "holds a list"),
+        ("[" * 100_000, "is not JSON"),
+        ("9" * 5000, "is not JSON"),
+    ):
         path.write_text(text)
         with pytest.raises(BadInput, match=said):
             load(path)
@@ -460,6 +527,15 @@ def test_a_server_that_is_gone_is_said_in_one_line():
     with pytest.raises(BadInput, match="cannot be reached") as caught:
         load(url)(X)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("_direct")
+def test_a_host_that_no_server_can_have_is_said_in_one_line():
+    victim = load("http://.../predict")
+    with pytest.raises(BadInput, match="is no address") as caught:
+        victim(X)
+    assert "\n" not in str(caught.value)
+    assert victim.call.spent == 0
 
 
 @pytest.mark.usefixtures("_direct")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparring.errors import BadInput
+from sparring.errors import BadInput, line
 from sparring.types import Data
 
 Array = NDArray[Any]
@@ -159,6 +160,8 @@ def labels(y: Array | Tensor, name: str) -> tuple[Array, tuple[str, ...]]:
         if not (np.isfinite(y) & (y == np.rint(y))).all():
             odd = y[~(np.isfinite(y) & (y == np.rint(y)))][0]
             raise BadInput(f"the labels of {name} contain {odd}", "whole numbers from 0", "give class numbers")
+    if y.dtype.kind in "fu" and float(y.max()) >= 2**63:
+        raise BadInput(f"the labels of {name} contain {y.max()}", "class numbers from 0", "renumber the classes")
     y = y.astype(np.int64)
     if y.min() < 0:
         raise BadInput(f"the labels of {name} contain {y.min()}", "whole numbers from 0", "renumber the classes")
@@ -166,20 +169,43 @@ def labels(y: Array | Tensor, name: str) -> tuple[Array, tuple[str, ...]]:
 
 
 def floats(x: Array) -> Tensor:
-    """Rows as a float32 tensor of their own: uint8 in [0, 1], every other type with its values."""
-    out = x.astype(np.float32)
-    return torch.from_numpy(out).div_(255) if x.dtype == np.uint8 else torch.from_numpy(out)
+    """Rows as a float32 tensor of their own: uint8 in [0, 1], every other type with its values.
+
+    Raises:
+        BadInput: finite numbers that float32 cannot hold.
+
+    """
+    with fitting():
+        out = torch.from_numpy(x.astype(np.float32))
+    return out.div_(255) if x.dtype == np.uint8 else out
+
+
+@contextmanager
+def fitting() -> Iterator[None]:
+    """Refuse finite numbers that float32 cannot hold where numpy casts some; they would become infinity.
+
+    Raises:
+        BadInput: such numbers.
+
+    """
+    try:
+        with np.errstate(over="raise"):
+            yield
+    except FloatingPointError:
+        raise BadInput("inputs beyond 3.4e+38", "numbers that float32 can hold", "scale them") from None
 
 
 def numbers(values: Array | Tensor, what: str) -> Array:
     """As a numeric array, memory-mapped ones as they are."""
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     try:
+        if isinstance(values, Tensor):
+            values = values.detach().cpu()
+            values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
         values = np.asanyarray(values)
     except ValueError:
         raise BadInput(f"{what} are lists of unequal lengths", "one shape for all", "pad or cut them") from None
+    except (TypeError, RuntimeError) as error:  # sparse tensors, and lists of tensors that numpy cannot read
+        raise BadInput(f"{what} are no array ({line(error)})", "a dense numeric array", "convert them") from None
     if values.dtype.kind not in "buif":
         kind = {"O": "Python objects", "U": "text", "S": "text", "c": "complex"}.get(values.dtype.kind, "records")
         raise BadInput(f"{what} are {kind}", "numbers", "convert them to a numeric array")

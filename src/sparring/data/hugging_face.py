@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparring.data.arrays import Lazy, floats, labels
+from sparring.data.arrays import Lazy, fitting, floats, labels
+from sparring.data.pictures import UNREADABLE, deep
 from sparring.errors import BadInput, line, require
 
 SPLITS = ("train", "test", "validation", "val", "valid", "dev")
@@ -21,23 +22,32 @@ NEED = "one column of images, one of arrays, or numeric columns only"
 def load_hugging_face(name: str, split: str = "test") -> Lazy:
     """A data set of the Hub, a folder that `load_dataset` reads, or one written by `save_to_disk`.
 
-    `name` may end in the split: `owner/set/validation`. The label is the column of type `ClassLabel`, or the one
-    called label, labels or y. Inputs are the column of images, `(B, 1, H, W)` in [0, 1] where the first is grey, else
-    `(B, 3, H, W)`; or a column of arrays; or all other columns, if numeric, `(B, features)`. Rows are read from disk
-    when asked for. No code that comes with a data set is run.
+    `name` may end in the split: `owner/set/validation`; else `split` counts, where there are several. The label is the
+    column of type `ClassLabel`, or the one called label, labels or y. Inputs are the column of images, `(B, 1, H, W)`
+    in [0, 1] where the first is grey, else `(B, 3, H, W)`; or a column of arrays; or all other columns, if numeric,
+    `(B, features)`. Rows are read from disk when asked for. No code that comes with a data set is run.
 
     Raises:
-        BadInput: `datasets` is not installed, no such data set or split, no label, no usable inputs.
+        BadInput: `datasets` is not installed, no such data set or split, no label, no usable inputs; when taken, an
+            image that is missing, damaged, of another size, or grey with more than 8 bits (colours of 16 bits come
+            from `datasets` as 8).
 
     """
     folder, _, last = name.rpartition("/")
-    if folder and last in SPLITS and not Path(name).is_dir():
+    said = bool(folder) and last in SPLITS and not Path(name).is_dir()
+    if said:
         name, split = folder, last
     table = _open(name, split)
+    if (Path(name) / "state.json").is_file():  # one split alone, or a set without any: it is not called another
+        alone = str(table.split or "")
+        if said and alone != split:
+            what = f"only the split {alone}" if alone else "without splits"
+            raise BadInput(f"hf:{name} is {what}", f"the split {split}", f"say hf:{name}")
+        split = alone
     column = _label(table, name)
     classes = tuple(getattr(table.features[column], "names", ()))
     y, notes = labels(np.asarray(table[column][:]), f"hf:{name}")
-    return Lazy(f"hf:{name}/{split}", _reader(table, column, name), y, classes, notes)
+    return Lazy(f"hf:{name}/{split}" if split else f"hf:{name}", _reader(table, column, name), y, classes, notes)
 
 
 @dataclass(frozen=True)
@@ -49,12 +59,18 @@ class Images:
 
     def __call__(self, rows: Sequence[int]) -> Tensor:
         """Decode the images of some rows."""
-        first = self.table[0][self.column]
-        mode = "L" if first.mode in ("1", "L") else "RGB"
-        images = self.table[list(rows)][self.column]
-        for row, image in zip(rows, images, strict=True):
+        try:
+            first, *images = self.table[[0, *rows]][self.column]
+        except UNREADABLE as error:
+            raise BadInput(f"an image cannot be read ({line(error)})", "whole images", "drop or mend it") from error
+        for row, image in zip((0, *rows), (first, *images), strict=True):
+            if image is None:
+                raise BadInput(f"image {row} is missing", "an image in every row", "drop such rows")
+            if deep(image):
+                raise BadInput(f"image {row} has more than 8 bits a channel", "8-bit images", "convert it")
             if image.size != first.size:
                 raise BadInput(f"image {row} is {image.size}, image 0 is {first.size}", "images of one size", "resize")
+        mode = "L" if first.mode in ("1", "L") else "RGB"
         pixels = np.stack([np.asarray(image.convert(mode)).reshape(*first.size[::-1], -1) for image in images])
         return floats(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
 
@@ -69,12 +85,14 @@ class Columns:
 
     def __call__(self, rows: Sequence[int]) -> Tensor:
         """Read the numbers of some rows."""
-        taken = self.table.with_format("numpy")[list(rows)]
-        parts = [taken[column] for column in self.columns]
-        x = parts[0] if len(parts) == 1 and parts[0].ndim > 1 else np.stack(parts, axis=1)
-        if x.dtype == object:
-            raise BadInput(f"rows of the column '{self.columns[0]}' differ in shape", "one shape", "pad or cut them")
-        return torch.from_numpy(x.astype(np.float32) / np.float32(self.scale))
+        with fitting():  # `datasets` casts to float32 by itself
+            taken = self.table.with_format("numpy")[list(rows)]
+            parts = [taken[column] for column in self.columns]
+            x = parts[0] if len(parts) == 1 and parts[0].ndim > 1 else np.stack(parts, axis=1)
+            if x.dtype == object:
+                have = f"rows of the column '{self.columns[0]}' differ in shape"
+                raise BadInput(have, "one shape", "pad or cut them")
+            return torch.from_numpy(x.astype(np.float32) / np.float32(self.scale))
 
 
 def _open(name: str, split: str) -> Any:

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
-from sparring.data.arrays import Arrays
+from sparring.data.arrays import Array, Arrays, numbers
 from sparring.data.hugging_face import load_hugging_face
 from sparring.data.named import DATASETS
 from sparring.data.npz import load_npz
 from sparring.data.pictures import load_folder
 from sparring.data.table import load_csv
-from sparring.errors import BadInput
+from sparring.errors import BadInput, named
 from sparring.factories import build
 from sparring.types import Data
 
@@ -78,15 +79,30 @@ class Pairs:
         """Inputs `(B, *shape)` float32, as `Arrays` makes them, and labels `(B,)` int64.
 
         Raises:
-            BadInput: not pairs, shapes that differ, or what `Arrays` refuses.
+            BadInput: an item that cannot be had, not pairs, shapes that differ, or what `Arrays` refuses.
 
         """
-        items = [self.pairs[int(i)] for i in indices]
         try:
-            x, y = (np.stack([np.asarray(item[part]) for item in items]) for part in (0, 1))
-        except (TypeError, ValueError, IndexError, KeyError) as error:
-            raise BadInput(f"{self.name} gives items that do not stack ({error})", GIVES, "mend the items") from error
+            items = [self.pairs[int(i)] for i in indices]
+        except Exception as error:  # the user's code, which may raise anything
+            raise BadInput(f"{self.name} gives no item ({named(error)})", GIVES, "mend the items") from error
+        try:
+            x, y = (np.stack([_plain(item[part], self.name) for item in items]) for part in (0, 1))
+        except BadInput:
+            raise
+        except (TypeError, ValueError, IndexError, KeyError, RuntimeError) as error:
+            said = named(error)
+            raise BadInput(f"{self.name} gives items that do not stack ({said})", GIVES, "mend the items") from error
         return Arrays(self.name, x, y).take(range(len(items)))
+
+
+def _plain(value: Any, name: str) -> Array:
+    """One input or label as an array; pictures with a palette in their colours, not in the numbers of these."""
+    if isinstance(value, Tensor):
+        return numbers(value, f"the items of {name}")
+    if isinstance(value, Image.Image) and value.mode in ("P", "PA"):
+        value = value.convert("RGB")
+    return np.asarray(value)
 
 
 def _from_path(path: Path, split: str) -> Data:
@@ -114,6 +130,8 @@ def _split_of(path: Path, split: str) -> Data:
 
 def _from_value(spec: str, value: Any) -> Data:
     """What a factory gave, as a data set."""
+    if type(value).__name__ == "DataFrame":  # of pandas or another library; by its name, to import none
+        raise BadInput(f"'{spec}' gave a DataFrame", GIVES, "return the features and the labels as two arrays")
     if all(hasattr(value, part) for part in ("name", "classes", "take", "__len__")):
         data = cast(Data, value)
     elif isinstance(value, tuple | list) and len(value) == 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -19,18 +20,20 @@ from sparring.errors import BadInput
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 LAYOUT = "a subfolder of images for each class, or images and a labels.csv with columns file,label"
 SPLITS = ("train", "test", "val", "valid", "validation")
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises at a file that is no whole image, or has more pixels than it will decode."""
 
 
 def load_folder(folder: Path, split: str = "test") -> Lazy:
     """A folder with a subfolder for each class, or images with a `labels.csv` (columns `file,label`).
 
     Inputs are `(B, 3, H, W)` in [0, 1]. Classes are the sorted names of the subfolders, or of the labels where these
-    are words. Where all subfolders are named like splits (train, test, val ...), the one of `split` is used. Every
-    file's header is read once (about 0.1 ms each), so that a file that does not fit is found before the run.
+    are not all numbers. Where all subfolders are named like splits (train, test, val ...), the one of `split` is used.
+    Every file's header is read once (about 0.1 ms each), so that a file that does not fit is found before the run.
 
     Raises:
-        BadInput: no images, a file that is no image, more than 8 bits a channel, sizes that differ, a labels.csv
-            that does not match.
+        BadInput: no images, a file that is no image or a huge one, more than 8 bits a channel (PNG, TIFF, PPM), sizes
+            that differ, a labels.csv that does not match.
 
     """
     below = _subfolders(folder)
@@ -83,14 +86,31 @@ def decode(source: Path | BytesIO, what: str) -> Array:
     """One image as `(3, H, W)` uint8.
 
     Raises:
-        BadInput: not an image, or a truncated one.
+        BadInput: not an image, a truncated or a huge one.
 
     """
     try:
         with Image.open(source) as image:
             return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise BadInput(f"{what} cannot be read ({error})", "a whole image", "remove or replace it") from error
+
+
+def deep(image: Image.Image) -> bool:
+    """Whether an image has more than 8 bits a channel.
+
+    Grey ones have a mode of their own. Colours Pillow reads as 8 bits, and only what it will tell its decoder, before
+    the pixels are read, gives them away.
+    """
+    if image.mode.startswith(("I", "F")):
+        return True
+    for decoder, _, _, told in getattr(image, "tile", []):
+        words = told if isinstance(told, tuple) else (told,)
+        if any(isinstance(word, str) and re.search(";16[BLN]", word) for word in words):  # BMP's BGR;16 is 5 or 6 bits
+            return True
+        if decoder.startswith("ppm") and any(isinstance(word, int) and word > 255 for word in words):
+            return True
+    return False
 
 
 def _stack(images: list[Array]) -> Tensor:
@@ -111,13 +131,17 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _listed(folder: Path, table: Path) -> tuple[list[Path], Array, tuple[str, ...]]:
-    """Files, labels and classes from a `labels.csv`; labels that are words become classes in sorted order."""
+    """Files, labels and classes from a `labels.csv`; labels that are not all numbers become classes in sorted order."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"'{table}' cannot be read ({error})", "a UTF-8 CSV", "save it again") from error
-    if not rows or not {"file", "label"} <= rows[0].keys() or any(not row["file"] or not row["label"] for row in rows):
+    if (
+        not rows
+        or not {"file", "label"} <= rows[0].keys()
+        or any(not (row[column] or "").strip() for row in rows for column in ("file", "label"))
+    ):
         raise BadInput(f"'{table}' is empty or incomplete", "columns file,label, filled in every row", "complete it")
     files = [folder / row["file"] for row in rows]
     for file in files:
@@ -126,11 +150,22 @@ def _listed(folder: Path, table: Path) -> tuple[list[Path], Array, tuple[str, ..
                 f"'{table}' lists '{file.name}', which is not there", "every listed file", "correct the list"
             )
     given = [row["label"].strip() for row in rows]
-    if all(label.lstrip("-").isdecimal() for label in given):
-        return files, labels(np.array(given, dtype=np.int64), f"'{table}'")[0], ()
+    numbers = _numbers(given)
+    if numbers is not None:
+        return files, labels(numbers, f"'{table}'")[0], ()
     classes = tuple(sorted(set(given)))
     place = {name: i for i, name in enumerate(classes)}
     return files, np.array([place[label] for label in given], dtype=np.int64), classes
+
+
+def _numbers(words: list[str]) -> Array | None:
+    """Words as numbers; None where one is none."""
+    if any("_" in word for word in words):  # float() reads 1_2 as 12
+        return None
+    try:
+        return np.array([float(word) for word in words])
+    except ValueError:
+        return None
 
 
 def _same_size(files: list[Path]) -> None:
@@ -139,10 +174,10 @@ def _same_size(files: list[Path]) -> None:
     for file in files:
         try:
             with Image.open(file) as image:
-                size, mode = image.size, image.mode
-        except (OSError, SyntaxError, ValueError) as error:
-            raise BadInput(f"'{file}' is not an image ({error})", "images only", "remove or replace it") from error
-        if mode.startswith(("I", "F")):
+                size, too_deep = image.size, deep(image)
+        except UNREADABLE as error:
+            raise BadInput(f"'{file}' cannot be read ({error})", "whole images", "remove or replace it") from error
+        if too_deep:
             raise BadInput(f"'{file}' has more than 8 bits a channel", "8-bit images", "convert it")
         expected = expected or size
         if size != expected:

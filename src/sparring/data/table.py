@@ -11,6 +11,10 @@ import numpy as np
 from sparring.data.arrays import Arrays
 from sparring.errors import BadInput
 
+LARGEST = float(np.finfo(np.float32).max)
+NEED = "numbers up to 3.4e+38 in every cell"
+DO = "encode text as numbers, fill gaps"
+
 
 def load_csv(path: Path) -> Arrays:
     """A comma-separated table with a header: the label in the column `label` or `y`, numbers in all others.
@@ -18,7 +22,8 @@ def load_csv(path: Path) -> Arrays:
     Inputs are `(B, features)` float32, columns in the order of the file. The table is held in memory.
 
     Raises:
-        BadInput: no such file, no or two label columns, text, missing cells, rows of unequal length, no rows.
+        BadInput: no such file, no or two label columns, a column without a name (as pandas writes its row numbers),
+            text, missing cells (nan too), numbers that float32 cannot hold, rows of unequal length, no rows.
 
     """
     if not path.is_file():
@@ -35,6 +40,12 @@ def load_csv(path: Path) -> Arrays:
             "a header, commas, one label column, and features",
             "rename the columns",
         )
+    if "" in columns:
+        raise BadInput(
+            f"column {columns.index('') + 1} of '{path.name}' has no name",
+            "a name for every column",
+            "name it, or leave it out (pandas: index=False)",
+        )
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*input contained no data", category=UserWarning)
@@ -42,13 +53,15 @@ def load_csv(path: Path) -> Arrays:
                 path, delimiter=",", skiprows=1, ndmin=2, comments=None, quotechar='"', encoding="utf-8-sig"
             )
     except (OSError, ValueError) as error:
-        raise BadInput(_fault(path, columns), "numbers in every cell", "encode text as numbers, fill gaps") from error
+        raise BadInput(_fault(path, columns), NEED, DO) from error
     if not cells.size:
         raise BadInput(f"'{path.name}' is empty", "at least 1 row below the header", "check how it was made")
     if cells.shape[1] != len(columns):
         raise BadInput(
             f"'{path.name}' has {len(columns)} names and {cells.shape[1]} columns", "one name each", "mend the header"
         )
+    if not (np.abs(cells) <= LARGEST).all():  # NaN is not, too
+        raise BadInput(_fault(path, columns), NEED, DO)
     return Arrays(path.name, np.delete(cells, found[0], axis=1).astype(np.float32), cells[:, found[0]])
 
 
@@ -56,13 +69,22 @@ def _fault(path: Path, columns: list[str]) -> str:
     """Where the first cell is that is no number."""
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
         rows = csv.reader(stream)
-        next(rows)
-        for row in rows:
-            if row and len(row) != len(columns):
-                return f"line {rows.line_num} of '{path.name}' has {len(row)} cells, the header {len(columns)}"
-            for name, cell in zip(columns, row, strict=False):
-                try:
-                    float(cell)
-                except ValueError:
-                    return f"column '{name}' of '{path.name}' has '{cell[:40]}' in line {rows.line_num}"
+        try:
+            next(rows)
+            for row in rows:
+                if row and len(row) != len(columns):
+                    return f"line {rows.line_num} of '{path.name}' has {len(row)} cells, the header {len(columns)}"
+                for name, cell in zip(columns, row, strict=False):
+                    if not _usable(cell):
+                        return f"column '{name}' of '{path.name}' has '{cell[:40]}' in line {rows.line_num}"
+        except csv.Error as error:  # such as a cell of more than 131,072 characters
+            return f"line {rows.line_num} of '{path.name}' cannot be read ({error})"
     return f"'{path.name}' cannot be read as numbers"
+
+
+def _usable(cell: str) -> bool:
+    """Whether a cell is a number that float32 can hold, in a notation that numpy reads."""
+    try:
+        return abs(float(cell)) <= LARGEST and "_" not in cell
+    except ValueError:
+        return False

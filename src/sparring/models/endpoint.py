@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 import random
 import re
@@ -12,7 +13,8 @@ import threading
 import time
 import tomllib
 import weakref
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -29,6 +31,9 @@ from sparring.models.victim import Victim
 
 BUSY = frozenset({429, 502, 503, 504})
 """The answers after which asking again may help."""
+
+LONGEST_S = 1e6
+"""The longest time-out or wait, in seconds: sockets and clocks refuse one that is much longer."""
 
 PLACES = ("{input}", "{inputs}", "{png}")
 
@@ -48,7 +53,8 @@ class Endpoint:
     `response` is a path into the JSON answer: keys joined by dots, `[]` for every entry of a list, `[0]` for one; "" is
     the whole answer. It leads to one row of scores an example (for a request of one example, the row itself will do),
     or with `access` "labels" to one label an example, a number or a name of `classes`. Where an answer lists classes in
-    an order of its own, `names` is the path to their names beside the scores; classes that it leaves out score 0.
+    an order of its own, `names` is the path to their names beside the scores. Classes that it leaves out score 0, as
+    improbable ones do; where it leaves some out, a score below 0 (a logit, a log-probability) is refused.
 
     A header may name environment variables, `${TOKEN}`; they are read when the endpoint is adopted and never shown.
 
@@ -56,6 +62,10 @@ class Endpoint:
     connections are tried again up to `retries` times after `wait_s * 2^k` seconds with jitter, or what Retry-After asks
     for, up to `longest_wait_s`. An example counts when it is answered, times out or the connection breaks, not when it
     is turned away; `clock`, `sleep`, `jitter` and `transport` (httpx's) are there to be replaced in tests.
+
+    `timeout_s` bounds every single wait for the server, and the time from asking to the end of the answer; that one is
+    looked at as the body arrives, so it may be overrun by one wait. A server that drips the head of an answer byte by
+    byte is not cut off: httpx has no such bound.
     """
 
     url: str
@@ -80,8 +90,7 @@ class Endpoint:
     transport: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        if not address(self.url):
             raise BadInput(f"the endpoint url {self.url!r}", "an http:// or https:// address", "correct url")
         places = sorted(found(self.request))
         if not places or ("{inputs}" in places and len(places) > 1):
@@ -96,15 +105,17 @@ class Endpoint:
             raise BadInput("an endpoint of labels", "the classes", "set classes to their number or their names")
         steps(self.response)
         steps(self.names or "")
-        bounds = {"queries": 1, "per_second": 1e-9, "timeout_s": 1e-9, "batch": 1, "retries": 0, "wait_s": 0}
-        for name, least in bounds.items():
+        for name, (least, most) in BOUNDS.items():
             value = getattr(self, name)
-            if value is not None and not value >= least:
+            if value is not None and not least <= value <= most:
+                need = "a positive number" if least else "zero or more"
                 raise BadInput(
-                    f"{name} = {value}", f"{'a positive number' if least else 'zero or more'}", f"correct {name}"
+                    f"{name} = {value}", need if most == math.inf else f"{need}, up to {most:g}", f"correct {name}"
                 )
         if self.width is not None and self.width < 2:
             raise BadInput(f"classes = {self.classes}", "at least two classes", "correct classes")
+        if isinstance(self.classes, tuple) and (twice := repeated(self.classes)):
+            raise BadInput(f"classes name {twice[0]!r} twice", "every class once", "correct classes")
 
     @property
     def width(self) -> int | None:
@@ -117,6 +128,17 @@ class Endpoint:
         parts = urlsplit(self.url)
         port = f":{parts.port}" if parts.port else ""
         return f"{parts.hostname}{port}{parts.path}"
+
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "queries": (1, math.inf),
+    "per_second": (1e-9, math.inf),
+    "timeout_s": (1e-9, LONGEST_S),
+    "batch": (1, math.inf),
+    "retries": (0, math.inf),
+    "wait_s": (0, LONGEST_S),
+    "longest_wait_s": (0, LONGEST_S),
+}
 
 
 def adopt(obj: Endpoint) -> Victim:
@@ -163,11 +185,11 @@ def load(spec: str | Path) -> Victim:
     path = Path(spec)
     if not path.is_file():
         raise BadInput(f"{path} is not a file", "a .toml file or an http(s):// address", "check the path")
+    kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
     try:
         text = path.read_text(encoding="utf-8")
-        table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:
-        kind = "JSON" if path.suffix == ".json" else "TOML"
+        table = json.loads(text) if kind == "JSON" else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # RecursionError: nested thousands deep
         raise BadInput(f"{path} is not {kind}: {first_line(error)}", f"a {kind} file", "correct it") from None
     if not isinstance(table, dict):
         raise BadInput(f"{path} holds a {type(table).__name__}", "the fields of an endpoint", "correct it")
@@ -269,8 +291,10 @@ class Client:
             asked = 0.0
             self.requests += 1
             self.spent += examples
+            until = e.clock() + e.timeout_s
             try:
-                answer = self._http.request(e.method, e.url, json=body)
+                with self._http.stream(e.method, e.url, json=body) as answer:
+                    content = self._content(answer, until)
             except self._httpx.TimeoutException:
                 trouble = f"did not answer within {e.timeout_s:g} s"
             except self._httpx.ConnectError as error:
@@ -278,11 +302,12 @@ class Client:
                 raise self._bad(f"cannot be reached: {first_line(error)}", "a running server", "check url") from None
             except self._httpx.RequestError as error:  # such as a kept connection that the server has closed meanwhile
                 trouble = f"broke the connection: {first_line(error)}"
-            except self._httpx.InvalidURL as error:
+            except (self._httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host that no name server can have
+                self.spent -= examples
                 raise self._bad(f"is no address: {first_line(error)}", "an http(s):// address", "correct url") from None
             else:
                 if answer.status_code not in BUSY:
-                    return self._json(answer)
+                    return self._json(answer, content)
                 self.spent -= examples
                 trouble = f"answered {answer.status_code} {answer.reason_phrase}"
                 asked = retry_after(answer.headers.get("Retry-After"))
@@ -292,7 +317,7 @@ class Client:
                 raise self._bad(
                     f"{trouble} and asks to wait {asked:.0f} s", f"{e.longest_wait_s:g} s", "come back later"
                 )
-            backoff = min(e.wait_s * 2**attempt, e.longest_wait_s) * (0.5 + 0.5 * e.jitter())
+            backoff = min(e.wait_s * 2.0 ** min(attempt, 99), e.longest_wait_s) * (0.5 + 0.5 * e.jitter())
             e.sleep(max(asked, backoff))
         raise self._bad(
             f"{trouble}, {e.retries + 1} times", "an answer", "check the server, or raise timeout_s or retries"
@@ -315,14 +340,23 @@ class Client:
             self.endpoint.sleep(self._next - now)
         self._next = max(self._next, now) + 1 / self.endpoint.per_second
 
-    def _json(self, answer: Any) -> Any:
+    def _content(self, answer: Any, until: float) -> bytes:
+        """Read the body; httpx bounds each read alone, and a server that drips bytes would hold a run for ever."""
+        content = bytearray()
+        for part in answer.iter_bytes():
+            content += part
+            if self.endpoint.clock() > until:
+                raise self._httpx.ReadTimeout("the body came too slowly")
+        return bytes(content)
+
+    def _json(self, answer: Any, content: bytes) -> Any:
         if not 200 <= answer.status_code < 300:
             # The body may quote the request with its secrets; the status says enough.
             do = "check the headers" if answer.status_code in {401, 403} else "check url, method and request"
             raise self._bad(f"answered {answer.status_code} {answer.reason_phrase}".strip(), "200", do)
         try:
-            return answer.json()
-        except (json.JSONDecodeError, UnicodeDecodeError):
+            return json.loads(content)
+        except (ValueError, RecursionError):  # no JSON, no text, a number of thousands of digits, lists thousands deep
             kind = answer.headers.get("Content-Type", "no type")
             raise self._bad(f"answered with something else than JSON ({kind})", "JSON", "check url") from None
 
@@ -332,7 +366,7 @@ class Client:
             scores = self._ordered(scores, self._follow(answer, self.endpoint.names), examples)
         try:
             rows = torch.tensor(scores, dtype=torch.float32)
-        except (TypeError, ValueError, RuntimeError):
+        except (TypeError, ValueError, OverflowError, RuntimeError):
             raise self._wrong("something else than rows of numbers", examples) from None
         if rows.ndim == 1 and examples == 1:
             rows = rows[None]
@@ -354,6 +388,16 @@ class Client:
         unknown = {str(name) for table in tables for name in table} - set(self.endpoint.classes)
         if unknown:
             raise self._bad(f"names the class {min(unknown)!r}", "names of classes", "correct classes")
+        twice = [name for ns in names for name in repeated(ns)]
+        if twice:
+            raise self._bad(f"names the class {twice[0]!r} twice", "every class once", "correct names")
+        width = len(self.endpoint.classes)
+        if any(len(table) < width and any(map(negative, table.values())) for table in tables):
+            raise self._bad(
+                "leaves out classes and scores others below 0",  # the 0 of those left out would be the best score
+                "a score for every class, or probabilities",
+                "have it return every class",
+            )
         return [[table.get(name, 0.0) for name in self.endpoint.classes] for table in tables]
 
     def _labels(self, answer: Any, examples: int) -> Tensor:
@@ -393,7 +437,27 @@ class Client:
         return BadInput(f"{self.endpoint.name} {what}", need, do)
 
 
-# --- the template and the path
+# --- the address, the template, the path and the scores
+
+
+def address(url: str) -> bool:
+    """Whether this is the address of a web server."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # to read it is to check it
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
+
+
+def repeated(names: Sequence[Any]) -> list[Any]:
+    """Names that stand more than once."""
+    return [name for name, count in Counter(list(names)).items() if count > 1]
+
+
+def negative(score: Any) -> bool:
+    """Whether this is a number below 0."""
+    return isinstance(score, int | float) and score < 0
 
 
 def found(template: Any) -> set[str]:
