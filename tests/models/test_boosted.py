@@ -63,6 +63,38 @@ def test_early_stopping_keeps_the_best_iteration():
     torch.testing.assert_close(boosted.adopt(model)(images(x)), expected(model.predict(x, output_margin=True)))
 
 
+def test_a_file_of_an_early_stopped_classifier_decides_as_the_classifier_in_hand(tmp_path):
+    xgboost = pytest.importorskip("xgboost")
+    x, y = data(2)
+    noise = np.random.default_rng(1).integers(0, 2, len(y))
+    model = xgboost.XGBClassifier(n_estimators=30, early_stopping_rounds=2, n_jobs=1)
+    model.fit(x, y, eval_set=[(x, noise)], verbose=False)
+    model.save_model(tmp_path / "model.json")
+    torch.testing.assert_close(boosted.load(tmp_path / "model.json")(images(x)), boosted.adopt(model)(images(x)))
+    (tmp_path / "MODEL.JSON").write_bytes((tmp_path / "model.json").read_bytes())
+    assert boosted.load(tmp_path / "MODEL.JSON").access == "scores"
+    booster = model.get_booster()  # of XGBoost's own kind, all of whose trees count unless told otherwise
+    theirs = booster.predict(xgboost.DMatrix(x), output_margin=True)
+    torch.testing.assert_close(boosted.adopt(booster)(images(x)), expected(theirs))
+
+
+def test_a_booster_of_linear_models_gives_its_margins():
+    xgboost = pytest.importorskip("xgboost")
+    x, y = data(2)
+    booster = xgboost.train({"booster": "gblinear", "objective": "binary:logistic"}, xgboost.DMatrix(x, y), 3)
+    theirs = booster.predict(xgboost.DMatrix(x), output_margin=True)
+    torch.testing.assert_close(boosted.adopt(booster)(images(x)), expected(theirs))
+
+
+def test_several_labels_an_example_are_refused():
+    xgboost = pytest.importorskip("xgboost")
+    x, _ = data(2)
+    model = xgboost.XGBClassifier(n_estimators=2, n_jobs=1).fit(x, (x[:, :3] > x[:, :3].mean()).astype(int))
+    for several in (model, model.get_booster()):
+        with pytest.raises(BadInput, match="3 labels an example"):
+            boosted.adopt(several)
+
+
 def test_labels_are_positions_in_classes():
     lightgbm = pytest.importorskip("lightgbm")
     x, y = data(3)

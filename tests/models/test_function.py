@@ -85,3 +85,9 @@ def test_one_class_is_refused():
 
 def test_an_empty_batch_is_answered():
     assert function.labels(lambda x: np.zeros(len(x), int), classes=3)(X[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("kind", [np.bool_, np.uint8, np.uint16, np.int64, np.float32])
+def test_decisions_may_be_numbers_of_any_kind(kind):
+    victim = function.labels(lambda x: (x[:, 0] > 0.5).astype(kind), classes=2)
+    assert victim(torch.tensor([[0.2], [0.7]])).tolist() == [[1, 0], [0, 1]]

@@ -1,4 +1,5 @@
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from torch import nn
 
 from sparring.errors import BadInput
+from sparring.models import load
 from sparring.models import onnx as adapter
 
 pytestmark = pytest.mark.frameworks
@@ -473,12 +475,36 @@ def test_an_open_size_needs_real_inputs(tmp_path):
     proto = model([node("GlobalAveragePool", out=["t"]), node("Flatten", given=["t"])], (4, "h", "w"))
     victim = adapter.adopt(proto)
     assert victim.access == "scores"
-    assert any("check=x" in note for note in victim.notes)
+    assert any("hand over an example" in note for note in victim.notes)
     onnx.save(proto, tmp_path / "open.onnx")
     victim = adapter.load(tmp_path / "open.onnx", check=torch.rand(6, 4, 9, 8))
     assert (victim.access, victim.name) == ("gradients", "open")
     with pytest.raises(BadInput, match=r"takes \(batch, 4, \?, \?\)"):
         adapter.load(tmp_path / "open.onnx", check=torch.rand(6, 3, 9, 8))
+
+
+def test_loading_by_name_takes_the_open_size_from_an_example_and_keeps_it_for_workers(tmp_path):
+    proto = model([node("GlobalAveragePool", out=["t"]), node("Flatten", given=["t"])], (4, "h", "w"))
+    onnx.save(proto, tmp_path / "open.onnx")
+    victim = load(str(tmp_path / "open.onnx"), example=torch.rand(1, 4, 9, 8))
+    assert victim.access == "gradients"
+    assert pickle.loads(pickle.dumps(victim)).access == "gradients"
+    assert load(str(tmp_path / "open.onnx")).access == "scores"
+
+
+def test_a_file_that_takes_one_row_whatever_it_declares_is_run_row_by_row():
+    flat = node("Reshape", given=["x", "s"], out=["t"])
+    proto = model([flat, node("Erf", given=["t"])], (2, 2), {"s": ints(1, 4)})
+    victim = adapter.adopt(proto)
+    x = torch.rand(5, 2, 2)
+    torch.testing.assert_close(victim(x), torch.erf(x.flatten(1)))
+
+
+def test_a_file_that_onnxruntime_cannot_run_is_refused_in_one_line():
+    conv = node("Conv", given=["x", "w"], auto_pad="SAME_UPPER", dilations=[2, 2])
+    with pytest.raises(BadInput, match="fails in onnxruntime") as caught:
+        adapter.adopt(model([conv], (2, 8, 8), {"w": weights(1, 2, 3, 3)}))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_softmax_at_the_end_is_kept_and_said():

@@ -9,6 +9,8 @@ import torch
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 tf = pytest.importorskip("tensorflow", reason="the extra 'tensorflow' is not installed")
 
+from tensorflow.core.protobuf import saved_model_pb2  # noqa: E402
+
 from sparring.errors import BadInput  # noqa: E402
 from sparring.models import tensorflow as adapter  # noqa: E402
 from sparring.models.loading import adopt, load  # noqa: E402
@@ -170,6 +172,80 @@ def test_a_savedmodel_that_writes_files_is_refused_without_trust(tmp_path):
     with pytest.raises(BadInput, match=r"reaches beyond the model \(WriteFile\)"):
         load(str(tmp_path / "thief"))
     assert load(str(tmp_path / "thief"), trust=True).access == "gradients"
+
+
+@pytest.mark.parametrize("op", ["PrintV2", "SaveV2", "CreateSummaryFileWriter", "DebugIdentityV2", "ReadFile"])
+def test_a_savedmodel_that_reaches_for_files_by_any_operation_is_refused(op, tmp_path):
+    raw = tf.raw_ops
+    place = str(tmp_path / "stolen")
+    reach = {
+        "PrintV2": lambda x: raw.PrintV2(input="x", output_stream=f"file://{place}"),
+        "SaveV2": lambda x: raw.SaveV2(prefix=place, tensor_names=["x"], shape_and_slices=[""], tensors=[x]),
+        "CreateSummaryFileWriter": lambda x: raw.CreateSummaryFileWriter(
+            writer=raw.SummaryWriter(), logdir=place, max_queue=1, flush_millis=1, filename_suffix=""
+        ),
+        "DebugIdentityV2": lambda x: raw.DebugIdentityV2(input=x, tensor_debug_mode=2, debug_urls=[f"file://{place}"]),
+        "ReadFile": lambda x: raw.ReadFile(filename=place),
+    }
+
+    class Thief(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 3])])
+        def __call__(self, x):
+            reach[op](x)
+            return x
+
+    tf.saved_model.save(Thief(), str(tmp_path / "thief"))
+    with pytest.raises(BadInput, match=rf"reaches beyond the model \({op}"):
+        load(str(tmp_path / "thief"))
+
+
+def test_a_savedmodel_with_dropout_recurrence_and_a_table_is_no_thief(tmp_path):
+    class Plain(tf.Module):
+        def __init__(self):
+            self.weight = tf.Variable(tf.ones([3, 2]))
+            keys, values = tf.constant([0, 1], tf.int64), tf.constant([0.0, 1.0])
+            self.table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), 0.0)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 3])])
+        def __call__(self, x):
+            x = tf.while_loop(lambda i, z: i < 2, lambda i, z: (i + 1, tf.tanh(z)), (0, x))[1]
+            return tf.nn.dropout(x, 0.1) @ self.weight + self.table.lookup(tf.constant([1], tf.int64))
+
+    tf.saved_model.save(Plain(), str(tmp_path / "plain"))
+    assert load(str(tmp_path / "plain"))(torch.rand(2, 3)).shape == (2, 2)
+
+
+def test_a_savedmodel_whose_saving_is_called_by_its_signature_is_refused(tmp_path):
+    class Thief(tf.Module):
+        def __init__(self):
+            self.weight = tf.Variable(tf.ones([3, 2]))
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 3])])
+        def __call__(self, x):
+            return x @ self.weight
+
+    folder = tmp_path / "thief"
+    tf.saved_model.save(Thief(), str(folder))
+    proto = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    graph = proto.meta_graphs[0].graph_def
+    saving = next(f for f in graph.library.function if any(node.op == "SaveV2" for node in f.node_def))
+    call = next(f for f in graph.library.function if any(node.op == "MatMul" for node in f.node_def))
+    call.node_def.add(op="StatefulPartitionedCall", name="stolen").attr["f"].func.name = saving.signature.name
+    (folder / "saved_model.pb").write_bytes(proto.SerializeToString())
+    with pytest.raises(BadInput, match="MergeV2Checkpoints, SaveV2"):
+        load(str(folder))
+
+
+def test_a_signature_of_whole_numbers_is_refused(tmp_path):
+    class Bytes(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.uint8)])
+        def __call__(self, x):
+            return tf.cast(x, tf.float32)
+
+    model = Bytes()
+    tf.saved_model.save(model, str(tmp_path / "bytes"), signatures={"serving_default": model.__call__})
+    with pytest.raises(BadInput, match="signature of uint8 inputs"):
+        load(str(tmp_path / "bytes"))
 
 
 def test_signatures_that_are_not_one_input_to_one_output_are_refused_in_one_line(tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import warnings
 
 import pytest
@@ -171,6 +172,25 @@ def test_an_exported_program_serves_any_number_of_rows_and_has_gradients(trained
             )
 
 
+def test_exported_programs_that_are_no_classifiers_or_still_train_are_refused_in_one_line():
+    class Two(nn.Module):
+        def forward(self, x):
+            return x, 2 * x
+
+    class Scalar(nn.Module):
+        def forward(self, x):
+            return x + 1
+
+    cases = (
+        (net().train(), torch.rand(4, 12), "exported in train mode"),
+        (Two(), torch.rand(4, 12), "2 outputs"),
+        (Scalar(), torch.tensor(1.0), "without a batch"),
+    )
+    for module, x, said in cases:
+        with pytest.raises(BadInput, match=said):
+            adopt(torch.export.export(module, (x,)))
+
+
 def test_torchscript_files_need_trust(trained, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -212,6 +232,12 @@ def test_a_hugging_face_model_gives_its_logits_in_hand_and_from_a_folder(tmp_pat
     assert x.grad.any()
     model.save_pretrained(tmp_path / "vit")
     torch.testing.assert_close(load(str(tmp_path / "vit"))(x), y)
+    told = (tmp_path / "vit" / "config.json").read_text()
+    mapped = json.dumps(json.loads(told) | {"auto_map": {"AutoConfig": "evil.Config"}})
+    (tmp_path / "vit" / "config.json").write_text(mapped)
+    with pytest.raises(BadInput, match="brings code of its own"):
+        load(str(tmp_path / "vit"))
+    (tmp_path / "vit" / "config.json").write_text(told)
     (tmp_path / "vit" / "model.safetensors").unlink()
     with pytest.raises(BadInput, match="does not load"):
         load(str(tmp_path / "vit"))

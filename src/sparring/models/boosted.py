@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +51,12 @@ def load(path: str | Path) -> Victim:
             f"{path} is not a file", "an XGBoost .json or .ubj file or a LightGBM .txt file", "check the path"
         )
     readers = {".json": read_xgboost, ".ubj": read_xgboost, ".txt": read_lightgbm}
-    if path.suffix not in readers:
+    if path.suffix.lower() not in readers:
         raise BadInput(
             f"{path}", "an XGBoost .json or .ubj file or a LightGBM .txt file", "save the model as one of these"
         )
     try:
-        return adopt(readers[path.suffix](path))
+        return adopt(readers[path.suffix.lower()](path))
     except (ValueError, TypeError) as error:  # XGBoostError is a ValueError
         if isinstance(error, BadInput):
             raise
@@ -85,12 +87,10 @@ def read_lightgbm(path: Path) -> Any:
 
 
 def xgboost(obj: Any) -> Victim:
-    """Attack an XGBoost classifier; a scikit-learn one keeps the best iteration that early stopping found."""
+    """Attack an XGBoost classifier; one of its scikit-learn kind up to the best iteration that early stopping found."""
+    labels: tuple[Any, ...] = ()
     if type(obj).__name__ == "Booster":
-        booster, labels = obj, ()
-
-        def margin(x: np.ndarray) -> np.ndarray:
-            return np.asarray(obj.inplace_predict(x, predict_type="margin", validate_features=False))
+        booster, margin = obj, of_booster(obj)
     else:
         from xgboost import XGBClassifier
 
@@ -99,12 +99,24 @@ def xgboost(obj: Any) -> Victim:
         if not obj.__sklearn_is_fitted__():
             raise BadInput(f"{type(obj).__name__} is not fitted", "a fitted classifier", "call fit(x, y) first")
         booster, labels = obj.get_booster(), tuple(obj.classes_)
+        margin = partial(obj.predict, output_margin=True, validate_features=False)
+    learner = json.loads(booster.save_config())["learner"]
+    shape = learner["learner_model_param"]
+    if int(shape.get("num_target", 1)) > 1:
+        raise BadInput(f"an XGBoost model of {shape['num_target']} labels an example", "one label", "fit one a label")
+    return victim(margin, str(learner["objective"]["name"]), labels, framework="xgboost", name=type(obj).__name__)
 
-        def margin(x: np.ndarray) -> np.ndarray:
-            return np.asarray(obj.predict(x, output_margin=True, validate_features=False))
 
-    objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
-    return victim(margin, str(objective), labels, framework="xgboost", name=type(obj).__name__)
+def of_booster(booster: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """The margins of a Booster: of all its trees, unless scikit-learn's kind wrote it, which stops at the best."""
+    config = json.loads(booster.save_config())["learner"]
+    if config["gradient_booster"]["name"] == "gblinear":  # which has no prediction in place
+        from xgboost import DMatrix
+
+        return lambda x: np.asarray(booster.predict(DMatrix(x), output_margin=True, validate_features=False))
+    told = booster.attributes()
+    last = int(told["best_iteration"]) + 1 if {"scikit_learn", "best_iteration"} <= told.keys() else 0  # 0: all
+    return partial(booster.inplace_predict, predict_type="margin", iteration_range=(0, last), validate_features=False)
 
 
 def lightgbm(obj: Any) -> Victim:
@@ -142,7 +154,7 @@ def victim(
         )
 
     def scores(x: np.ndarray) -> np.ndarray:
-        out = margin(x.reshape(len(x), -1))
+        out = np.asarray(margin(x.reshape(len(x), math.prod(x.shape[1:]))))
         return np.stack([np.zeros_like(out), out], axis=1) if out.ndim == 1 else out
 
     notes = [f"no gradients: trees are flat; scores are raw margins of {objective.split(maxsplit=1)[0]}"]

@@ -74,6 +74,8 @@ def labels(
         out = answer(f, x, takes, title)
         if out.shape == (len(x), 1):
             out = out.flatten()
+        if not out.is_floating_point() and not out.is_complex():
+            out = out.long()  # torch rounds and compares no unsigned numbers, and no truths
         if out.shape != (len(x),) or out.is_complex() or not bool((out == out.round()).all()):
             raise BadInput(
                 f"{title} answered {len(x)} examples with an array of shape {tuple(out.shape)}",

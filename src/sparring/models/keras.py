@@ -50,7 +50,7 @@ def load(path: str | Path, *, trust: bool = False) -> Victim:
         said = line(error)
         if "safe_mode" in said or "unsafe" in said:
             raise BadInput(
-                f"'{path}' contains Python code (a Lambda layer)",
+                f"'{path}' brings code or files of its own (a Lambda layer, say)",
                 "a model without",
                 "pass --trust if you know who made it",
             ) from error

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sparring.errors import BadInput, line, require
@@ -62,9 +63,14 @@ def adopt(model: object, *, name: str | None = None, example: Tensor | None = No
 
 
 def _is_torch(f: Any, example: Tensor) -> bool:
-    """Whether a function of unknown origin takes a torch tensor and answers with one that has gradients."""
+    """Whether a function of unknown origin takes a torch tensor and answers with one that has gradients.
+
+    It is called once, with torch's random numbers kept. Networks inside of it are in the mode that they are in: one in
+    train mode takes the example into its running statistics, as it would with any call.
+    """
     try:
-        outputs = f(example.clone().requires_grad_())
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            outputs = f(example.clone().requires_grad_())
     except Exception:
         return False  # it may want an array; what is wrong with it otherwise will be said when it is used
     return isinstance(outputs, Tensor) and outputs.requires_grad
@@ -83,23 +89,24 @@ def _adapter(name: str) -> Any:
     return importlib.import_module(f"sparring.models.{name}")
 
 
-def load(spec: str, *, weights: str | None = None, trust: bool = False) -> Victim:
+def load(spec: str, *, weights: str | None = None, trust: bool = False, example: Tensor | None = None) -> Victim:
     """Make a victim of what a command line names.
 
     `spec` is `package.module:factory` or `path/to/file.py:factory`; a file `.onnx`, `.keras`, `.skops`, a booster's
     own file, `.pt2`; a TensorFlow SavedModel or Hugging Face folder; `http(s)://...` or the `.toml` / `.json` that
     describes an endpoint. `weights` go into what a factory returned, which then is in eval mode; without them a
     factory's network stays in the mode in which it came. Code that is named by `spec` runs; code that is hidden in
-    a file (pickle, joblib, a Lambda layer, TorchScript, `.pt2`) runs only with `trust`.
+    a file (pickle, joblib, a Lambda layer, TorchScript, `.pt2`) runs only with `trust`. An ONNX file is compared with
+    onnxruntime on the `example` `(B, *shape)` too, and needs one where it leaves the size of its input open.
 
     Raises:
         BadInput: a file, module or name that is not there; an unknown ending; weights of another network; a pickle.
 
     """
-    return replace(_load(spec, weights, trust=trust), source=(spec, weights, trust))
+    return replace(_load(spec, weights, example, trust=trust), source=(spec, weights, trust, example))
 
 
-def _load(spec: str, weights: str | None, *, trust: bool) -> Victim:
+def _load(spec: str, weights: str | None, example: Tensor | None, *, trust: bool) -> Victim:
     path = Path(spec)
     url = spec.startswith(("http://", "https://"))
     reader = None if url else FOLDER if path.is_dir() else FILES.get(path.suffix.lower())
@@ -110,7 +117,8 @@ def _load(spec: str, weights: str | None, *, trust: bool) -> Victim:
     if reader is not None:
         if not path.exists():
             raise BadInput(f"no file '{spec}'", "a model file", "check the path")
-        return replace(reader(path, trust), name=path.name)
+        opened = reader is FILES[".onnx"]
+        return replace(_adapter("onnx").load(path, check=example) if opened else reader(path, trust), name=path.name)
     if ":" not in spec:
         known = ", ".join(FILES)
         missing = f"'{spec}' ends in no known way" if path.exists() else f"no file '{spec}'"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,11 +107,11 @@ def victim(proto: Any, start: Callable[[Any], Any], *, name: str, check: Tensor 
     reference = Reference.of(session)
     shape = reference.shape if check is None else tuple(check.shape[1:])
     if None in shape:
-        return reference.victim(
-            name, f"no gradients: the file leaves the size of its input open, {reference.shown}; load it with check=x"
-        )
+        why = f"no gradients: the file leaves the size of its input open, {reference.shown}"
+        return reference.victim(name, f"{why}; hand over an example of the data")
     if check is not None and not reference.admits(shape):
         raise BadInput(f"inputs of shape {shape}", f"{name} takes {reference.shown}", "pass inputs of that shape")
+    reference = reference.tried(name, [int(size or 1) for size in shape])
 
     # First with the batch size free; then, where the file fixes it, as it is fixed.
     attempts: list[int | None] = [None] if reference.batch is None else [None, reference.batch]
@@ -205,6 +205,24 @@ class Reference:
     def run(self, x: np.ndarray) -> np.ndarray:
         """Run `(B, *shape)`."""
         return np.asarray(self.session.run([self.output], {self.input: x.astype(self.dtype)})[0])
+
+    def tried(self, name: str, shape: Sequence[int]) -> Reference:
+        """The same, run row by row where its operators take one row alone whatever the file declares.
+
+        Raises:
+            BadInput: onnxruntime cannot run it.
+
+        """
+        said = ""
+        for size in (5, 1) if self.batch is None else (self.batch,):
+            try:
+                self.run(np.zeros((size, *shape), np.float32))
+            except Exception as error:  # onnxruntime's errors share no parent
+                said = first_line(error)
+            else:
+                alone = self.batch is None and size == 1
+                return replace(self, batch=1, notes=(*self.notes, "takes one row at a time")) if alone else self
+        raise BadInput(f"{name} fails in onnxruntime: {said}", "a model that runs there", "export the model again")
 
     def scores(self, x: Tensor) -> Tensor:
         """Run `(B, *shape)` at any batch size."""

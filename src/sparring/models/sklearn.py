@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,39 @@ from sparring.errors import BadInput, require
 from sparring.models import function
 from sparring.models.victim import Victim
 
+LINEAR = (
+    "LogisticRegression",
+    "LogisticRegressionCV",
+    "LinearSVC",
+    "RidgeClassifier",
+    "RidgeClassifierCV",
+    "SGDClassifier",
+    "Perceptron",
+    "PassiveAggressiveClassifier",
+    "LinearDiscriminantAnalysis",
+)
+BY_DECISION = frozenset(
+    {
+        *LINEAR,
+        "SVC",
+        "NuSVC",
+        "AdaBoostClassifier",
+        "GradientBoostingClassifier",
+        "HistGradientBoostingClassifier",
+        "QuadraticDiscriminantAnalysis",
+        "OneVsRestClassifier",
+        "OneVsOneClassifier",
+    }
+)
+"""Classifiers that decide for the largest of their `decision_function`, or by its sign."""
+
+BY_LABEL = frozenset({"SVC", "NuSVC", "NearestCentroid", "FixedThresholdClassifier", "TunedThresholdClassifierCV"})
+"""Classifiers that need not decide for the largest of their `predict_proba`."""
+
+HANDING = frozenset({"RFE", "RFECV", "SelfTrainingClassifier", "StackingClassifier", "FrozenEstimator"})
+HANDED = ("final_estimator_", "estimator_", "base_estimator_", "estimator")
+"""Who hands the decision on to another estimator, and where that is kept."""
+
 
 def adopt(obj: Any) -> Victim:
     """Attack a fitted scikit-learn classifier, a pipeline or a finished search over them.
@@ -25,7 +59,8 @@ def adopt(obj: Any) -> Victim:
     pipelines of these behind StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, Normalizer and PCA. Outputs are
     `decision_function` (for an MLP the last layer before its softmax), as logits `(B, K)`; a binary model's single
     score `s` becomes `[0, s]`, whose softmax is `predict_proba` where the model has one. Every other classifier is
-    attacked by `decision_function`, else `predict_proba`, else its labels; `notes` says which.
+    attacked by `decision_function`, where the class it decides for is known to have the largest, else by
+    `predict_proba`, else by its labels; `notes` says which.
 
     Inputs `(B, *shape)` are flattened to `(B, features)`. Labels are positions in `classes_`.
 
@@ -38,7 +73,6 @@ def adopt(obj: Any) -> Victim:
     from sklearn.exceptions import NotFittedError
     from sklearn.utils.validation import check_is_fitted
 
-    obj = getattr(obj, "best_estimator_", obj)
     name = " > ".join(kind(part) for part in parts(obj))
     if not is_classifier(obj):
         raise BadInput(
@@ -48,10 +82,11 @@ def adopt(obj: Any) -> Victim:
         check_is_fitted(obj)
     except NotFittedError:
         raise BadInput(f"{name} is not fitted", "a fitted classifier", "call fit(x, y) first") from None
-    classes = np.asarray(obj.classes_) if not isinstance(obj.classes_, list) else np.empty((0, 0))
-    if classes.ndim != 1 or str(getattr(getattr(obj, "_label_binarizer", None), "y_type_", "")).startswith(
-        "multilabel"
-    ):
+    listed = getattr(obj, "classes_", None)
+    if listed is None:
+        raise BadInput(f"{name} without classes_", "a classifier that knows its classes", "fit it; a search with refit")
+    classes = np.asarray(listed) if not isinstance(listed, list) else np.empty((0, 0))
+    if classes.ndim != 1 or any(several(part) for part in parts(obj)):
         raise BadInput(f"{name} gives several labels an example", "one label an example", "fit one classifier a label")
     if len(classes) < 2:
         raise BadInput(f"{name} was fitted on one class", "at least two classes", "fit it on data of two or more")
@@ -107,29 +142,27 @@ def load(path: str | Path, *, trust: bool = False) -> Victim:
 
 
 def black_box(obj: Any, classes: np.ndarray, name: str, notes: list[str]) -> Victim:
-    """Attack by the most telling method that the classifier has."""
+    """Attack by the most telling method whose largest score is the class that the classifier decides for."""
     common: dict[str, Any] = {"name": name, "framework": "scikit-learn"}
-    last = parts(obj)[-1]
-    # NearestCentroid decides by distance, but its scores are those of a discriminant: their largest is another class.
-    telling = kind(last) != "NearestCentroid"
-    # decision_function first: probabilities saturate, and a forest's are exactly 0 over wide regions. With
-    # decision_function_shape="ovo" its columns are pairs of classes.
-    if telling and hasattr(obj, "decision_function") and getattr(last, "decision_function_shape", "ovr") != "ovo":
+    last = decider(obj)
+    # Probabilities come second: they saturate, and a forest's are exactly 0 over wide regions.
+    if kind(last) in BY_DECISION and hasattr(obj, "decision_function") and not pairwise(last, len(classes)):
 
         def decision(x: np.ndarray) -> np.ndarray:
             out = np.asarray(obj.decision_function(flat(x)))
             return np.stack([np.zeros_like(out), out], axis=1) if out.ndim == 1 else out
 
         return function.scores(decision, **common, notes=(*notes, "scores are decision_function"))
-    if telling and hasattr(obj, "predict_proba"):
+    if kind(last) not in BY_LABEL and hasattr(obj, "predict_proba"):
         return function.scores(
             lambda x: obj.predict_proba(flat(x)),
             **common,
             probabilities=True,
             notes=(*notes, "scores are predict_proba"),
         )
+    order = np.argsort(classes)
     return function.labels(
-        lambda x: np.searchsorted(classes, obj.predict(flat(x))),
+        lambda x: order[np.searchsorted(classes, obj.predict(flat(x)), sorter=order)],
         **common,
         classes=len(classes),
         notes=(*notes, "only predict: labels, no scores"),
@@ -138,15 +171,37 @@ def black_box(obj: Any, classes: np.ndarray, name: str, notes: list[str]) -> Vic
 
 def flat(x: np.ndarray) -> np.ndarray:
     """Rows of features as scikit-learn has them, in double precision as it was most likely fitted."""
-    return x.reshape(len(x), -1).astype(np.float64)
+    return x.reshape(len(x), math.prod(x.shape[1:])).astype(np.float64)
 
 
 def parts(obj: Any) -> list[Any]:
-    """Return the steps of a pipeline, the estimator itself elsewhere."""
+    """Return the steps of a pipeline, what a search found best, the estimator itself elsewhere."""
+    if hasattr(obj, "best_estimator_"):
+        return parts(obj.best_estimator_)
     if kind(obj) != "Pipeline":
         return [obj]
     steps = [step for _, step in obj.steps if step is not None and not isinstance(step, str)]
     return [part for step in steps for part in parts(step)]
+
+
+def several(obj: Any) -> bool:
+    """Whether an estimator was fitted on several labels an example."""
+    binarizer = getattr(obj, "_label_binarizer", None)
+    return bool(getattr(obj, "multilabel_", False)) or str(getattr(binarizer, "y_type_", "")).startswith("multilabel")
+
+
+def decider(obj: Any) -> Any:
+    """Return the estimator whose decision it is in the end: the last step, or the one that another hands on to."""
+    last = parts(obj)[-1]
+    handed = next((getattr(last, name) for name in HANDED if hasattr(last, name)), None)
+    return last if kind(last) not in HANDING or handed is None else decider(handed)
+
+
+def pairwise(obj: Any, classes: int) -> bool:
+    """Whether the columns of `decision_function` are pairs of classes, or their sign is not what decides."""
+    if kind(obj) == "OneVsOneClassifier":
+        return classes == 2  # over an estimator with probabilities alone the threshold is a half
+    return getattr(obj, "decision_function_shape", "ovr") == "ovo" and classes > 2
 
 
 def kind(obj: Any) -> str:
@@ -359,20 +414,7 @@ def pca(obj: Any) -> list[nn.Module] | None:
 
 
 REWRITERS: dict[str, Callable[[Any], list[nn.Module] | None]] = {
-    **dict.fromkeys(
-        (
-            "LogisticRegression",
-            "LogisticRegressionCV",
-            "LinearSVC",
-            "RidgeClassifier",
-            "RidgeClassifierCV",
-            "SGDClassifier",
-            "Perceptron",
-            "PassiveAggressiveClassifier",
-            "LinearDiscriminantAnalysis",
-        ),
-        linear_classifier,
-    ),
+    **dict.fromkeys(LINEAR, linear_classifier),
     "MLPClassifier": mlp,
     "SVC": svc,
     "NuSVC": svc,

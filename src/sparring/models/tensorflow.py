@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,8 +17,19 @@ from sparring.models.bridge import Pullback, bridge, environment, in_batches_of,
 from sparring.models.victim import Victim
 from sparring.types import Model
 
-FILES = frozenset({"ReadFile", "WriteFile", "MatchingFiles", "PyFunc", "PyFuncStateless", "EagerPyFunc"})
-"""Operations by which a graph reaches beyond the model: files of this machine, or Python."""
+KNOWN = re.compile(
+    r"VarHandleOp|ReadVariableOp|VarIsInitializedOp|DisableCopyOnRead|Assign(Add|Sub)?VariableOp|ResourceGather(Nd)?"
+    r"|StatefulPartitionedCall|While|If|Case|Assert|CudnnRNN(V2|V3)?|(Anonymous)?(Mutable)?(Dense)?HashTable(V2)?"
+    r"|LookupTable(Find|Import|Export|Size)V2|Random(Uniform|UniformInt|StandardNormal|Gamma|Shuffle|PoissonV2)"
+    r"|TruncatedNormal|Multinomial|Stateful(StandardNormalV2|TruncatedNormal|Uniform|UniformInt|RandomBinomial)"
+)
+"""Operations with a state that only compute: with variables, branches, loops, tables, random numbers."""
+
+REACHING = re.compile(r"(?!ShardedFilename$).*(File|Dataset|Debug|PyFunc|XlaCustomCall|VocabRemapping).*")
+"""Operations without a state that reach for files, other programs, or Python; ShardedFilename only names one."""
+
+SAVING = frozenset({"SaveV2", "RestoreV2", "MergeV2Checkpoints"})
+"""What every SavedModel has in two functions of its own, which nothing calls when it is loaded or run."""
 
 
 def tensorflow() -> ModuleType:
@@ -42,7 +54,7 @@ def function(f: Callable[[Any], Any], *, name: str | None = None) -> Victim:
 def load(path: str | Path, *, trust: bool = False) -> Victim:
     """A SavedModel folder as a model with gradients: its serving signature, or its `__call__` where it has none.
 
-    A graph that reads or writes files, or calls Python, is refused unless `trust`.
+    A graph with an operation that is not known to compute alone (files, printing, Python) is refused unless `trust`.
 
     Raises:
         BadInput: no SavedModel there, a graph that reaches for files, or one without a single input and output.
@@ -52,9 +64,9 @@ def load(path: str | Path, *, trust: bool = False) -> Victim:
     if not file.is_file():
         raise BadInput(f"'{path}' has no saved_model.pb", "a SavedModel folder", "check the path")
     tf = tensorflow()
-    if not trust and (reach := _operations(file) & FILES):
+    if not trust and (reach := _reach(file)):
         raise BadInput(
-            f"'{path}' reaches beyond the model ({', '.join(sorted(reach))})",
+            f"'{path}' reaches beyond the model ({', '.join(sorted(reach)[:5])})",
             "a graph that only computes",
             "pass --trust if you know who made it",
         )
@@ -104,6 +116,9 @@ def _signature(signature: Any, name: str, owner: Any) -> Victim:
         names = ", ".join(sorted(inputs)) or "none"
         raise BadInput(f"a signature with the inputs {names}", "one input", "export the model with one")
     (key, spec), *_ = inputs.items()
+    if not spec.dtype.is_floating:
+        kind = spec.dtype.name
+        raise BadInput(f"a signature of {kind} inputs", "floating point", "export it with float inputs")
     shape = None if spec.shape.rank is None else tuple(spec.shape)
     arrange, notes = layout(None if shape is None else shape[1:])
     kept = (signature, owner)
@@ -166,13 +181,43 @@ def to_torch(y: Any) -> Tensor:
     return from_dlpack(y)
 
 
-def _operations(file: Path) -> frozenset[str]:
-    """The names of the operations in every graph and function of a saved_model.pb."""
+def _reach(file: Path) -> frozenset[str]:
+    """The operations in the graphs and functions of a saved_model.pb that are not known to compute alone."""
     proto = require("tensorflow.core.protobuf.saved_model_pb2", "tensorflow").SavedModel()
     try:
         proto.ParseFromString(file.read_bytes())
     except Exception as error:
         raise BadInput(f"'{file}' does not parse", "a SavedModel", "save it anew") from error
-    graphs = [meta.graph_def for meta in proto.meta_graphs]
-    nodes = [n for g in graphs for n in (*g.node, *(n for f in g.library.function for n in f.node_def))]
-    return frozenset(node.op for node in nodes)
+    return frozenset(name for meta in proto.meta_graphs for name in _reaching(meta))
+
+
+def _reaching(meta: Any) -> Iterator[str]:
+    registry = require("tensorflow.python.framework.op_def_registry", "tensorflow")
+    saving = _saving(meta)
+    for home, node in _nodes(meta):
+        known = registry.get(node.op)
+        computes = KNOWN.fullmatch(node.op) if known and known.is_stateful else not REACHING.fullmatch(node.op)
+        if known is None or not (computes or (node.op in SAVING and home in saving)):
+            yield node.op
+
+
+def _nodes(meta: Any) -> Iterator[tuple[str, Any]]:
+    """Every node, with the name of the function that it is in; empty for the graph itself."""
+    yield from (("", node) for node in meta.graph_def.node)
+    for function in meta.graph_def.library.function:
+        yield from ((function.signature.name, node) for node in function.node_def)
+
+
+def _saving(meta: Any) -> frozenset[str]:
+    """The functions that save and restore, unless something else can call them."""
+    ends = {meta.saver_def.save_tensor_name.partition(":")[0], meta.saver_def.restore_op_name}
+    calls = [(home == "" and node.name in ends, _called(node)) for home, node in _nodes(meta)]
+    named = {name for saver, names in calls if saver for name in names}
+    others = {name for saver, names in calls if not saver for name in names}
+    return frozenset(named - others - set(meta.object_graph_def.concrete_functions))
+
+
+def _called(node: Any) -> set[str]:
+    """The functions that a node names."""
+    held = [one for value in node.attr.values() for one in (value.func, *value.list.func)]
+    return {one.name for one in held if one.name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -23,6 +24,9 @@ WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 CHECKPOINTS = ("state_dict", "model_state_dict", "model")
 """Where training scripts keep the state dict in a checkpoint."""
+
+TRAINING: dict[Any, int] = {torch.ops.aten.batch_norm.default: 5, torch.ops.aten.dropout.default: 2}
+"""Operations of an exported program that behave differently in train mode, and which argument says so."""
 
 
 def function(f: Model, *, name: str | None = None) -> Victim:
@@ -73,7 +77,13 @@ def _exported(program: ExportedProgram) -> Victim:
     inputs = [n for n in placeholders if n.name in program.graph_signature.user_inputs]
     if len(inputs) != 1:
         raise BadInput(f"an exported program with {len(inputs)} inputs", "one input", "export the model with one")
-    rows = inputs[0].meta["val"].shape[0]
+    if any(node.target in TRAINING and node.args[TRAINING[node.target]] is True for node in program.graph.nodes):
+        raise BadInput("a program that was exported in train mode", "inference mode", "call eval() before export")
+    shape, outputs = getattr(inputs[0].meta["val"], "shape", ()), program.graph_signature.user_outputs
+    if not shape or len(outputs) != 1:
+        found = f"{len(outputs)} outputs" if shape else "an input without a batch"
+        raise BadInput(f"an exported program with {found}", "inputs (B, *shape) to logits (B, K)", "export one such")
+    rows = shape[0]
     module = program.module()
     if not isinstance(rows, int):
         return Victim(call=module, access="gradients", framework="torch.export", name="program", module=module)
@@ -137,10 +147,16 @@ def load_folder(path: str | Path) -> Victim:
     """
     transformers = require("transformers", "transformers")
 
+    settings: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
     def read() -> Any:
-        config = transformers.AutoConfig.from_pretrained(str(path), local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(str(path), **settings)
         family = getattr(transformers, config.architectures[0])
-        return family.from_pretrained(str(path), local_files_only=True, use_safetensors=True)
+        return family.from_pretrained(str(path), use_safetensors=True, **settings)
+
+    if "auto_map" in _attempt(path, lambda: json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))):
+        do = "load it yourself, and hand over the model: module:factory"
+        raise BadInput(f"'{path}' brings code of its own (auto_map in config.json)", "a network of transformers", do)
 
     victim = adopt(_attempt(path, read).eval())
     assert victim is not None

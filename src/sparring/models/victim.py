@@ -21,8 +21,8 @@ class Victim:
     "gradients" it is differentiable in its input; with "scores" it gives values only; with "labels" it gives
     one-hot decisions `(B, K)`. `module` is the torch module behind it, where there is one: explanations and
     certificates walk it; `trainee` is what training takes, where that is another one. `probabilities` says that the
-    outputs are known to be probabilities. `source` is what `sparring.models.load` was given (spec, weights, trust):
-    such a victim travels to a worker process by name.
+    outputs are known to be probabilities. `source` is what `sparring.models.load` was given (spec, weights, trust,
+    example): such a victim travels to a worker process by name.
     """
 
     call: Model
@@ -33,7 +33,7 @@ class Victim:
     trainee: nn.Module | None = None
     probabilities: bool = False
     notes: tuple[str, ...] = ()
-    source: tuple[str, str | None, bool] | None = None
+    source: tuple[str, str | None, bool, Tensor | None] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Outputs of `x`."""
@@ -51,11 +51,11 @@ def _made(state: dict[str, Any]) -> Victim:
     return Victim(**state)
 
 
-def _loaded(source: tuple[str, str | None, bool], changes: dict[str, Any]) -> Victim:
+def _loaded(source: tuple[str, str | None, bool, Tensor | None], changes: dict[str, Any]) -> Victim:
     from sparring.models.loading import load
 
-    spec, weights, trust = source
-    return replace(load(spec, weights=weights, trust=trust), **changes)
+    spec, weights, trust, example = source
+    return replace(load(spec, weights=weights, trust=trust, example=example), **changes)
 
 
 @contextmanager
