@@ -1,13 +1,17 @@
 """Texts that say who was in the ring: the same in every process, other ones for other models, attacks and defences."""
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
 from sparring import audit
 from sparring.data import Arrays, digits
 from sparring.errors import BadInput
 from sparring.evaluate.collect import collect
-from sparring.evaluate.identity import of_attack, of_model
+from sparring.evaluate.identity import of_attack, of_data, of_model
+from sparring.models import adopt
 from sparring.models.victim import Victim
 from sparring.registry import find, members
 from sparring.threats import linf, parse
@@ -33,6 +37,59 @@ def test_a_model_that_was_fitted_anew_is_another_one():
     data = digits("test")
     assert of_model(linear(0), data) == of_model(linear(0), data) != of_model(linear(1), data)
     assert of_model(linear(0), data, steady=False) == of_model(linear(1), data, steady=False)
+
+
+class Tempered(nn.Module):
+    """A linear model whose forward pass does what it was told."""
+
+    def __init__(self, sign: float) -> None:
+        super().__init__()
+        self.layer = nn.Linear(784, 10)
+        self.register_buffer("offset", torch.zeros(1), persistent=False)
+        self.after = lambda x: sign * x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.after(self.layer(x.flatten(1))) + self.offset
+
+
+def networks() -> list[nn.Module]:
+    torch.manual_seed(0)
+    first, last = nn.Linear(784, 30), nn.Linear(30, 10)
+    made: list[nn.Module] = [
+        nn.Sequential(nn.Flatten(), first, between, last)
+        for between in (nn.ReLU(), nn.LeakyReLU(0.1), nn.LeakyReLU(0.2), nn.Tanh(), nn.Dropout(0.1), nn.Dropout(0.2))
+    ]
+    same = Tempered(1.0)
+    negative, moved = Tempered(-1.0), Tempered(1.0)
+    for other in (negative, moved):
+        other.load_state_dict(same.state_dict())
+    moved.offset.fill_(0.5)
+    return [*made, same, negative, moved]
+
+
+def test_networks_of_the_same_weights_are_told_apart_by_their_layers_and_what_they_do():
+    data = digits("test")
+    known = [of_model(adopt(network), data) for network in networks()]
+    assert len(set(known)) == len(known)
+    assert known == [of_model(adopt(network), data) for network in networks()]
+
+
+def test_being_told_apart_leaves_a_network_in_train_mode_as_it_was():
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784), nn.Dropout(), nn.Linear(784, 10))
+    before, random = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    assert of_model(adopt(network), digits("test")) == of_model(adopt(network), digits("test"))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(part.training for part in network.modules())
+
+
+@pytest.mark.parametrize("row", [0, 17, 299])
+def test_data_are_told_apart_by_any_label_and_any_input(row):
+    x, y = digits("test").take(range(300))
+    other, label = x.clone(), y.clone()
+    other[row, 0, 14, 14] += 0.01
+    label[row] = (label[row] + 1) % 10
+    assert len({of_data(Arrays("same", *pair)) for pair in ((x, y), (other, y), (x, label))}) == 3
 
 
 def test_an_interrupted_attack_goes_on_with_the_same_model_only(tmp_path):

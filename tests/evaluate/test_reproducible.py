@@ -16,6 +16,7 @@ import torch
 from sparring.errors import BadInput
 from sparring.evaluate import audit
 from sparring.evaluate.result import Result
+from sparring.threats import linf
 
 from .networks import THREAT, held_out, honest
 
@@ -111,7 +112,29 @@ def test_an_unfinished_run_is_neither_overwritten_nor_resumed_with_other_setting
         audit(model, data, THREAT, suite="quick", out=tmp_path, seed=1, resume=True)
     with pytest.raises(BadInput, match="differs in model"):
         audit(honest("gelu"), data, THREAT, suite="quick", out=tmp_path, resume=True)
-    assert audit(model, data, THREAT, suite="quick", out=tmp_path, resume=True).verdict == "trusted"
+    x, y = data
+    other = torch.where(torch.arange(40) == 20, (y + 1) % 10, y)
+    with pytest.raises(BadInput, match="differs in data"):
+        audit(model, (x, other), THREAT, suite="quick", out=tmp_path, resume=True)
+    result = audit(model, data, THREAT, suite="quick", out=tmp_path, resume=True)
+    assert result.verdict == "trusted"
+    again = audit(model, data, THREAT, suite="quick", out=tmp_path, resume=True)  # all of it lies in the ledger
+    assert again.seconds > result.seconds  # the time of both
+    assert again.seconds >= sum(attack.seconds for attack in again.attacks)
+
+
+def test_a_ledger_that_was_being_made_when_its_process_was_killed_is_made_again(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite").touch()
+    model, data = honest("relu"), held_out(20)
+    assert audit(model, data, THREAT, suite="quick", out=tmp_path).verdict == "trusted"
+
+
+def test_what_cannot_be_an_eps_or_a_budget_is_refused() -> None:
+    model, data = honest("relu"), held_out(20)
+    with pytest.raises(BadInput, match=r"linf:1\.5 on inputs from 0 to 1"):
+        audit(model, data, linf(1.5))
+    with pytest.raises(BadInput, match="passes=-1"):
+        audit(model, data, THREAT, passes=-1)
 
 
 def test_when_memory_runs_out_the_batch_is_halved_and_nothing_changes() -> None:

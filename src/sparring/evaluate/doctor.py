@@ -23,7 +23,7 @@ from sparring.errors import line
 from sparring.evaluate.checks import Look, Question, asks
 from sparring.evaluate.result import Check
 from sparring.evaluate.run import asked, home
-from sparring.evaluate.statistics import clopper_pearson
+from sparring.evaluate.statistics import clopper_pearson, spread
 from sparring.goals import Never, Untargeted
 from sparring.losses import cross_entropy, margin
 from sparring.mending import obstacles
@@ -216,7 +216,7 @@ def labels_fit_the_outputs(patient: Patient, question: Question) -> Check:
 
 @asks(
     "class-balance",
-    "the commonest class has more than half of what even shares would leave it",
+    "the commonest class has more than 1/2 + 1/(2 K)",
     threshold="1/2 + 1/(2 K) of the sample",
     serious="warning",
     remedy="look at the accuracy of each class: the average is mostly that of one",
@@ -665,12 +665,6 @@ class Diagnosis:
     def invalid(self) -> bool:
         """Whether a failure leaves no number to be believed."""
         return any(check.fatal for check in self.checks)
-
-
-def spread(count: int, most: int) -> Sequence[int]:
-    """At most `most` positions out of `count`, evenly spread."""
-    most = min(count, most)
-    return sorted({round(i * (count - 1) / max(most - 1, 1)) for i in range(most)})
 
 
 def examine(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> Diagnosis:

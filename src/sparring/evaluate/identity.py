@@ -10,12 +10,20 @@ from types import CellType, CodeType, FunctionType
 import torch
 from torch import Tensor, nn
 
-from sparring.models.victim import Victim
+from sparring.evaluate.run import home, own_draws
+from sparring.evaluate.statistics import spread
+from sparring.models.victim import Victim, inference
 from sparring.threats import Ball
 from sparring.types import Data
 
 PROBES = 8
-"""The examples on which models that show no parameters are told apart."""
+"""The examples on whose decisions models are told apart."""
+
+READ = 2**26
+"""Bytes of inputs that are read to tell data sets apart: all of them where there are no more."""
+
+CHUNK = 256
+"""Examples that are read at once."""
 
 
 def digest(*tensors: Tensor) -> str:
@@ -30,29 +38,43 @@ def digest(*tensors: Tensor) -> str:
 
 
 def of_model(victim: Victim, data: Data, *, steady: bool = True) -> str:
-    """The parameters and buffers of a torch module; of any other model its name and, if `steady`, some decisions.
+    """The layers, parameters and buffers of a torch module, else its name; if `steady`, some decisions as well.
 
-    A model that was fitted anew has the name that it had before. Costs a forward pass on `PROBES` examples.
+    A model that was fitted anew has the name that it had before, and a forward pass shows in no layer. Costs one on
+    `PROBES` examples.
     """
-    if victim.module is not None:
-        return f"{victim.framework}: {_state(victim.module)}"
+    who = victim.name if victim.module is None else _built(victim.module)
     if not steady:
-        return f"{victim.framework}: {victim.name}"
+        return f"{victim.framework}: {who}"
     try:
-        with torch.no_grad():
-            said = digest(victim(data.take(range(min(PROBES, len(data))))[0]).argmax(-1))
+        with inference(victim), own_draws("identity"), torch.no_grad():
+            said = digest(victim(data.take(range(min(PROBES, len(data))))[0].to(home(victim))).argmax(-1))
     except Exception:  # whatever the model raises: of such an audit the doctor says more
         said = "nothing"
-    return f"{victim.framework}: {victim.name}, deciding {said}"
+    return f"{victim.framework}: {who}, deciding {said}"
 
 
 def _state(module: nn.Module) -> str:
-    return digest(*(value for value in module.state_dict().values() if isinstance(value, Tensor)))
+    """Its parameters and buffers, those too that no state dict has."""
+    values = dict(module.named_buffers()) | module.state_dict()
+    return digest(*(value for value in values.values() if isinstance(value, Tensor)))
+
+
+def _built(module: nn.Module) -> str:
+    """Its layers and how they were set, and what they hold."""
+    layers = (
+        f"{name} {type(part).__qualname__} {part.extra_repr()} {' '.join(_plain(part))}"
+        for name, part in module.named_modules()
+    )
+    return f"{hashlib.sha256(chr(10).join(layers).encode()).hexdigest()[:16]} {_state(module)}"
 
 
 def of_data(data: Data) -> str:
-    """The name, the length, and the first and last example."""
-    return f"{data.name}, {len(data)} examples, {digest(*data.take([0, len(data) - 1]))}"
+    """The name, the length, and the examples: as many of them, evenly spread, as 64 MB of inputs hold."""
+    one = data.take([0])[0]
+    rows = spread(len(data), max(2, READ // max(one.nbytes, 1)))
+    chunks = (data.take(rows[i : i + CHUNK]) for i in range(0, len(rows), CHUNK))
+    return f"{data.name}, {len(data)} examples, {digest(*(part for chunk in chunks for part in chunk))}"
 
 
 def of_attack(attack: object) -> str:

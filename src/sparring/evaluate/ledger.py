@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from torch import Tensor
 from sparring.errors import BadInput
 
 _SCHEMA = """
-CREATE TABLE run (settings TEXT NOT NULL, finished INTEGER NOT NULL);
+BEGIN;
+CREATE TABLE run (settings TEXT NOT NULL, finished INTEGER NOT NULL, seconds REAL NOT NULL);
 CREATE TABLE bouts (stage TEXT NOT NULL, forward INTEGER, backward INTEGER, seconds REAL);
 CREATE TABLE outcomes (
     stage TEXT NOT NULL, example INTEGER NOT NULL, label INTEGER NOT NULL, prediction INTEGER NOT NULL,
@@ -59,7 +61,8 @@ class Cost:
 
 
 class Ledger:
-    """An open ledger, in memory without a path. Only one process writes to it.
+    """An open ledger, in memory without a path. Only one process writes to it. `before` is how long a run that is
+    resumed had taken, in seconds, until its last finished batch.
 
     Makes its folder: open it last, so that a refusal before it leaves none. What is refused inside of it, before its
     first batch, leaves none either.
@@ -76,16 +79,19 @@ class Ledger:
             admit(path, settings, resume=resume)
             if not resume:
                 path.unlink(missing_ok=True)
-        exists = path is not None and path.exists()
+        exists = path is not None and path.exists() and path.stat().st_size > 0
         self._base = sqlite3.connect(path if path is not None else ":memory:")
         if not exists:
-            self._base.executescript(_SCHEMA)
-            with self._base:
-                self._base.execute("INSERT INTO run VALUES (?, 0)", (json.dumps(settings, sort_keys=True),))
+            self._base.executescript(_SCHEMA)  # in one transaction with the settings: whole, or not there
+            self._base.execute("INSERT INTO run VALUES (?, 0, 0)", (json.dumps(settings, sort_keys=True),))
+            self._base.commit()
+        (self.before,) = self._base.execute("SELECT seconds FROM run").fetchone()
+        self._noted = time.perf_counter()
 
     def record(self, stage: str, outcomes: Iterable[Outcome], cost: Cost) -> None:
         """Enter a finished batch, whole or not at all."""
         with self._base:
+            self._note_time()
             self._base.execute(
                 "INSERT INTO bouts VALUES (?, ?, ?, ?)", (stage, cost.forward, cost.backward, cost.seconds)
             )
@@ -157,7 +163,13 @@ class Ledger:
     def finish(self) -> None:
         """Say that the result was written."""
         with self._base:
+            self._note_time()
             self._base.execute("UPDATE run SET finished = 1")
+
+    def _note_time(self) -> None:
+        """Add what has passed since the last time."""
+        since, self._noted = self._noted, time.perf_counter()
+        self._base.execute("UPDATE run SET seconds = seconds + ?", (self._noted - since,))
 
     def __enter__(self) -> Self:
         return self
@@ -179,7 +191,7 @@ def admit(path: Path, settings: Mapping[str, object], *, resume: bool) -> None:
     Raises:
         BadInput: no ledger there, one of other settings, or one that is unfinished, where it is not to be resumed.
     """
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:  # as a process that was killed while it made it leaves it
         return
     found, finished = _run(path)
     if not resume:

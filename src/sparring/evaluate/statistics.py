@@ -21,3 +21,9 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> In
     low = float(betaincinv(successes, trials - successes + 1, tail)) if successes else 0.0
     high = float(betaincinv(successes + 1, trials - successes, 1 - tail)) if successes < trials else 1.0
     return Interval(estimate=successes / trials, low=low, high=high)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` positions out of `count`, evenly spread."""
+    most = min(count, most)
+    return sorted({round(i * (count - 1) / max(most - 1, 1)) for i in range(most)})

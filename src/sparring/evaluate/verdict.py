@@ -18,10 +18,11 @@ from sparring import __version__
 from sparring.attacks.grid import Grid
 from sparring.attacks.restarts import Restarts
 from sparring.data import Arrays, first
+from sparring.errors import BadInput
 from sparring.evaluate import adaptive, identity
 from sparring.evaluate import checks as run_checks
 from sparring.evaluate.bracket import WALKS, Prover, entry, prover
-from sparring.evaluate.doctor import Diagnosis, examine, spread
+from sparring.evaluate.doctor import Diagnosis, examine
 from sparring.evaluate.ledger import Cost, Ledger, Outcome
 from sparring.evaluate.result import (
     AttackRecord,
@@ -39,7 +40,7 @@ from sparring.evaluate.result import (
 )
 from sparring.evaluate.run import DRAWS, Ring, Runner, Watch, asked, home, one_thread, own_draws, silent, workforce
 from sparring.evaluate.schedule import Round, choose, outlook, settled
-from sparring.evaluate.statistics import clopper_pearson
+from sparring.evaluate.statistics import clopper_pearson, spread
 from sparring.evaluate.suites import Suite, build, last_resort, margin_runs
 from sparring.models.loading import adopt
 from sparring.models.victim import Victim, inference
@@ -109,6 +110,10 @@ def audit(
             that cannot be certified, where that was asked for.
     """
     started = time.perf_counter()
+    if threat.norm.name == "linf" and threat.eps > threat.high - threat.low:
+        raise BadInput(f"{threat} on inputs from {threat.low:g} to {threat.high:g}", "an eps within them", "lower it")
+    if passes is not None and passes < 0:
+        raise BadInput(f"passes={passes}", "0 or more", "leave it out for the suite's own")
     subject = data if not isinstance(data, tuple) else Arrays("data", *data)
     subject = subject if limit is None else first(subject, limit)
     victim = adopt(model, name=name, example=subject.take([0])[0])
@@ -147,7 +152,7 @@ def audit(
                 watch=watch or silent,
                 resume=resume,
             )
-    result = result.model_copy(update={"seconds": time.perf_counter() - started})
+    result = result.model_copy(update={"seconds": result.seconds + time.perf_counter() - started})
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         result.save(folder / "result.json")
@@ -280,7 +285,7 @@ def _run(
 
             save(_pictures(case, story, ledger), folder / "gallery.npz")
         ledger.finish()
-    return result
+    return result.model_copy(update={"seconds": ledger.before})
 
 
 class _Bout:
