@@ -645,7 +645,7 @@ def test_explain_leaves_a_picture_and_a_number_for_each_example(run: Run, place:
     data = ("--data", "digits", "--limit", "4", "--method", "occlusion")
     ended = run("explain", model, *data, *THREAT, "--out", "out")
     assert ended.status == 0, ended.err
-    assert ended.out.endswith("written: out/attributions.png\n")
+    assert ended.out.endswith("written: out/attributions.png, out/stability.csv\n")
     assert Path("out", "attributions.png").read_bytes().startswith(b"\x89PNG")
     head, *rows = Path("out", "stability.csv").read_text().splitlines()
     assert head == "example,label,clean,attacked,cosine,overlap"
@@ -827,6 +827,13 @@ def test_an_endpoint_that_breaks_down_in_the_middle_leaves_a_run_to_resume(
     assert resumed.status == 0, resumed.err
     assert run(*words[:-1], "whole").status == 0
     assert Path("out", "adversarial.npz").read_bytes() == Path("whole", "adversarial.npz").read_bytes()
+
+
+def test_an_endpoint_has_one_worker_so_that_its_budget_is_kept(run: Run, place: Path) -> None:
+    pytest.importorskip("httpx")
+    refused(
+        run, ("audit", described("http://127.0.0.1:9/"), *SMALL, *THREAT, "--workers", "2"), "--workers for an endpoint"
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")

@@ -17,7 +17,7 @@ import click
 
 from sparring import __version__
 from sparring.allocator import keep_freed
-from sparring.errors import BadInput
+from sparring.errors import BadInput, named
 from sparring.tables import TABLES
 
 if TYPE_CHECKING:
@@ -33,11 +33,8 @@ if TYPE_CHECKING:
 Function = Callable[..., Any]
 
 GATE, REFUSED, INTERRUPTED = 1, 2, 130
-LEFT = (
-    *("report.html", "result.json", "gallery.npz", "ledger.sqlite", "attributions.png", "stability.csv"),
-    *("adversarial.png", "adversarial.npz", "proofs.json", "weights.pt", "train.toml", "history.csv"),
-)
-"""Files that the commands leave in their folders."""
+AUDITED = ("ledger.sqlite", "result.json", "gallery.npz", "report.html")
+"""What an audit leaves in its folder."""
 
 PLAIN_WIDTH = 160
 """Columns of a table that goes into a file or a pipe, where rich would fold at 80."""
@@ -157,7 +154,7 @@ def audit(**given: Any) -> int:
     from sparring.evaluate import audit as run
     from sparring.report.terminal import show
 
-    out = _folder(given["out"])
+    out = _folder(given["out"], *AUDITED)
     victim, data, threat = _bout(given)
     if given["certify"] is not None and given["defence"] is not None:
         raise BadInput("--certify with --defence", "one of them", "certificates are for networks that torch sees whole")
@@ -229,7 +226,8 @@ def attack(**given: Any) -> int:
     from sparring.evaluate.collect import collect
     from sparring.registry import find
 
-    entry, out, threat = find("attacks", given["name"]), _folder(given["out"]), _threat(given)
+    entry, threat = find("attacks", given["name"]), _threat(given)
+    out = _folder(given["out"], "ledger.sqlite", "adversarial.npz")
     victim, data = _met(given)
     with _resumable(out), _watch() as watch:
         found = collect(
@@ -276,7 +274,7 @@ def explain(**given: Any) -> None:
     from sparring.explain.figure import draw
     from sparring.report.figures import png
 
-    out = _folder(given["out"])
+    out = _folder(given["out"], "attributions.png", "stability.csv")
     victim, data, threat = _bout({**given, "limit": given["limit"] or 8})
     x, z, decided = strike(victim, data, threat, seed=given["seed"])
     found = attributed(victim, x, z, decided, method=given["method"])
@@ -296,7 +294,7 @@ def explain(**given: Any) -> None:
     (out / "stability.csv").write_text("".join(",".join(row) + "\n" for row in (head, *rows)), encoding="utf-8")
     _print(_console(), head, rows)
     click.echo(f"\nwithin {threat} attributions keep a cosine of {float(found.cosine.mean()):.3f} on average")
-    click.echo(f"written: {out / 'attributions.png'}")
+    click.echo(f"written: {out / 'attributions.png'}, {out / 'stability.csv'}")
 
 
 @cli.command()
@@ -328,7 +326,7 @@ def train(**given: Any) -> int:
     from sparring.training.hardware import Hardware
     from sparring.training.settings import layers
 
-    out = _folder(given["out"])
+    out = _folder(given["out"], *AUDITED, "weights.pt", "train.toml", "history.csv")
     with _resumable(out), _course() as told, _watch() as watch:
         done = run(
             recipe=given["recipe"],
@@ -401,7 +399,7 @@ def certify(**given: Any) -> None:
             raise click.UsageError(f"Missing option '--{name}', or a PROPERTY.", click.get_current_context())
     if given["resume"] and given["out"] is None:
         raise BadInput("--resume without --out", "the folder of the run to go on with", "add --out")
-    out = None if given["out"] is None else _folder(given["out"])
+    out = None if given["out"] is None else _folder(given["out"], "ledger.sqlite", "proofs.json")
     settings = {"seconds": given["seconds"]} if given["method"] == "branch-and-bound" else {}
     made = None if given["method"] == "smoothing" else find("certificates", given["method"]).make(**settings)
     victim, data, threat = _bout(given)
@@ -463,7 +461,7 @@ def report(folder: Path, language: Any, junit: Path | None, sarif: Path | None, 
     found = [reports.read(place) for place in inside]
     results = [result for result, _ in found]
     galleries = dict(zip(names(results), (pictures for _, pictures in found), strict=True))
-    page = reports.write(_folder(folder), results, galleries, language=language)
+    page = reports.write(_folder(folder, "report.html"), results, galleries, language=language)
     click.echo(f"report: {page}")
     if junit is not None:
         junit.write_text(as_junit(results, fail_under), encoding="utf-8")
@@ -518,7 +516,7 @@ def demo(out: Path, language: Any) -> int:
 
     A network is fooled, measured, trained to resist, and measured again.
     """
-    out = _folder(out)
+    out = _folder(out, "report.html", "adversarial.png", "attributions.png")
     from sparring.demo import run
 
     return run(out, _console(), language=language)
@@ -592,7 +590,9 @@ def _met(given: dict[str, Any]) -> tuple[Victim, Data]:
 
     data = load_data(given["data"], split=given["split"])
     data = data if given["limit"] is None else first(data, given["limit"])
-    victim = _placed(load(given["model"], weights=given["weights"], trust=given["trust"]), given)
+    example = data.take([0])[0] if len(data) else None
+    found = load(given["model"], weights=given["weights"], trust=given["trust"], example=example)
+    victim = _placed(found, given)
     _introduce(victim, data)
     return victim, data
 
@@ -600,6 +600,8 @@ def _met(given: dict[str, Any]) -> tuple[Victim, Data]:
 def _placed(victim: Victim, given: dict[str, Any]) -> Victim:
     """The model on the device that was asked for."""
     device = given["device"]
+    if victim.framework == "http" and given.get("workers", 1) > 1:  # each would have a budget and a rate of its own
+        raise BadInput("--workers for an endpoint", "one worker: requests go one after another", "leave --workers out")
     if device == "cpu":
         return victim
     if victim.module is None:
@@ -632,7 +634,7 @@ def _introduce(victim: Victim, data: Data) -> None:
         raise
     except Exception as error:
         raise BadInput(
-            f"{victim.name} raised {type(error).__name__}: {str(error)[:300]} on {what}",
+            f"{victim.name} raised {named(error)[:300]} on {what}",
             "data that the model takes",
             "check that they belong together, or reshape the inputs in the factory",
         ) from error
@@ -644,14 +646,14 @@ def _introduce(victim: Victim, data: Data) -> None:
         )
 
 
-def _folder(out: Path) -> Path:
-    """Refuse a folder that cannot be written, before anything is computed for it."""
+def _folder(out: Path, *files: str) -> Path:
+    """Refuse a folder in which these files cannot be written, before anything is computed for them."""
     place = next(place for place in (out, *out.parents) if place.exists())
     if not place.is_dir():
         raise BadInput(f"'{place}' is a file", "a folder to write to", "choose another one")
     if not os.access(place, os.W_OK | os.X_OK):
         raise BadInput(f"'{place}' cannot be written", "a folder to write to", "choose another one")
-    taken = [out / name for name in LEFT if (out / name).is_dir()]
+    taken = [out / name for name in files if (out / name).is_dir()]
     if taken:
         raise BadInput(f"'{taken[0]}' is a folder", "a file to write there", "move it, or choose another --out")
     return out

@@ -110,5 +110,5 @@ def find(name: str) -> Specimen:
     """
     known = {one.name: one for one in specimens()}
     if name not in known:
-        raise BadInput(f"no specimen {name!r}", f"one of {', '.join(known)}", "choose one of them")
+        raise BadInput(f"no specimen {name!r}", f"one of {', '.join(map(repr, known))}", "choose one of them")
     return known[name]
