@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 import csv
 import io
-import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
+from sparring import __version__
 from sparring.data import Arrays, Subset, first
 from sparring.data import load as load_data
 from sparring.errors import BadInput
@@ -26,8 +25,9 @@ from sparring.models.loading import adopt, load
 from sparring.models.victim import Victim
 from sparring.threats import Ball
 from sparring.training.alarms import Alarm, Epoch, gradient_masking
-from sparring.training.checkpoints import Checkpoints
+from sparring.training.checkpoints import Checkpoints, packed
 from sparring.training.hardware import Hardware
+from sparring.training.locking import alone_in, companion
 from sparring.training.reading import Unlabelled
 from sparring.training.requirements import outputs
 from sparring.training.settings import Settings
@@ -110,88 +110,104 @@ def train(
     of the network before and after, by attacks that training has not seen, on examples that it has not seen.
 
     Raises:
-        BadInput: settings, a model, or data that cannot be trained with.
+        BadInput: settings, a model, or data that cannot be trained with; another training that runs in `out`.
         KeyboardInterrupt: Ctrl-C or SIGTERM; what is needed to go on is in `out`.
 
     """
     chosen = _settings(settings, model=model, data=data, threat=threat, method=method, name=recipe)
     folder = Path(out) if out is not None else None
-    if folder is not None and not resume:
-        _admit(folder)
-    found = _materials(chosen, model, data, test, trust=trust)
-    ball = chosen.ball()
-    for subject in (found.train, found.test):
-        accept(subject.take(range(min(LOOKED_AT, len(subject))))[0], subject, ball)
-    classes = _classes(found.network, found.train)
-    objective, remedy = chosen.objectives(ball, classes)
-    average, settled = chosen.averaging()
-    trainer = Trainer(
-        epochs=chosen.epochs,
-        batch_size=chosen.batch_size,
-        lr=chosen.optimiser.lr,
-        optimiser=chosen.optimizer(),
-        rate=chosen.rate(),
-        ramp=chosen.strength(),
-        average=average,
-        settled=settled,
-        neighbourhood=chosen.neighbour(),
-        clip=chosen.clip,
-        augment=chosen.augmentation(),
-        extra=found.extra,
-        share=chosen.data.share,
-        remedy=remedy,
-        validation=None
-        if found.held_out is None
-        else Validation(
-            data=found.held_out,
-            threat=ball,
-            attack=chosen.challenger(),
-            every=chosen.validation.every,
-            keep_best=chosen.validation.keep == "best",
-            patience=chosen.validation.patience,
-        ),
-        checkpoints=None
-        if folder is None
-        else Checkpoints(
-            path=folder / "checkpoint.pt",
-            seconds=chosen.checkpoint.seconds,
-            steps=chosen.checkpoint.steps,
-            settings="; ".join(
-                (identity.of_model(found.victim, found.train), identity.of_data(found.train), chosen.digest)
+    with _alone(folder, resume=resume):
+        found = _materials(chosen, model, data, test, trust=trust)
+        ball = chosen.ball()
+        for subject in (found.train, found.test):
+            accept(subject.take(range(min(LOOKED_AT, len(subject))))[0], subject, ball)
+        classes = _classes(found.network, found.train)
+        objective, remedy = chosen.objectives(ball, classes)
+        average, settled = chosen.averaging()
+        trainer = Trainer(
+            epochs=chosen.epochs,
+            batch_size=chosen.batch_size,
+            lr=chosen.optimiser.lr,
+            optimiser=chosen.optimizer(),
+            rate=chosen.rate(),
+            ramp=chosen.strength(),
+            average=average,
+            settled=settled,
+            neighbourhood=chosen.neighbour(),
+            clip=chosen.clip,
+            augment=chosen.augmentation(),
+            extra=found.extra,
+            share=chosen.data.share,
+            remedy=remedy,
+            validation=None
+            if found.held_out is None
+            else Validation(
+                data=found.held_out,
+                threat=ball,
+                attack=chosen.challenger(),
+                every=chosen.validation.every,
+                keep_best=chosen.validation.keep == "best",
+                patience=chosen.validation.patience,
             ),
-            resume=resume,
-        ),
-        hardware=replace(hardware, precision=chosen.precision),
-        seed=chosen.seed,
-    )
-    with ExitStack() as watchers:
-        told: list[Watch] = [] if watch is None else [watch]
+            checkpoints=None
+            if folder is None
+            else Checkpoints(
+                path=folder / "checkpoint.pt",
+                seconds=chosen.checkpoint.seconds,
+                steps=chosen.checkpoint.steps,
+                settings="; ".join(
+                    (
+                        f"sparring {__version__}",
+                        identity.of_model(found.victim, found.train),
+                        identity.of_data(found.train),
+                        chosen.digest,
+                    )
+                ),
+                resume=resume,
+            ),
+            hardware=replace(hardware, precision=chosen.precision),
+            seed=chosen.seed,
+        )
+        with ExitStack() as watchers:
+            told: list[Watch] = [] if watch is None else [watch]
+            if folder is not None:
+                told.append(written(folder / "history.csv"))
+            if log:
+                place, faced = (folder or Path()) / "tensorboard", chosen.stretch * ball.eps
+                told.append(watchers.enter_context(tensorboard(place, eps=faced)))
+
+            def tell(event: Event) -> None:
+                for one in told:
+                    one(event)
+
+            course = replace(trainer, watch=tell)(found.network, found.train, objective)
+        done = Trained(network=course.network, settings=chosen, course=course, alarms=course.alarms)
+        if not course.first:
+            return done
         if folder is not None:
-            told.append(written(folder / "history.csv"))
-        if log:
-            place, faced = (folder or Path()) / "tensorboard", chosen.stretch * ball.eps
-            told.append(watchers.enter_context(tensorboard(place, eps=faced)))
-
-        def tell(event: Event) -> None:
-            for one in told:
-                one(event)
-
-        course = replace(trainer, watch=tell)(found.network, found.train, objective)
-    done = Trained(network=course.network, settings=chosen, course=course, alarms=course.alarms)
-    if not course.first:
-        return done
-    if folder is not None:
-        with in_one_move(folder / "train.toml") as file:
-            file.write(chosen.toml().encode())
-        done = replace(done, weights=_kept(course.network, folder))
-    if chosen.audit.suite == "none":
-        return done
-    judged = _judged(done, found, ball, folder=folder, resume=resume, audited=audited, command=command)
-    return _reported(judged, folder, language, watch)
+            with in_one_move(folder / "train.toml") as file:
+                file.write(chosen.toml().encode())
+            done = replace(done, weights=_kept(course.network, folder))
+        if chosen.audit.suite == "none":
+            return done
+        judged = _judged(done, found, ball, folder=folder, resume=resume, audited=audited, command=command)
+        return _reported(judged, folder, language, watch)
 
 
 LOOKED_AT = 256
 """Examples whose range is looked at before a training."""
+
+
+@contextmanager
+def _alone(folder: Path | None, *, resume: bool) -> Iterator[None]:
+    """Have the folder for one training, once it is known that what lies there may be overwritten or gone on with."""
+    if folder is None or companion():  # the first process looks after it for all
+        yield
+        return
+    with alone_in(folder):
+        if not resume:
+            _admit(folder)
+        yield
 
 
 def _admit(folder: Path) -> None:
@@ -201,8 +217,6 @@ def _admit(folder: Path) -> None:
         BadInput: a training that was killed, whose checkpoint is newer than the settings that are written at its end;
             or an audit at its end that was.
     """
-    if int(os.environ.get("LOCAL_RANK", "0")):
-        return  # a companion: the first process looks
     checkpoint, end = folder / "checkpoint.pt", folder / "train.toml"
     if checkpoint.exists() and not (end.exists() and end.stat().st_mtime_ns >= checkpoint.stat().st_mtime_ns):
         do = "add --resume to go on with it, or give another --out"
@@ -338,7 +352,7 @@ def _kept(network: nn.Module, folder: Path) -> Path:
         return place
     path = folder / "weights.pt"
     with in_one_move(path) as file:
-        torch.save((network.model if isinstance(network, Logits) else network).state_dict(), file)
+        file.write(packed((network.model if isinstance(network, Logits) else network).state_dict()))
     return path
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -352,3 +354,82 @@ def test_boxes_in_bfloat16_are_those_of_float32_up_to_its_rounding(name: str) ->
     cast = ranked(Hardware(precision="bf16-mixed").casting(network)(around(THREAT, x)), labels)
     assert cast.dtype == torch.float32
     assert (cast - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+class InPlace(nn.Module):
+    """Changes its features where they lie, in one of the ways that torch has, and uses them, and others, afterwards."""
+
+    def __init__(self, change: Callable[[Tensor], object], *, both: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(64, 8), nn.Linear(8, CLASSES)
+        self.change, self.both = change, both
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x.flatten(1))
+        alias = h
+        before = self.last(h)
+        changed = self.change(h)
+        return self.last(changed + alias if self.both else h) + before  # type: ignore[no-any-return,operator]
+
+
+CHANGES: dict[str, Callable[[Tensor], object]] = {
+    "module": nn.ReLU(inplace=True),
+    "leaky": nn.LeakyReLU(0.1, inplace=True),
+    "function": torch.relu_,
+    "keyword": partial(functional.relu, inplace=True),
+    "sigmoid": torch.sigmoid_,
+    "add": lambda h: operator.iadd(h, 1.5),
+    "sub": lambda h: operator.isub(h, 1.5),
+    "mul": lambda h: operator.imul(h, -2.0),
+    "div": lambda h: operator.itruediv(h, -2.0),
+}
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_a_network_does_in_place_it_does_to_the_box(name: str, both: bool) -> None:
+    network = InPlace(CHANGES[name], both=both)
+    x = torch.rand(COUNT, 1, 8, 8)
+    with torch.no_grad():
+        out = network(Box.of(x, x, x))
+        for part in (out.point, out.low, out.high):
+            assert torch.allclose(part, network(x), atol=1e-5)
+        box = around(THREAT, x)
+        out = network(box)
+        for _ in range(50):
+            z = x + THREAT.eps * (2 * torch.rand_like(x) - 1)
+            said = network(z.clamp(0, 1))
+            assert bool(((said >= out.low - 1e-5) & (said <= out.high + 1e-5)).all())
+
+
+def test_what_is_remembered_of_a_box_is_what_it_was_before_it_was_changed_in_place() -> None:
+    x, labels = torch.rand(COUNT, 1, 8, 8), torch.arange(COUNT) % CLASSES
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, CLASSES))
+    changing = nn.Sequential(plain[0], plain[1], nn.ReLU(inplace=True), plain[3])
+    box, other = (around(THREAT, x, lines=True) for _ in range(2))
+    out, same = plain(box), changing(other)
+    for one, two in zip(out.walk.before, same.walk.before, strict=True):
+        assert torch.equal(one.low, two.low)
+    assert torch.equal(unsettled(box, out), unsettled(other, same))
+    assert torch.equal(ranked(out, labels), ranked(same, labels))
+    assert torch.equal(ranked_by_lines(out, box, labels), ranked_by_lines(same, other, labels))
+    functional.relu(out, inplace=True)
+    assert bool((out.low >= 0).all())
+
+
+def test_a_value_that_was_changed_by_way_of_a_view_of_it_is_refused() -> None:
+    x = torch.rand(COUNT, 8)
+
+    def changed(h: Any) -> tuple[Any, Any]:
+        view = h.unsqueeze(1)
+        torch.relu_(view)
+        return h, view
+
+    h, view = changed(Box.of(x, x - 0.5, x + 0.5))
+    assert float(view.low.min()) >= 0
+    with pytest.raises(BadInput, match="by way of a view of it"):
+        functional.linear(h, torch.eye(8))
+    with pytest.raises(BadInput, match="a constant changed in place"):
+        torch.ones(8).add_(Box.of(x, x, x))  # type: ignore[arg-type]

@@ -647,3 +647,42 @@ def test_mixtures_reach_the_objective_as_shares() -> None:
     network, (x, labels, rng) = toy(), batch()
     Mixup(spy, CLASSES)(network, x, labels, 1.0, rng)
     assert torch.allclose(seen[0].sum(1), torch.ones(len(x)))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("adversarial", {"smoothing": 2.0}),
+        ("fgsm-rs", {"alpha": -1.0}),
+        ("fgsm-rs", {"smoothing": -0.1}),
+        ("n-fgsm", {"noise": -1.0}),
+        ("n-fgsm", {"alpha": math.inf}),
+        ("n-fgsm", {"smoothing": 2.0}),
+        ("alp", {"weight": -1.0}),
+        ("label-smoothing", {"smoothing": 2.0}),
+        ("distillation", {"temperature": 0.0}),
+        ("trades", {"beta": -1.0}),
+        ("trades", {"beta": math.nan}),
+        ("score", {"smoothing": 3.0}),
+        ("score", {"beta": -1.0}),
+        ("mart", {"weight": -1.0}),
+        ("vat", {"turns": -3}),
+        ("vat", {"weight": -1.0}),
+        ("grad-align", {"weight": -1.0}),
+        ("consistency", {"doubt": -1.0}),
+        ("generator", {"rate": -0.01}),
+    ],
+)
+def test_shares_and_signs_that_make_no_sense_are_refused_in_one_line(name: str, settings: dict[str, float]) -> None:
+    (said,) = settings
+    with pytest.raises(BadInput, match=f"{said} = ") as refused:
+        ENTRIES[name].make(THREAT, **settings)
+    assert "\n" not in str(refused.value)
+    if name in INNER and said != "smoothing":
+        with pytest.raises(BadInput, match=f"{said} = "):
+            INNER[name](THREAT, **settings)
+
+
+def test_an_inner_attack_that_walks_backwards_is_refused() -> None:
+    with pytest.raises(BadInput, match="length = -1"):
+        inner_pgd(THREAT, length=-1.0)

@@ -47,3 +47,9 @@ def test_what_a_recipe_has_reached_can_be_listed() -> None:
         assert 0 < found["robust"] <= found["clean"] <= 1
         assert found["minutes"] > 0
         assert found["by"]
+
+
+def test_a_recipe_whose_momentum_moves_says_so() -> None:
+    for settings in (Settings.of(recipe(name)) for name in NAMES):
+        if settings.optimiser.name == "sgd" and settings.schedule["name"] == "one-cycle":
+            assert settings.schedule["momentum"] == [0.85, 0.95], "what its figures were measured with"

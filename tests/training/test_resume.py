@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,20 @@ from sparring.data.named import digits
 from sparring.errors import BadInput
 from sparring.networks import mlp
 from sparring.threats import linf
-from sparring.training import Checkpoints, Trainer, Validation, adversarial, inner_pgd, shifts, standard
+from sparring.training import (
+    Alarm,
+    Checkpoints,
+    Epoch,
+    Event,
+    Looked,
+    Trainer,
+    Validation,
+    adversarial,
+    inner_pgd,
+    shifts,
+    standard,
+)
+from sparring.training.checkpoints import packed
 from sparring.training.objectives import Free, free
 from sparring.training.rates import cosine
 from sparring.training.weights import AWP, swa
@@ -161,7 +175,11 @@ def test_a_checkpoint_of_other_settings_or_a_damaged_one_is_refused_in_one_line(
     other = replace(PLAIN, checkpoints=Checkpoints(path=place, settings="b", resume=True))
     with pytest.raises(BadInput, match="other settings"):
         other(Forgetful(), few(64), standard)
-    for content in (b"", b"not a checkpoint", place.read_bytes()[:1000]):
+    good = place.read_bytes()
+    flipped = [bytearray(good) for _ in range(20)]
+    for i, content in enumerate(flipped):
+        content[i * (len(good) - 1) // 19] ^= 1 << i % 8
+    for content in (b"", b"not a checkpoint", good[:1000], good[:-1], *flipped):
         place.write_bytes(content)
         with pytest.raises(BadInput, match="cannot be read") as refused:
             kept(PLAIN, tmp_path, resume=True)(Forgetful(), few(64), standard)
@@ -250,3 +268,103 @@ def test_a_worker_that_dies_ends_the_run_in_one_line_and_it_can_be_resumed(tmp_p
     two.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
     one = SHARING(mlp(), few(), adversarial(linf(0.1), ATTACK)).network
     assert torch.allclose(weights(one), weights(two), atol=1e-4)
+
+
+@pytest.mark.parametrize("state", [[1], "text", torch.zeros(3), {}, {"settings": "a"}, {"settings": "a", "step": 1}])
+def test_another_file_of_torch_in_the_place_of_a_checkpoint_is_refused_in_one_line(state: Any, tmp_path: Path) -> None:
+    place = tmp_path / "checkpoint.pt"
+    for content in (bytes(packed(state)), bytes(packed(state)) + hashlib.sha256(packed(state)).digest()):
+        place.write_bytes(content)
+        with pytest.raises(BadInput, match=r"cannot be read .*start anew") as refused:
+            kept(PLAIN, tmp_path, resume=True)(Forgetful(), few(64), standard)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path: Path) -> None:
+    kept(PLAIN, tmp_path)(Forgetful(), few(64), standard)
+    with pytest.raises(BadInput, match="of another network or optimiser") as refused:
+        kept(PLAIN, tmp_path, resume=True)(mlp(), few(64), standard)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_is_an_error_of_the_system_and_the_old_one_stays(
+    tmp_path: Path,
+) -> None:
+    script = """
+        import resource, sys
+        from pathlib import Path
+
+        import torch
+
+        from sparring.training import Checkpoints
+
+        one = Checkpoints(path=Path(sys.argv[1]), resume=True)
+        one.save({"a": torch.zeros(10)})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
+        try:
+            one.save({"a": torch.zeros(10_000)})
+        except OSError:
+            assert len(one.load()["a"]) == 10
+            sys.exit(3)
+    """
+    words = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "checkpoint.pt")]
+    assert subprocess.run(words, check=False).returncode == 3
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+class Centred(nn.Module):
+    """Keeps the mean of what it was trained on in a buffer that no state dict has; it may send its process a signal."""
+
+    def __init__(self, signal_at: int = -1) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.head = nn.Linear(784, 10)
+        self.register_buffer("mean", torch.zeros(784), persistent=False)
+        self.calls, self.signal_at = 0, signal_at
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == self.signal_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        x = x.flatten(1)
+        if self.training:
+            self.mean.lerp_(x.detach().mean(0), 0.1)
+        return self.head(x - self.mean)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("average", [0.0, 0.999, swa])
+def test_buffers_that_no_state_dict_has_go_on_too(average: Any, tmp_path: Path) -> None:
+    trainer = replace(PLAIN, average=average, settled=0.3)
+    whole = trainer(Centred(), few(), standard).network
+    with pytest.raises(KeyboardInterrupt):
+        kept(trainer, tmp_path)(Centred(signal_at=15), few(), standard)
+    resumed = kept(trainer, tmp_path, resume=True)(Centred(), few(), standard).network
+    assert torch.equal(whole.head.weight, resumed.head.weight)
+    assert torch.equal(whole.mean, resumed.mean)
+
+
+def test_buffers_that_no_state_dict_has_come_back_with_the_good_weights_and_with_the_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def at_once(history: Sequence[Epoch]) -> Alarm | None:
+        found = Alarm(name="catastrophic-overfitting", epoch=2, seen="", threshold="", remedy="")
+        return found if len(history) == 2 else None
+
+    monkeypatch.setattr("sparring.training.trainer.ALARMS", (at_once,))
+    shown: list[Tensor] = []
+
+    def keep(event: Event) -> None:
+        if isinstance(event, Looked):
+            shown.append(event.network.mean.clone())  # type: ignore[operator,union-attr]
+
+    held = Validation(data=first(digits("test"), 64), threat=linf(0.1), keep_best=False)
+    trainer = replace(PLAIN, average=0.0, watch=keep, validation=held)
+    back = trainer(Centred(), few(), standard).network
+    assert torch.equal(back.mean, shown[0])
+    assert not torch.equal(shown[0], shown[1])
+    shown.clear()
+    monkeypatch.setattr("sparring.training.trainer.ALARMS", ())
+    course = replace(trainer, lr=0.5, validation=replace(held, keep_best=True))(Centred(), few(), standard)
+    robust = [epoch.robust or 0.0 for epoch in course.history]
+    assert torch.equal(course.network.mean, shown[robust.index(max(robust))])  # type: ignore[arg-type]

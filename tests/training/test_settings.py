@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, Adam, AdamW
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from sparring.errors import BadInput
 from sparring.registry import members
@@ -17,7 +18,7 @@ from sparring.threats import linf
 from sparring.training import Adversarial, inner_pgd, standard
 from sparring.training.augmentations import Mixup, each, shifts
 from sparring.training.objectives import TRADES
-from sparring.training.rates import RATES, cosine, flat, piecewise
+from sparring.training.rates import RATES, Rate, cosine, flat, one_cycle, piecewise
 from sparring.training.settings import Settings, assigned, recipe
 from sparring.training.weights import AWP, SAM, swa
 
@@ -152,6 +153,9 @@ def test_a_setting_on_the_command_line_is_toml_in_which_text_needs_no_quotes(tex
         ({"neighbourhood": {"awp": 0.01, "sam": 0.05}}, "neighbourhood = .*; need one of them"),
         ({"average": {"ema": -0.9}}, "average.ema = -0.9"),
         ({"neighbourhood": {"sam": -0.05}}, "neighbourhood.sam = -0.05"),
+        ({"neighbourhood": {"awp": float("inf")}}, "neighbourhood.awp = inf"),
+        ({"optimiser": {"weight_decay": float("inf")}}, "optimiser.weight_decay = inf"),
+        ({"seed": 2**70}, "seed = .*; need less than or equal to"),
     ],
 )
 def test_what_there_is_not_is_refused_in_one_line(layer: dict[str, Any], said: str) -> None:
@@ -187,6 +191,26 @@ def test_what_there_is_not_is_refused_in_one_line(layer: dict[str, Any], said: s
         ({"ramp": {"name": "linear", "shares": 1}}, "'ramp.shares'"),
         ({"validation": {"attack": {"name": "pgd", "step": 5}}}, "'validation.attack.step'.*did you mean 'steps'"),
         ({"threat": "pose:30"}, "threat pose:30; need a norm"),
+        ({"schedule": {"momentum": 0.9}}, "momentum 0.9; need two shares below 1"),
+        (
+            {"schedule": {"momentum": [0.95, 0.85]}},
+            r"momentum \[0.95, 0.85\]; need two shares below 1, the lower first",
+        ),
+        ({"schedule": {"momentum": [0.85, 1.0]}}, "two shares below 1"),
+        ({"schedule": {"momentum": ["a", "b"]}}, "two shares below 1"),
+        ({"schedule": {"name": "cosine", "momentum": [0.85, 0.95]}}, "'schedule.momentum'"),
+        (
+            {"schedule": {"momentum": [0.85, 0.95]}, "optimiser": {"name": "sgd", "momentum": 0.0}},
+            r"schedule.momentum = \[0.85, 0.95\] for an sgd of momentum 0",
+        ),
+        ({"schedule": {"name": "piecewise", "factor": -1.0}}, "factor = -1"),
+        ({"ramp": {"share": -1.0}}, "share = -1; need a share"),
+        ({"augment": [{"name": "shift", "pixels": -1}]}, "pixels = -1"),
+        ({"augment": [{"name": "flip", "share": 1.5}]}, "share = 1.5"),
+        ({"augment": [{"name": "cutout", "side": -1}]}, "side = -1"),
+        ({"augment": [{"name": "turn", "scale": 2.0}]}, "scale = 2"),
+        ({"objective": {"name": "label-smoothing", "smoothing": 2.0}}, "smoothing = 2; need a share"),
+        ({"objective": {"attack": {"name": "fgsm-rs", "alpha": -1.0}}}, "alpha = -1"),
     ],
 )
 def test_what_cannot_be_built_is_refused_in_one_line(layer: dict[str, Any], said: str) -> None:
@@ -245,3 +269,58 @@ def test_learning_rates_have_the_shapes_of_their_names() -> None:
     assert max(cycle) == pytest.approx(1.0, rel=0.02)
     assert cycle[0] < 0.1
     assert cycle[-1] < 0.01
+
+
+def moved(rate: Rate, make: Callable[..., Optimizer], steps: int = 20) -> list[float | None]:
+    """The momentum, or Adam's first beta, of every update; none of an optimiser that has neither."""
+    optimizer = make([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule, seen = rate(optimizer, steps), []
+    for _ in range(steps):
+        (group,) = optimizer.param_groups
+        seen.append(group["betas"][0] if "betas" in group else group.get("momentum"))
+        optimizer.step()
+        schedule.step()
+    return seen
+
+
+def test_one_cycle_moves_a_momentum_between_what_it_says_and_leaves_optimisers_without_one_alone() -> None:
+    for make in (Adam, partial(SGD, momentum=0.5), partial(RMSprop, momentum=0.5)):
+        assert moved(one_cycle(momentum=(0.6, 0.7)), make)[0] == pytest.approx(0.7)
+        assert min(moved(one_cycle(momentum=(0.6, 0.7)), make)) == pytest.approx(0.6, abs=0.01)  # type: ignore[type-var]
+    assert moved(one_cycle(momentum=None), partial(SGD, momentum=0.5)) == [0.5] * 20
+    assert moved(one_cycle(momentum=None), Adam) == [0.9] * 20
+    assert moved(one_cycle(), SGD) == moved(one_cycle(), RMSprop) == [0] * 20
+    assert moved(one_cycle(), Adagrad) == [None] * 20
+
+
+def test_sgd_has_the_momentum_that_was_asked_for_unless_the_schedule_says_otherwise() -> None:
+    def asked(**layer: Any) -> list[float | None]:
+        settings = Settings.of({"threat": "linf:0.1"}, layer)
+        return moved(settings.rate(), settings.optimizer())
+
+    sgd = {"name": "sgd", "momentum": 0.3}
+    assert asked(optimiser=sgd) == [0.3] * 20
+    assert asked(optimiser=sgd, schedule={"momentum": "none"}) == [0.3] * 20
+    assert asked(optimiser=sgd, schedule={"momentum": [0.85, 0.95]}) == moved(one_cycle(), partial(SGD, momentum=0.3))
+    assert asked() == moved(one_cycle(), Adam)
+    assert asked(schedule={"momentum": "none"}) == [0.9] * 20
+    assert asked(optimiser={"name": "sgd", "momentum": 0.0}) == [0] * 20
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        ({"threat": "l0:3", "objective": {"name": "free"}}, "free for l0:3; need a norm of linf, l2"),
+        ({"threat": "l1:1", "objective": {"name": "vat"}}, "vat for l1:1; need a norm of linf, l2"),
+        ({"threat": "l2:1", "objective": {"name": "generator"}}, "generator for l2:1; need a norm of linf"),
+        ({"threat": "l2:1", "objective": {"name": "ibp"}}, "ibp for l2:1; need a norm of linf"),
+        ({"threat": "l1:1", "remedy": {"name": "free"}}, "free for l1:1"),
+        ({"threat": "linf:0.1", "objective": {"attack": "simba"}}, "simba for linf:0.1; need a norm of l2"),
+        ({"threat": "linf:0.1", "validation": {"attack": {"name": "ddn"}}}, "ddn for linf:0.1; need a norm of l2"),
+        ({"threat": "linf:0.1", "objective": {"attack": "stadv"}}, "stadv for linf:0.1; need the threat flow"),
+    ],
+)
+def test_what_is_not_for_the_threat_that_was_named_is_refused_in_one_line(layer: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput, match=said) as refused:
+        built(Settings.of(layer))
+    assert "\n" not in str(refused.value)

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import threading
 import tomllib
 import urllib.request
@@ -29,6 +30,7 @@ from sparring.hardening import split, train
 from sparring.networks import mlp
 from sparring.threats import linf
 from sparring.training import Alarm, Looked, Progress, tensorboard
+from sparring.training.locking import alone_in, companion
 
 SMALL = ("--data", "digits", "--limit", "600", "--threat", "linf:0.1", "--epochs", "2")
 QUICK = ("--budget", "quick", "--set", "audit.limit=60", "--set", "data.validation=60", "--set", "optimiser.lr=0.01")
@@ -151,13 +153,15 @@ def test_ctrl_c_says_how_to_go_on_and_the_rest_gives_the_same_weights(
         (("sparring.networks:mlp", *SMALL, "--recipe", "none.toml"), "no recipe"),
         (("sparring.networks:nothing", *SMALL), "nothing"),
         (("sparring.networks:mlp", *SMALL, "--device", "cuda:7"), "cuda:7"),
+        (("sparring.networks:mlp", *SMALL, "--seed", "9" * 23), "seed = 9{23}; need less"),
+        (("sparring.networks:small_cnn", *SMALL, "--method", "vat", "--threat", "l1:1"), "vat for l1:1"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_line(place: Path, words: tuple[str, ...], said: str) -> None:
     with pytest.raises(BadInput, match=said) as refused:
         command(*words)
     assert "\n" not in str(refused.value)
-    assert not (place / "sparring-train" / "weights.pt").exists()
+    assert not (place / "sparring-train").exists()
 
 
 def test_data_in_hand_are_audited_on_what_was_held_out_unless_test_data_are_given() -> None:
@@ -297,3 +301,78 @@ x, labels = digits("test").take(range(200))
 right = model(x.permute(0, 2, 3, 1), training=False).argmax(1) == labels
 assert right.float().mean() > 0.7
 """
+
+
+def test_a_folder_takes_one_training_at_a_time_and_keeps_no_trace_of_that(place: Path) -> None:
+    tried: list[str] = []
+    settings: dict[str, Any] = {"epochs": 1, "audit": {"suite": "none"}, "out": place / "a"}
+    x, labels = digits("train").take(range(100))
+
+    def second(event: object) -> None:
+        if isinstance(event, Progress) and not tried:
+            for resume in (False, True):
+                with pytest.raises(BadInput, match="another training is running in") as refused:
+                    train(mlp(), (x, labels), "linf:0.1", resume=resume, **settings)
+                tried.append(str(refused.value))
+            train(mlp(), (x, labels), "linf:0.1", **{**settings, "out": place / "b"})
+
+    train(mlp(), (x, labels), "linf:0.1", watch=second, **settings)
+    assert len(tried) == 2
+    left = {"checkpoint.pt", "history.csv", "train.toml", "weights.pt"}
+    assert {path.name for path in (place / "a").iterdir()} == {path.name for path in (place / "b").iterdir()} == left
+    train(mlp(), (x, labels), "linf:0.1", **settings)
+
+
+def test_a_process_that_died_keeps_nobody_out(place: Path) -> None:
+    script = """
+        import os, signal, sys
+        from pathlib import Path
+
+        from sparring.training.locking import alone_in
+
+        with alone_in(Path(sys.argv[1])):
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    words = [sys.executable, "-c", textwrap.dedent(script), str(place / "a")]
+    assert subprocess.run(words, check=False).returncode < 0
+    assert [path.name for path in (place / "a").iterdir()] == [".training.lock"]
+    with alone_in(place / "a"):
+        pass
+    assert not list((place / "a").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("said", "other"),
+    [
+        ({}, False),
+        ({"LOCAL_RANK": "0"}, False),
+        ({"LOCAL_RANK": "1"}, True),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, True),
+        ({"LOCAL_RANK": "1", "SLURM_PROCID": "0"}, True),
+    ],
+)
+def test_the_processes_of_a_training_do_not_keep_each_other_out(
+    said: dict[str, str], other: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    assert companion() is other
+
+
+def test_what_is_refused_leaves_no_folder(place: Path) -> None:
+    with pytest.raises(BadInput, match="nothing here"), alone_in(place / "a" / "b"):
+        raise BadInput("nothing here", "something", "try again")
+    assert not (place / "a").exists()
+
+
+def test_a_checkpoint_of_another_version_is_refused_in_one_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, labels = digits("train").take(range(100))
+    settings: dict[str, Any] = {"epochs": 1, "audit": {"suite": "none"}, "out": place / "a"}
+    train(mlp(), (x, labels), "linf:0.1", **settings)
+    train(mlp(), (x, labels), "linf:0.1", resume=True, **settings)
+    monkeypatch.setattr("sparring.hardening.__version__", "0.0.1")
+    with pytest.raises(BadInput, match=r"other settings.*version of Sparring") as refused:
+        train(mlp(), (x, labels), "linf:0.1", resume=True, **settings)
+    assert "\n" not in str(refused.value)

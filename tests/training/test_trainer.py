@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -37,8 +38,10 @@ from sparring.training import (
 )
 from sparring.training.augmentations import Mixup, cutout, flips, turns
 from sparring.training.contract import memory
+from sparring.training.objectives import Average as Mean
 from sparring.training.objectives import (
     EnsembleAdversarial,
+    Labelled,
     against_generator,
     ensemble_adversarial,
     free,
@@ -48,7 +51,7 @@ from sparring.training.objectives import (
 from sparring.training.rates import one_cycle
 from sparring.training.reading import Unlabelled
 from sparring.training.schedules import linear
-from sparring.training.weights import swa
+from sparring.training.weights import Average, swa
 from sparring.types import Data
 
 
@@ -187,6 +190,8 @@ def test_fewer_examples_than_a_batch_make_one_batch() -> None:
         ({"average": 1.5}, "average 1.5"),
         ({"clip": -1.0}, "clip -1.0"),
         ({"lr": 1e30}, "a loss of"),
+        ({"seed": 2**70}, "seed 1180591620717411303424; need at most"),
+        ({"seed": -(2**70)}, "seed -1180591620717411303424"),
     ],
 )
 def test_settings_that_cannot_train_are_refused_in_one_line(settings: dict[str, float], said: str) -> None:
@@ -347,3 +352,133 @@ def test_averaged_weights_get_running_statistics_of_their_own() -> None:
         hidden = trained[1](data.take(range(256))[0].flatten(1))
     assert torch.allclose(trained[2].running_mean, hidden.mean(0), atol=1e-5)
     assert torch.allclose(trained[2].running_var, hidden.var(0), rtol=1e-4)
+
+
+class Breaking(nn.Module):
+    """Has a gradient that is not finite in one of its passes in training mode, while the loss is."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.head, self.at, self.passes = nn.Linear(784, 10), at, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += self.training
+        out: Tensor = self.head(x.flatten(1))
+        return out + (self.head.weight.sum() * 0).sqrt() if self.training and self.passes == self.at else out
+
+
+@pytest.mark.parametrize("average", [0.0, 0.999])
+def test_weights_that_the_last_update_has_broken_are_not_returned(average: float) -> None:
+    train = partial(fit, data=few(128), objective=standard, epochs=2, batch_size=64, average=average)
+    assert train(Breaking(at=5)) is not None
+    with pytest.raises(BadInput, match=r"weights that are not finite after update 4.*lower lr"):
+        train(Breaking(at=4))
+    with pytest.raises(BadInput, match="a loss of nan at update 4"):
+        train(Breaking(at=3))
+
+
+def test_the_history_has_the_rate_that_the_last_update_of_an_epoch_used() -> None:
+    told: list[Progress] = []
+    course = Trainer(epochs=2, batch_size=64, watch=only(Progress, told))(mlp(hidden=8), few(256), standard)
+    assert [epoch.lr for epoch in course.history] == [told[3].lr, told[7].lr]
+
+
+def test_a_mean_of_late_weights_begins_with_the_last_update_at_the_latest() -> None:
+    seen: list[int] = []
+
+    class Counting(Average):
+        def update(self, network: nn.Module) -> None:
+            seen.append(self.seen)
+            super().update(network)
+
+    def counting(network: nn.Module) -> Average:
+        return Counting(network, lambda n: n / (n + 1))
+
+    fit(mlp(hidden=8), few(128), standard, epochs=2, batch_size=32, average=counting, settled=0.95)
+    assert seen == [0]
+    fit(mlp(hidden=8), few(128), standard, epochs=2, batch_size=32, average=counting, settled=0.5)
+    assert seen == [0, 0, 1, 2, 3]
+
+
+@dataclass(frozen=True)
+class Marked:
+    """Data of a user's own, some of whose labels are below 0."""
+
+    label: int
+    name: str = "marked"
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return 64
+
+    def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        x, labels = few(64).take(indices)
+        return x, torch.where(torch.as_tensor([i % 2 for i in indices]) == 1, self.label, labels)
+
+
+@pytest.mark.parametrize("label", [-1, -100])
+def test_a_label_below_0_is_refused_where_nothing_says_that_it_is_none(
+    label: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = partial(fit, mlp(hidden=8), epochs=1, batch_size=32)
+    with pytest.raises(BadInput, match=f"label {label} in marked; need labels from 0"):
+        train(Marked(label), standard)
+    with pytest.raises(BadInput, match=f"label {label} in marked"):
+        train(few(64), standard, validation=Validation(data=Marked(label), threat=linf(0.1)))
+    for objective in (vat(linf(0.1)), Labelled(standard), Mean((vat(linf(0.1)), Labelled(standard)))):
+        assert train(Marked(label), objective) is not None
+    train(few(64), vat(linf(0.1)), extra=Unlabelled(few(32)))
+
+    def at_once(history: Sequence[Epoch]) -> Alarm | None:
+        found = Alarm(name="catastrophic-overfitting", epoch=2, seen="", threshold="", remedy="")
+        return found if len(history) == 2 else None
+
+    monkeypatch.setattr("sparring.training.trainer.ALARMS", (at_once,))
+    held = Validation(data=few(32), threat=linf(0.1), attack=partial(pgd, steps=1))
+    settings: dict[str, Any] = {"epochs": 3, "batch_size": 32, "validation": held, "remedy": standard}
+    assert len(Trainer(**settings)(mlp(hidden=8), Marked(label), vat(linf(0.1))).history) == 3
+
+
+def normed(*, image: bool = False) -> nn.Sequential:
+    torch.manual_seed(0)
+    if image:
+        return nn.Sequential(nn.Conv2d(1, 2, 7, 7), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 10))
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10))
+
+
+def test_batches_of_one_example_are_refused_where_batchnorm_would_see_a_single_value_a_channel() -> None:
+    for settings, data in (({"batch_size": 1}, few(4)), ({}, few(1))):
+        with pytest.raises(BadInput, match=r"batches of one example.*larger batch_size"):
+            fit(normed(), data, standard, epochs=1, **settings)
+        assert fit(normed(image=True), data, standard, epochs=1, **settings) is not None
+        assert fit(mlp(hidden=8), data, standard, epochs=1, **settings) is not None
+    frozen = normed().eval()
+    frozen[2].requires_grad_(False)
+    assert fit(frozen, few(4), standard, epochs=1, batch_size=1) is not None
+
+
+@pytest.mark.parametrize("average", [0.0, 0.999, swa])
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+def test_a_batchnorm_that_was_frozen_keeps_its_statistics_and_any_other_gathers_them(
+    average: Any, precision: Any
+) -> None:
+    train = partial(fit, data=few(), objective=adversarial(linf(0.1)), epochs=1, average=average)
+    train = partial(train, hardware=Hardware(precision=precision))
+    network = normed()
+    network[2].requires_grad_(False)
+    kept = train(network.eval())
+    assert torch.equal(kept[2].running_mean, network[2].running_mean)
+    assert int(kept[2].num_batches_tracked) == 0
+    assert not torch.equal(kept[1].weight, network[1].weight)
+    learning = train(network.train())
+    assert not torch.equal(learning[2].running_mean, network[2].running_mean)
+    unfrozen = train(normed().eval())
+    assert not torch.equal(unfrozen[2].running_mean, network[2].running_mean)
+
+
+@pytest.mark.parametrize(("settings", "said"), [({"every": 0}, "every = 0"), ({"patience": 0}, "patience = 0")])
+def test_a_validation_that_never_comes_or_has_no_examples_is_refused(settings: dict[str, int], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        Validation(data=few(8), threat=linf(0.1), **settings)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="no examples held out"):
+        Validation(data=Subset(few(8), []), threat=linf(0.1))

@@ -15,7 +15,7 @@ from sparring.errors import BadInput
 from sparring.streams import Streams
 from sparring.threats import linf
 from sparring.training.objectives import adversarial, pinned
-from sparring.training.weights import AWP, SAM, Average, Neighbourhood, ema, refreshed, swa
+from sparring.training.weights import AWP, SAM, Average, Neighbourhood, content, ema, refilled, refreshed, swa
 
 
 def network() -> nn.Sequential:
@@ -258,3 +258,36 @@ make = partial(ema, decay=0.9)
 
 def test_averages_are_made_by_functions_of_the_network() -> None:
     assert isinstance(make(network()), Average)
+
+
+def test_the_content_of_a_network_has_the_buffers_that_its_state_dict_lacks() -> None:
+    model = network()
+    model.register_buffer("seen", torch.tensor([1.0, 2.0]), persistent=False)
+    model[0].register_buffer("grown", torch.zeros(1), persistent=False)
+    file = io.BytesIO()
+    torch.save(content(model), file)
+    file.seek(0)
+    held = torch.load(file, weights_only=True)
+    assert "seen" not in held["state"]
+    model.seen.zero_()
+    model[0].grown = torch.zeros(3)
+    buffer = model.seen
+    assert refilled(model, held) is model
+    assert model.seen is buffer
+    assert buffer.tolist() == [1.0, 2.0]
+    assert model[0].grown.tolist() == [0.0]
+    average = ema(model)
+    other = ema(network().requires_grad_(False))
+    other.network.register_buffer("seen", torch.zeros(2), persistent=False)
+    other.network[0].register_buffer("grown", torch.zeros(1), persistent=False)
+    other.load_state_dict(average.state_dict())
+    assert other.network.seen.tolist() == [1.0, 2.0]
+
+
+def test_statistics_that_are_to_stand_still_are_not_refreshed() -> None:
+    model = network()
+    before = model[1].running_mean.clone()
+    refreshed(model, [batch()[0]], still={"1"})
+    assert torch.equal(before, model[1].running_mean)
+    refreshed(model, [batch()[0]], still={"0"})
+    assert not torch.equal(before, model[1].running_mean)

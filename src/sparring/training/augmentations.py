@@ -21,6 +21,7 @@ from sparring.norms import rows
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.training.contract import Objective, Searching, pinned
+from sparring.training.limits import fractions, not_negative, positive
 
 Augmentation = Callable[[Tensor, Streams], Tensor]
 
@@ -34,6 +35,9 @@ class shifts:  # noqa: N801  (reads as the function it stands for)
     """
 
     pixels: int = 1
+
+    def __post_init__(self) -> None:
+        not_negative(pixels=self.pixels)
 
     def __call__(self, x: Tensor, rng: Streams) -> Tensor:
         """The moved images, `(B, C, H, W)`."""
@@ -52,6 +56,9 @@ class flips:  # noqa: N801
 
     share: float = 0.5
 
+    def __post_init__(self) -> None:
+        fractions(share=self.share)
+
     def __call__(self, x: Tensor, rng: Streams) -> Tensor:
         """The images, some of them mirrored."""
         chosen = rows(rng.at("flip").uniform(device=x.device) < self.share, x)
@@ -68,6 +75,11 @@ class turns:  # noqa: N801
 
     degrees: float = 10.0
     scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        not_negative(degrees=self.degrees)
+        if not 0 <= self.scale < 1:  # what is made smaller by all of its size is nowhere
+            raise BadInput(f"scale = {self.scale:g}", "a share from 0 up to but without 1", "take 0.1")
 
     def __call__(self, x: Tensor, rng: Streams) -> Tensor:
         """The turned images, `(B, C, H, W)`."""
@@ -86,6 +98,9 @@ class cutout:  # noqa: N801
 
     side: int = 8
     fill: float = 0.0
+
+    def __post_init__(self) -> None:
+        not_negative(side=self.side)
 
     def __call__(self, x: Tensor, rng: Streams) -> Tensor:
         """The images, each with a square of `fill`."""
@@ -130,8 +145,7 @@ class Mixup(Searching):
     alpha: float = 0.2
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise BadInput(f"alpha {self.alpha}", "a number above 0", "take 0.2")
+        positive(alpha=self.alpha)
 
     def pinned(
         self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams

@@ -1,9 +1,10 @@
-"""Checkpoints of a training: written in one move, read without running anything that hides in them."""
+"""Checkpoints of a training: written in one move, sealed, and read without running anything that hides in them."""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
+import hashlib
+import io
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,29 +39,58 @@ class Checkpoints:
     def save(self, state: State) -> None:
         """Replace the checkpoint by this state, in one move."""
         with in_one_move(self.path) as file:
-            torch.save({**state, "settings": self.settings}, file)
+            content = packed({**state, "settings": self.settings})
+            file.write(content)
+            file.write(_seal(content))
 
-    def load(self) -> State | None:
-        """The state to go on from; None to start anew.
+    def load(self, needed: Iterable[str] = ()) -> State | None:
+        """The state to go on from, with all that is `needed`; None to start anew.
 
         Raises:
-            BadInput: the file is no checkpoint, or one of a training with other settings.
+            BadInput: the file is no checkpoint, or a damaged one, or one of a training with other settings.
 
         """
         if not self.resume or not self.path.exists():
             return None
         try:
-            state: State = torch.load(self.path, map_location="cpu", weights_only=True)
-            settings = state["settings"]
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            said = named(error)[:160]
-            raise BadInput(
-                f"'{self.path}' cannot be read ({said})", "the checkpoint of a training", "start anew, without --resume"
-            ) from error
-        if settings != self.settings:
+            file = memoryview(self.path.read_bytes())
+            content, seal = file[:-SEAL], file[-SEAL:]
+            if _seal(content) != seal:  # torch reads bits that have flipped without a word
+                raise self.unreadable("it is damaged, or something else")
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except BadInput:
+            raise
+        except Exception as error:  # whatever torch makes of it
+            raise self.unreadable(named(error)[:160]) from error
+        if not isinstance(state, dict) or "settings" not in state:
+            raise self.unreadable("it is something else")
+        if state["settings"] != self.settings:
             raise BadInput(
                 f"'{self.path}' is of a training with other settings",
-                "the same model, data, threat and settings as before",
+                "the same model, data, threat, settings and version of Sparring as before",
                 "give those of its train.toml, or another --out",
             )
+        if missing := ", ".join(sorted(set(needed) - state.keys())):
+            raise self.unreadable(f"it lacks {missing}")
         return state
+
+    def unreadable(self, why: str) -> BadInput:
+        """What is said of a checkpoint that nobody can go on from."""
+        return BadInput(
+            f"'{self.path}' cannot be read ({why})", "the checkpoint of a training", "start anew, without --resume"
+        )
+
+
+SEAL = hashlib.sha256().digest_size
+"""Bytes at the end of a checkpoint that vouch for those before them."""
+
+
+def _seal(content: memoryview) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def packed(value: object) -> memoryview:
+    """What `torch.save` writes of a value, in memory: where a disk is full, only Python's own files say so plainly."""
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getbuffer()

@@ -1,4 +1,4 @@
-"""The passes of an update, watched for BatchNorm gathering statistics where it should not."""
+"""The passes of an update: which BatchNorm gathers statistics in them, and a watch for where it should not."""
 
 from __future__ import annotations
 
@@ -7,6 +7,29 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def gathering(network: nn.Module) -> nn.Module:
+    """The network in training mode, in place, but for each BatchNorm that was frozen.
+
+    That is one that came in inference mode, with weights of its own that are not to be trained: it keeps the statistics
+    that it came with.
+    """
+    frozen = [part for part in norms(network).values() if not part.training and _untrained(part)]
+    network.train()
+    for part in frozen:
+        part.eval()
+    return network
+
+
+def norms(network: nn.Module) -> dict[str, _BatchNorm]:
+    """Every BatchNorm of a network, by its name."""
+    return {name: part for name, part in network.named_modules() if isinstance(part, _BatchNorm)}
+
+
+def _untrained(norm: _BatchNorm) -> bool:
+    weights = list(norm.parameters())
+    return bool(weights) and not any(weight.requires_grad for weight in weights)
 
 
 class Passes:
@@ -19,7 +42,7 @@ class Passes:
         self.network = network
         self.counting, self.learning = True, False
         self.training = self.learnt = 0
-        self.norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        self.norms = [part for part in norms(network).values() if part.track_running_stats]
 
     def __enter__(self) -> Passes:
         self.counting, self.learning = True, False

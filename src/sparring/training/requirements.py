@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sparring.errors import BadInput, line
 from sparring.models.victim import inference
 from sparring.training.augmentations import Mixup
+from sparring.training.passes import norms
 from sparring.training.reading import Unlabelled
 from sparring.types import Data
 
@@ -62,6 +63,42 @@ def mixtures(objective: object, classes: int, extra: Data | None = None) -> None
         )
     if isinstance(extra, Unlabelled):
         raise BadInput(f"mixtures with {extra.name} without labels", "labels to mix", "leave mixup out, or label them")
+
+
+def labelled(labels: Tensor, classes: int, name: str, *, partly: bool = False) -> None:
+    """Refuse labels that a network has no output for; those below 0 are none, which `partly` allows.
+
+    Raises:
+        BadInput: one of them.
+    """
+    if int(labels.max()) >= classes:
+        raise BadInput(f"label {int(labels.max())} in {name}", f"labels below {classes}", "widen the network")
+    if not partly and int(labels.min()) < 0:  # torch leaves -100 out of the loss, without a word
+        do = "mend it, or say that it is none: Unlabelled data, or the objective vat"
+        raise BadInput(f"label {int(labels.min())} in {name}", "labels from 0", do)
+
+
+def spread(network: nn.Module, x: Tensor) -> None:
+    """Refuse a BatchNorm that gathers statistics of a single value a channel, in batches of one example like `x`.
+
+    Raises:
+        BadInput: there is one.
+    """
+    single: list[nn.Module] = []
+
+    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].numel() == inputs[0].shape[1]:
+            single.append(norm)
+
+    handles = [part.register_forward_pre_hook(look) for part in norms(network).values() if part.training]
+    try:
+        with inference(network), torch.no_grad():
+            network(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if single:
+        raise BadInput("batches of one example for a network with BatchNorm", "2 or more", "give a larger batch_size")
 
 
 def outputs(network: nn.Module, x: Tensor, data: Data) -> int:

@@ -11,11 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sparring.threats import Ball
+from sparring.training.limits import fractions
 from sparring.types import Attack
 
 
 def linear(progress: float, *, share: float = 0.3) -> float:
-    """From 0 to 1 in a line during a share of the updates. 0: all in force at once."""
+    """From 0 to 1 in a line during a share of the updates. 0: all in force at once.
+
+    Raises:
+        BadInput: `share` is not from 0 to 1.
+    """
+    fractions(share=share)
     return min(1.0, progress / share) if share else 1.0
 
 

@@ -20,13 +20,14 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from sparring.attacks import pgd
 from sparring.errors import BadInput
-from sparring.registry import find
+from sparring.registry import Entry, find, members
 from sparring.streams import Streams
 from sparring.threats import Ball, parse
 from sparring.training.augmentations import Mixup, each
 from sparring.training.fitting import fits
-from sparring.training.objectives import Objective, maximiser
-from sparring.training.rates import RATES, Rate
+from sparring.training.limits import LARGEST_SEED
+from sparring.training.objectives import INNER, Objective, maximiser
+from sparring.training.rates import RATES, Rate, one_cycle
 from sparring.training.schedules import RAMPS
 from sparring.training.weights import AWP, SAM, Average, Neighbourhood, ema, swa
 from sparring.types import Attack
@@ -96,7 +97,7 @@ class OptimiserPart(Part):
     lr: float = Field(default=5e-3, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of sgd."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 
 class ValidationPart(Part):
@@ -135,7 +136,7 @@ class Settings(Part):
     objective: Named = Field(default_factory=lambda: {"name": "adversarial"})
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=128, ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=-LARGEST_SEED, le=LARGEST_SEED)
     optimiser: OptimiserPart = OptimiserPart()
     schedule: Named = Field(default_factory=lambda: {"name": "one-cycle"})
     ramp: Named = Field(default_factory=lambda: {"name": "linear", "share": 0.3})
@@ -146,7 +147,9 @@ class Settings(Part):
     augment: tuple[str | Named, ...] = ()
     average: dict[Literal["ema", "swa"], Annotated[float, Field(ge=0, lt=1)]] = Field({"ema": 0.999}, max_length=1)
     """`ema = decay`, `swa = share of the updates after which it begins`; neither: the last weights."""
-    neighbourhood: dict[Literal["awp", "sam"], Annotated[float, Field(ge=0)]] = Field(default={}, max_length=1)
+    neighbourhood: dict[Literal["awp", "sam"], Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default={}, max_length=1
+    )
     """`awp = gamma` or `sam = rho`."""
     remedy: Named | None = Field(default_factory=lambda: {"name": "adversarial"})
     """The objective to go on with after catastrophic overfitting; `none`, or `name = "none"`, stops there."""
@@ -228,14 +231,29 @@ class Settings(Part):
         return partial(Adam if self.optimiser.name == "adam" else AdamW, weight_decay=decay, fused=True)
 
     def rate(self) -> Rate:
-        """How the learning rate changes."""
-        made: Rate = _made("schedule", _among("schedule", self.schedule, RATES), self.schedule)
+        """How the learning rate changes. One cycle moves the momentum of sgd only where its own table says so.
+
+        Raises:
+            BadInput: there is no such schedule, or a momentum for an sgd that has none.
+
+        """
+        make, table = _among("schedule", self.schedule, RATES), dict(self.schedule)
+        if make is one_cycle:
+            sgd, moved = self.optimiser.name == "sgd", table.get("momentum", "none")
+            if sgd and moved != "none" and not self.optimiser.momentum:
+                do = "give one, or leave it out of the schedule"
+                raise BadInput(f"schedule.momentum = {moved} for an sgd of momentum 0", "an optimiser.momentum", do)
+            if moved == "none" and (sgd or "momentum" in table):
+                table["momentum"] = None
+        made: Rate = _made("schedule", make, table)
         return made
 
     def strength(self) -> Callable[[float], float]:
         """How the threat grows in."""
         grown = _among("ramp", self.ramp, RAMPS)
-        return _made("ramp", partial(partial, grown), self.ramp, grown)  # type: ignore[no-any-return]
+        made: Callable[[float], float] = _made("ramp", partial(partial, grown), self.ramp, grown)
+        made(0.0)  # a share that is none is refused no earlier
+        return made
 
     def averaging(self) -> tuple[float | Callable[[nn.Module], Average], float]:
         """What averages the weights, and from which share of the updates on."""
@@ -252,7 +270,9 @@ class Settings(Part):
     def challenger(self) -> Callable[[Ball], Attack]:
         """The attack on the examples held out."""
         name = _name("validation.attack", self.validation.attack)
-        made, rest = pgd if name == "pgd" else find("attacks", name).make, _rest(self.validation.attack)
+        entry, rest = find("attacks", name), _rest(self.validation.attack)
+        made = pgd if name == "pgd" else entry.make
+        _within(entry, self.ball())
         fits("validation.attack", made, rest)
         with _suiting("validation.attack", self.validation.attack):
             made(self.ball(), **rest)  # some settings are refused no earlier
@@ -349,11 +369,15 @@ def _made(place: str, make: Callable[..., Any], table: Named, judge: Callable[..
 
 def _objective(table: Named, threat: Ball, classes: int) -> Objective:
     """An objective by its name, for so many classes; its inner attack by name too."""
-    make = find("objectives", _name("objective", table)).make
-    rest = _rest(table)
+    entry = find("objectives", _name("objective", table))
+    _within(entry, threat)
+    make, rest = entry.make, _rest(table)
     if "attack" in rest:
         attack = rest["attack"] if isinstance(rest["attack"], dict) else {"name": rest["attack"]}
-        rest["attack"] = maximiser(_name("objective.attack", attack), **_rest(attack))
+        name = _name("objective.attack", attack)
+        rest["attack"] = maximiser(name, **_rest(attack))
+        if name not in INNER:
+            _within(members("attacks")[name], threat)
     fits("objective", make, rest)
     if "classes" in signature(make).parameters:
         rest = {"classes": classes, **rest}
@@ -362,6 +386,13 @@ def _objective(table: Named, threat: Ball, classes: int) -> Objective:
             rest["attack"](threat)  # some settings are refused no earlier
         made: Objective = make(threat, **rest)
     return made
+
+
+def _within(entry: Entry, threat: Ball) -> None:
+    """Refuse what is not for threats of this norm."""
+    if threat.norm.name not in entry.norms:
+        fitting = f"a norm of {', '.join(entry.norms)}" if entry.norms else f"the threat {' or '.join(entry.threats)}"
+        raise BadInput(f"{entry.name} for {threat}", fitting, "choose another one, or another threat")
 
 
 def _rest(table: Named) -> dict[str, Any]:

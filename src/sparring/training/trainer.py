@@ -21,21 +21,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from sparring.errors import BadInput
+from sparring.errors import BadInput, line
 from sparring.streams import Streams
 from sparring.training.alarms import ALARMS, Alarm, Epoch
 from sparring.training.checkpoints import Checkpoints
 from sparring.training.contract import Objective, fresh, memory, pinned
 from sparring.training.hardware import Hardware, companions, polite_signals
 from sparring.training.layout import channels_first, channels_last, gradients_alike
+from sparring.training.limits import LARGEST_SEED
 from sparring.training.objectives import VAT, Labelled
-from sparring.training.passes import Passes
+from sparring.training.objectives import Average as Mean
+from sparring.training.passes import Passes, gathering, norms
 from sparring.training.rates import Rate, one_cycle
 from sparring.training.reading import Mixed, Unlabelled, reader
-from sparring.training.requirements import copied, mixtures, outputs, trainable
+from sparring.training.requirements import copied, labelled, mixtures, outputs, spread, trainable
 from sparring.training.schedules import linear
 from sparring.training.validation import Validation, measure
-from sparring.training.weights import Average, Neighbourhood, ema, refreshed
+from sparring.training.weights import Average, Neighbourhood, content, ema, refilled, refreshed
 from sparring.types import Data
 
 if TYPE_CHECKING:
@@ -118,9 +120,9 @@ class Trainer:
     `optimiser(parameters, lr=lr)` makes the optimiser; `rate` says how `lr` changes (`sparring.training.rates`), and
     `ramp` how the objective's strength grows in (`schedules`). What is returned is the average of the weights:
     exponential with decay `average` (0 gives the last), or what `average(network)` makes, from the share `settled` of
-    the updates on. `neighbourhood` moves the weights to where the loss is taken; gradients are clipped to the norm
-    `clip`. Every epoch goes through the data in a new order, each batch as `augment` changes it, the incomplete batch
-    at its end left out; a `share` of every batch is drawn from `extra` data.
+    the updates on, and of the last one in any case. `neighbourhood` moves the weights to where the loss is taken;
+    gradients are clipped to the norm `clip`. Every epoch goes through the data in a new order, each batch as `augment`
+    changes it, the incomplete batch at its end left out; a `share` of every batch is drawn from `extra` data.
 
     With `validation`, alarms are raised (`sparring.training.alarms`), and the best weights returned. On catastrophic
     overfitting training goes back to the last good weights, and on with the objective `remedy`; it stops there without.
@@ -130,6 +132,9 @@ class Trainer:
     (dropout), sees the batch whole (BatchNorm, `Mixup`, the regularisers of certified training), perturbs the weights
     by its own examples (as SAM's paper has it), or learns or draws for its own batch (the objectives `generator` and
     `ensemble`).
+
+    Frozen weights stay as they are, and so do the statistics of a BatchNorm that is handed over in inference mode with
+    its own weights frozen.
 
     The same seed, network, data and machine give the same bits; `network` itself, its mode, the objective and torch's
     global random numbers are left alone. Batches are read by index; data of up to 1 GiB are kept in memory.
@@ -166,13 +171,15 @@ class Trainer:
         for name, value in (("lr", self.lr), ("clip", self.clip)):
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise BadInput(f"{name} {value}", "a positive number", f"give another {name}")
+        if not -LARGEST_SEED <= self.seed <= LARGEST_SEED:
+            raise BadInput(f"seed {self.seed}", f"at most {LARGEST_SEED} on either side of 0", "give another seed")
 
     def __call__(self, network: nn.Module, data: Data, objective: Objective) -> Course:
         """The course of a training.
 
         Raises:
-            BadInput: nothing to train or to train on, labels that the network has no output for, a loss that is no
-                longer finite, a checkpoint of another training, or another process that is gone.
+            BadInput: nothing to train or to train on, labels that the network has no output for, a loss or weights
+                that are no longer finite, a checkpoint of another training, or another process that is gone.
             KeyboardInterrupt: Ctrl-C or SIGTERM, once the checkpoint is written.
 
         """
@@ -225,9 +232,10 @@ class _Run:
         stopped: Callable[[], bool],
     ) -> None:
         self.plan, self.fabric, self.stopped = plan, fabric, stopped
-        self.objective, self.remedy = fresh(objective), _remedy(plan)
+        self.objective, self.remedy = fresh(objective), _remedy(plan, objective)
         self.source = reader(data if plan.extra is None else Mixed(data, plan.extra))
         self.name = data.name
+        self.partly = any(isinstance(one, Unlabelled) for one in (data, plan.extra))
         self.size = min(plan.batch_size, len(data))
         self.foreign = round(plan.share * self.size) if plan.extra is not None else 0
         self.own = self.size - self.foreign
@@ -242,15 +250,20 @@ class _Run:
         self.steps = plan.epochs * self.batches
         if self.size % fabric.world_size:
             raise _uneven(self.size, fabric.world_size)
-        self.network = copied(network).train()
+        self.network = gathering(copied(network))
         example = data.take([0])[0].to(next(self.network.parameters()).device)
         self.classes = outputs(self.network, example, data)
         mixtures(objective, self.classes, plan.extra)
         mixtures(plan.remedy, self.classes)
+        if self.size == fabric.world_size:
+            spread(self.network, example)
+        if plan.validation is not None:
+            held_out = plan.validation.data
+            labelled(held_out.take(range(len(held_out)))[1], self.classes, held_out.name)
         channels_last(self.network, example)
         wrapped = fabric.setup_module(plan.hardware.casting(self.network))
         # Alone, Fabric's wrapper does nothing but cost time in every pass of an attack.
-        self.called = wrapped if fabric.world_size > 1 else plan.hardware.casting(self.network).train()
+        self.called = wrapped if fabric.world_size > 1 else plan.hardware.casting(self.network)
         for one in (self.objective, self.remedy):
             if (held := memory(one)) is not None:
                 held.to(fabric.device)
@@ -267,9 +280,11 @@ class _Run:
         self.good: dict[str, Any] | None = None
         self.best: dict[str, Any] | None = None
         self.sums = torch.zeros(3, dtype=torch.float64, device=fabric.device)
+        self.lr = plan.lr
         self.norm: float | None = None
         self.leaks: int | None = None
         self.passes = Passes(self.network)
+        self.still = {name for name, norm in norms(self.network).items() if not norm.training}
         self.saved = time.monotonic()
 
     @property
@@ -299,10 +314,13 @@ class _Run:
                 self.rest()
         network, validation = channels_first(copy.deepcopy(self.shown())), self.plan.validation
         if self.best is not None and validation is not None and validation.keep_best:
-            network.load_state_dict(self.best["weights"])
+            refilled(network, self.best["weights"])
         network.zero_grad()
         for weight, trained in zip(network.parameters(), self.network.parameters(), strict=True):
             weight.requires_grad_(trained.requires_grad)  # an average has none of its own
+        if not all(bool(weight.isfinite().all()) for weight in network.parameters() if weight.requires_grad):
+            # No loss was taken of what the last update made.
+            raise BadInput(f"weights that are not finite after update {self.step}", "finite weights", "lower lr")
         return Course(
             network=network.eval(),
             history=tuple(self.history),
@@ -331,10 +349,7 @@ class _Run:
         plan, epoch = self.plan, self.step // self.batches
         rows = self.rows[self.step % self.batches][self.fabric.global_rank :: self.fabric.world_size]
         x, labels = self.source(rows)
-        if int(labels.max()) >= self.classes:
-            raise BadInput(
-                f"label {int(labels.max())} in {self.name}", f"labels below {self.classes}", "widen the network"
-            )
+        labelled(labels, self.classes, self.name, partly=self.partly or _takes_unlabelled(self.objective))
         x, labels = x.to(self.fabric.device), labels.to(self.fabric.device)
         rng = Streams.of(plan.seed, rows).at(epoch)
         x = x if plan.augment is None else plan.augment(x, rng.at("augment"))
@@ -364,14 +379,14 @@ class _Run:
                 raise BadInput(f"inputs in {self.name} that are not finite", "finite inputs", "clean the data")
             raise BadInput(f"a loss of {said} at update {self.step + 1}", "a finite loss", "lower lr")
         norm = self.gradient_norm()
-        lr = float(self.rate.get_last_lr()[0])
+        self.lr = float(self.rate.get_last_lr()[0])
         self.optimizer.step()
         self.rate.step()
-        if self.average is not None and self.step >= plan.settled * self.steps:
+        if self.average is not None and self.step >= min(plan.settled * self.steps, self.steps - 1):
             self.average.update(self.network)
         self.sums += torch.stack([value.detach(), value.detach() if rest is None else rest, torch.ones_like(value)])
         self.step += 1
-        self.tell(Progress(self.step, self.steps, epoch + 1, plan.epochs, said, lr, strength, norm))
+        self.tell(Progress(self.step, self.steps, epoch + 1, plan.epochs, said, self.lr, strength, norm))
 
     def gradient_norm(self) -> float | None:
         """The norm of the gradient, clipped where that was asked for; measured now and then where it was not."""
@@ -396,7 +411,7 @@ class _Run:
             seconds=self.spent,
             loss=mean,
             at_rest=rest if plan.neighbourhood is not None else None,
-            lr=float(self.rate.get_last_lr()[0]),
+            lr=self.lr,
             strength=plan.ramp(self.step / self.steps),
             gradient_norm=self.norm,
             leaks=self.leaks,
@@ -404,9 +419,8 @@ class _Run:
         )
         self.leaks = None
         if self.average is not None and self.average.stale and self.average.seen:
-            refreshed(
-                self.average.network, (self.source(rows)[0].to(self.fabric.device) for rows in self.rows[:REFRESH])
-            )
+            inputs = (self.source(rows)[0].to(self.fabric.device) for rows in self.rows[:REFRESH])
+            refreshed(self.average.network, inputs, still=self.still)
         due = plan.validation is not None and (number % plan.validation.every == 0 or self.step == self.steps)
         x = z = None
         if due and self.tells:
@@ -461,7 +475,7 @@ class _Run:
         robust = epoch.robust if epoch.robust is not None else 0.0
         # Until the whole threat is in force, a high accuracy says little, but some weights are better than none.
         if self.best is None or robust > self.best["robust"]:
-            self.best = {"robust": robust, "epoch": epoch.epoch, "weights": copy.deepcopy(self.shown().state_dict())}
+            self.best = {"robust": robust, "epoch": epoch.epoch, "weights": copy.deepcopy(content(self.shown()))}
         elif validation.patience is not None and epoch.strength >= 1:
             since = [e for e in self.history if e.epoch > self.best["epoch"] and e.robust is not None]
             self.over = len(since) >= validation.patience
@@ -500,7 +514,7 @@ class _Run:
     def learnt(self) -> dict[str, Any]:
         """What updates change."""
         return {
-            "network": self.network.state_dict(),
+            "network": content(self.network),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
         }
@@ -508,7 +522,7 @@ class _Run:
     def relearn(self, state: Mapping[str, Any]) -> None:
         """Go back to what updates had changed."""
         kept = [group["lr"] for group in self.optimizer.param_groups]
-        self.network.load_state_dict(state["network"])
+        refilled(self.network, state["network"])
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         for group, lr in zip(self.optimizer.param_groups, kept, strict=True):
             group["lr"] = lr
@@ -533,30 +547,32 @@ class _Run:
             ranks = [None] * self.fabric.world_size
             torch.distributed.all_gather_object(ranks, self.alone())
         if self.tells:
-            self.plan.checkpoints.save(
-                {
-                    "step": self.step,
-                    "spent": self.spent,
-                    "over": self.over,
-                    "turn": self.turn,
-                    **self.learnt(),
-                    "rate": self.rate.state_dict(),
-                    "remedied": self.remedy is None and self.plan.remedy is not None,
-                    "norm": self.norm,
-                    "good": self.good,
-                    "best": self.best,
-                    "history": [asdict(epoch) for epoch in self.history],
-                    "alarms": [asdict(alarm) for alarm in self.alarms],
-                    "ranks": ranks,
-                }
-            )
+            self.plan.checkpoints.save(self.state(ranks))
         self.saved = time.monotonic()
+
+    def state(self, ranks: list[Any]) -> dict[str, Any]:
+        """All that the rest of the training depends on; `ranks` is what differs from process to process."""
+        return {
+            "step": self.step,
+            "spent": self.spent,
+            "over": self.over,
+            "turn": self.turn,
+            **self.learnt(),
+            "rate": self.rate.state_dict(),
+            "remedied": self.remedy is None and self.plan.remedy is not None,
+            "norm": self.norm,
+            "good": self.good,
+            "best": self.best,
+            "history": [asdict(epoch) for epoch in self.history],
+            "alarms": [asdict(alarm) for alarm in self.alarms],
+            "ranks": ranks,
+        }
 
     def resume(self) -> None:
         """Go on from the checkpoint, where there is one."""
         checkpoints = self.plan.checkpoints
-        state = None if checkpoints is None else checkpoints.load()
-        if state is None:
+        state = None if checkpoints is None else checkpoints.load(self.state([]))
+        if checkpoints is None or state is None:
             return
         if len(state["ranks"]) != self.fabric.world_size:
             raise BadInput(
@@ -567,7 +583,10 @@ class _Run:
         self.step, self.spent, self.over, self.turn = (state[key] for key in ("step", "spent", "over", "turn"))
         if state["remedied"] and self.remedy is not None:
             self.objective, self.remedy = self.remedy, None
-        self.relearn(state)
+        try:
+            self.relearn(state)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise checkpoints.unreadable(f"of another network or optimiser: {line(error)[:160]}") from error
         self.rate.load_state_dict(state["rate"])
         for group, lr in zip(self.optimizer.param_groups, self.rate.get_last_lr(), strict=True):
             group["lr"] = lr
@@ -590,12 +609,20 @@ class _Run:
         self.tell(Resumed(step=self.step, history=tuple(self.history), alarms=tuple(self.alarms)))
 
 
-def _remedy(plan: Trainer) -> Objective | None:
+def _remedy(plan: Trainer, objective: Objective) -> Objective | None:
     """The remedy of a plan; on labelled rows alone, where it does not know what to do with others."""
     if plan.remedy is None:
         return None
-    blind = isinstance(plan.extra, Unlabelled) and not isinstance(plan.remedy, VAT)
+    partly = isinstance(plan.extra, Unlabelled) or _takes_unlabelled(objective)
+    blind = partly and not _takes_unlabelled(plan.remedy)
     return Labelled(fresh(plan.remedy)) if blind else fresh(plan.remedy)
+
+
+def _takes_unlabelled(objective: Objective) -> bool:
+    """Whether an objective knows that a label below 0 is none."""
+    if isinstance(objective, Mean):
+        return all(map(_takes_unlabelled, objective.objectives))
+    return isinstance(objective, VAT | Labelled)
 
 
 def _average(average: float | Callable[[nn.Module], Average], network: nn.Module) -> Average | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import fgsm, pgd
+from sparring.errors import BadInput
 from sparring.goals import Untargeted
 from sparring.models.victim import inference
 from sparring.streams import Streams
@@ -28,6 +29,9 @@ class Validation:
     `keep_best` returns the weights of the highest robust accuracy on them, and `patience` ends training after so many
     measurements without a higher one (early stopping: Rice et al., 2020). Measured are the weights that would be
     returned, and, for the alarms, those in training: about `2 (steps + 3)` passes an example.
+
+    Raises:
+        BadInput: no examples, or an `every` or a `patience` below 1.
     """
 
     data: Data
@@ -36,6 +40,15 @@ class Validation:
     every: int = 1
     keep_best: bool = True
     patience: int | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.data):
+            raise BadInput(
+                f"no examples held out ({self.data.name})", "at least 1", "leave validation out, or give some"
+            )
+        for name, value in (("every", self.every), ("patience", self.patience)):
+            if value is not None and value < 1:
+                raise BadInput(f"{name} = {value}", "1 or more", f"give a larger {name}")
 
 
 @dataclass(frozen=True, kw_only=True)

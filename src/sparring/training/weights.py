@@ -13,17 +13,17 @@ An average sees the network after every update (or every epoch): `average.update
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparring.errors import BadInput
 from sparring.models.victim import inference
+from sparring.training.passes import norms
 
 
 class Neighbourhood(Protocol):
@@ -126,11 +126,11 @@ class Average:
 
     def state_dict(self) -> dict[str, Any]:
         """All that an exact resume needs."""
-        return {"network": self.network.state_dict(), "seen": self.seen}
+        return {"network": content(self.network), "seen": self.seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state saved before."""
-        self.network.load_state_dict(state["network"])
+        refilled(self.network, state["network"])
         self.seen = int(state["seen"])
 
 
@@ -157,25 +157,49 @@ def swa(network: nn.Module) -> Average:
     return Average(network, lambda n: n / (n + 1), stale=True)
 
 
+def content(network: nn.Module) -> dict[str, Any]:
+    """All that a network holds: its state dict, and its buffers, of which those that are not persistent lack there."""
+    return {
+        "state": network.state_dict(),
+        "buffers": {name: buffer.detach() for name, buffer in network.named_buffers()},
+    }
+
+
 @torch.no_grad()
-def refreshed(network: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
+def refilled(network: nn.Module, held: Mapping[str, Any]) -> nn.Module:
+    """The network with the content that it, or another one like it, had before; in place."""
+    network.load_state_dict(held["state"])
+    for name, value in held["buffers"].items():
+        place, _, own = name.rpartition(".")
+        part = network.get_submodule(place)
+        buffer = getattr(part, own)
+        if isinstance(buffer, Tensor) and buffer.shape == value.shape and buffer.dtype == value.dtype:
+            buffer.copy_(value)
+        else:  # one that a pass has put in the place of another
+            setattr(part, own, value.to(next(network.parameters()).device, copy=True))
+    return network
+
+
+@torch.no_grad()
+def refreshed(network: nn.Module, batches: Iterable[Tensor], *, still: Container[str] = ()) -> nn.Module:
     """Take the running statistics of BatchNorm anew, as the mean over batches of inputs (Izmailov et al., 2018, 3.2).
 
     Changes the network and returns it, with every submodule in the mode it had. All but BatchNorm runs in inference
-    mode. Costs a forward pass of each batch, and nothing where there is no BatchNorm.
+    mode, and so do those that are to stand `still`, by their names. Costs a forward pass of each batch, and nothing
+    where there is no BatchNorm.
     """
-    norms = [part for part in network.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
-    if not norms:
+    found = [part for name, part in norms(network).items() if part.track_running_stats and name not in still]
+    if not found:
         return network
-    momenta = [part.momentum for part in norms]
+    momenta = [part.momentum for part in found]
     with inference(network):
-        for part in norms:
+        for part in found:
             part.reset_running_stats()
             part.training, part.momentum = True, None  # None: the plain mean over all batches
         try:
             for x in batches:
                 network(x)
         finally:
-            for part, momentum in zip(norms, momenta, strict=True):
+            for part, momentum in zip(found, momenta, strict=True):
                 part.momentum = momentum
     return network

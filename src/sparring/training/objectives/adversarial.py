@@ -17,6 +17,7 @@ from sparring.streams import Streams
 from sparring.threats import Ball, parse
 from sparring.training.augmentations import Mixup
 from sparring.training.contract import Objective, Searching, pinned
+from sparring.training.limits import fractions, not_negative
 from sparring.training.objectives.inner import inner_pgd, noisy, random_start
 from sparring.training.objectives.minmax import Maximiser, MinMax, classes, said, searched, width
 from sparring.views import settled
@@ -46,6 +47,7 @@ def adversarial(threat: Ball, attack: Maximiser = inner_pgd, *, smoothing: float
 
     Any attack of the registry will do, `partial(pgd, steps=10)` say. Costs its passes on top of those of the update.
     """
+    fractions(smoothing=smoothing)
     return Adversarial(threat=threat, attack=attack, smoothing=smoothing)
 
 
@@ -55,6 +57,8 @@ def fgsm_rs(threat: Ball, *, alpha: float = 1.25, smoothing: float = 0.0) -> Adv
 
     Cheap, and prone to catastrophic overfitting: watch the accuracy under PGD.
     """
+    fractions(smoothing=smoothing)
+    not_negative(alpha=alpha)
     return Adversarial(threat=threat, attack=settled(random_start, alpha=alpha), smoothing=smoothing)
 
 
@@ -64,6 +68,8 @@ def n_fgsm(threat: Ball, *, noise: float = 2.0, alpha: float = 1.0, smoothing: f
 
     As cheap as FGSM-RS, and without its catastrophic overfitting at the usual sizes.
     """
+    fractions(smoothing=smoothing)
+    not_negative(noise=noise, alpha=alpha)
     return Adversarial(threat=threat, attack=settled(noisy, noise=noise, alpha=alpha), smoothing=smoothing)
 
 
@@ -111,6 +117,7 @@ class LogitPairing(MinMax):
 @register("objectives", "alp", family="adversarial", passes="k + 2", paper="Kannan et al., 2018")
 def alp(threat: Ball, attack: Maximiser = inner_pgd, *, weight: float = 0.5) -> LogitPairing:
     """Be right, and say the same, on inputs and on their worst neighbours (Kannan et al., 2018)."""
+    not_negative(weight=weight)
     return LogitPairing(threat=threat, attack=attack, weight=weight)
 
 

@@ -7,6 +7,7 @@ sound to the last bit: that is for `sparring.certify` to say, once training is o
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,19 +39,34 @@ class Box:
     BatchNorm in training mode gathers the statistics of the points, once, and bounds by the same statistics. `line`,
     where there is one, takes the way of the point, but hands back the slopes of lines under and over every ReLU in
     place of its own.
+
+    An operation in place makes another box of this one. `changes` counts those of a value and of its views, as torch
+    does for what lies at the same place in memory: whoever has missed one is not what the network would see there.
     """
 
     def __init__(
         self, point: Tensor, middle: Tensor, reach: Tensor, walk: Walk | None = None, line: Tensor | None = None
     ) -> None:
-        self.point, self.middle, self.reach, self.line = point, middle, reach, line
+        self.point, self._middle, self.reach, self.line = point, middle, reach, line
         self.walk = Walk() if walk is None else walk
         self.head: tuple[Box, Tensor] | None = None
+        self.changes, self.seen = [0], 0
 
     @classmethod
     def of(cls, point: Tensor, low: Tensor, high: Tensor, walk: Walk | None = None, line: Tensor | None = None) -> Box:
         """The box from `low` to `high`."""
         return cls(point, (low + high) / 2, (high - low) / 2, walk, line)
+
+    @property
+    def middle(self) -> Tensor:
+        """The middle.
+
+        Raises:
+            BadInput: the value was changed in place by way of another view of it.
+        """
+        if self.seen != self.changes[0]:
+            raise _lacks("a value that was changed in place by way of a view of it")
+        return self._middle
 
     @property
     def low(self) -> Tensor:
@@ -66,11 +82,14 @@ class Box:
     def __torch_function__(
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """The rule for an operation of torch, by its name."""
+        """The rule for an operation of torch, by its name; in place where torch does it so."""
+        name, kwargs = func.__name__, kwargs or {}
         try:
-            return _rule(func.__name__)(*args, **(kwargs or {}))
+            value = _rule(name)(*args, **kwargs)
         except TypeError as error:
-            raise _lacks(f"the operation {func.__name__} with such arguments ({error})") from error
+            raise _lacks(f"the operation {name} with such arguments ({error})") from error
+        in_place = kwargs.get("inplace") or (name.endswith("_") and not name.endswith("__"))
+        return _put(args[0], value) if in_place else value
 
     def __getattr__(self, name: str) -> Any:
         """A method of tensors, bound to this box; one that has no rule is refused once it is called."""
@@ -157,6 +176,18 @@ class Box:
     def __rtruediv__(self, other: Any) -> Box:
         return divided(other, self)
 
+    def __iadd__(self, other: Any) -> Box:
+        return _put(self, added(self, other))
+
+    def __isub__(self, other: Any) -> Box:
+        return _put(self, less(self, other))
+
+    def __imul__(self, other: Any) -> Box:
+        return _put(self, times(self, other))
+
+    def __itruediv__(self, other: Any) -> Box:
+        return _put(self, divided(self, other))
+
     # The three kinds of operations
 
     def affine(self, f: Map, size: Map) -> Box:
@@ -177,6 +208,25 @@ class Box:
         if line is not None:
             line = _Relaxed.apply(line, self.walk.slack, self.low, self.high, low, high, f, slope)  # type: ignore[no-untyped-call]
         return Box.of(f(self.point), low, high, self.walk, line)
+
+
+def _put(place: Any, value: Box) -> Box:
+    """The value in the place of another one, for all who hold that."""
+    if not isinstance(place, Box):
+        raise _lacks("a constant changed in place by what depends on the input")
+    if value is not place:
+        place.point, place._middle, place.reach = value.point, value.middle, value.reach
+        place.line, place.head = value.line, value.head
+        place.changes[0] += 1
+        place.seen = place.changes[0]
+    return place
+
+
+def _kept(x: Box) -> Box:
+    """The box as it is now, whatever becomes of it in place."""
+    y = copy.copy(x)
+    y.changes, y.seen = [0], 0
+    return y
 
 
 class _Relaxed(torch.autograd.Function):
@@ -208,7 +258,7 @@ class _Relaxed(torch.autograd.Function):
 def linear(x: Box, weight: Tensor, bias: Tensor | None = None) -> Box:
     """`W x + b`; the last one of a network is remembered, and joined with what is asked of the logits."""
     y = x.affine(lambda h: functional.linear(h, weight, bias), lambda h: functional.linear(h, weight.abs()))
-    y.head = x, weight
+    y.head = _kept(x), weight
     return y
 
 
@@ -249,7 +299,7 @@ def rectified(x: Box, slope: float = 0.0) -> Box:
     """ReLU, or with a slope from 0 to 1 LeakyReLU."""
     if not 0 <= slope <= 1:
         raise _lacks(f"a LeakyReLU of slope {slope}")
-    x.walk.before.append(x)
+    x.walk.before.append(_kept(x))
     return x.rising(partial(functional.leaky_relu, negative_slope=slope) if slope else functional.relu, slope)
 
 
@@ -276,7 +326,7 @@ def avg_pool2d(  # noqa: PLR0917  (those of torch)
 
 def wider(x: Box) -> Box:
     """In float32; what is known of the last layer stays known."""
-    y = x.each(Tensor.float)
+    y = _view(x, Tensor.float)
     y.head = x.head
     return y
 
@@ -325,10 +375,17 @@ def beside(parts: Sequence[Box], dim: int = 0) -> Box:
     return Box(point, middle, reach, parts[0].walk, torch.cat(lines, dim) if lines else None)
 
 
-def _each(name: str, home: Any) -> Callable[..., Box]:
-    """The rule of a function that is linear, without negative weights."""
-    f = getattr(home, name)
-    return lambda x, *settings, **more: x.each(lambda h: f(h, *settings, **more))
+def _view(x: Box, f: Map) -> Box:
+    """What may lie at the same place in memory, and is changed along with it."""
+    y = x.each(f)
+    y.changes, y.seen = x.changes, x.seen
+    return y
+
+
+def _seen(name: str) -> Callable[..., Box]:
+    """The rule of a method that shows the same values in another shape."""
+    f = getattr(Tensor, name)
+    return lambda x, *settings, **more: _view(x, lambda h: f(h, *settings, **more))
 
 
 RULES: dict[str, Callable[..., Box]] = {
@@ -350,14 +407,11 @@ RULES: dict[str, Callable[..., Box]] = {
     "cat": beside,
     "concat": beside,
     "avg_pool2d": avg_pool2d,
-    "adaptive_avg_pool2d": _each("adaptive_avg_pool2d", functional),
-    **{
-        name: _each(name, Tensor)
-        for name in ("flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze", "contiguous")
-    },
+    "adaptive_avg_pool2d": lambda x, output_size: x.each(lambda h: functional.adaptive_avg_pool2d(h, output_size)),
+    **{name: _seen(name) for name in ("flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze", "contiguous")},
     "float": wider,
 }
-"""What an operation of torch does to a box, by its name; in-place ones (`relu_`) give a box of their own."""
+"""What an operation of torch does to a box, by its name; those in place (`relu_`) go by the name of the others."""
 
 
 def _rule(name: str) -> Callable[..., Box]:

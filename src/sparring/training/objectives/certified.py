@@ -9,7 +9,6 @@ dying. Networks are best started from `sparring.networks.settled_weights`; `stre
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.training.contract import Searching
+from sparring.training.limits import fractions, not_negative
 from sparring.training.objectives.boxes import Box, ranked, ranked_by_lines, unsettled
 from sparring.training.objectives.inner import inner_pgd
 from sparring.training.objectives.minmax import Maximiser, searched
@@ -168,45 +168,36 @@ def _boxed(threat: Ball) -> Ball:
     return threat
 
 
-def _asked(*, warmup: float, **shares: float) -> None:
-    """Look at what an objective is told.
-
-    Raises:
-        BadInput: a share that is not from 0 to 1, or a weight that is none.
-    """
-    for name, value in shares.items():
-        if not 0 <= value <= 1:
-            raise BadInput(f"{name} = {value:g}", "a share from 0 to 1", "give another one")
-    if not 0 <= warmup < math.inf:
-        raise BadInput(f"warmup = {warmup:g}", "a weight of 0 or more", "give another one")
-
-
 @register("objectives", "ibp", family="certified", norms=("linf",), passes="3", paper="Gowal et al., 2018")
 def ibp(threat: Ball, *, kappa: float = 0.0, warmup: float = 0.5) -> IBP:
     """Be right on the whole box, by bounds of intervals (Gowal et al., 2018; Shi et al., 2021).
 
     The paper trains for a larger threat than it certifies, 0.4 for 0.3 on MNIST: `stretch` in a recipe.
     """
-    _asked(kappa=kappa, warmup=warmup)
+    fractions(kappa=kappa)
+    not_negative(warmup=warmup)
     return IBP(threat=_boxed(threat), kappa=kappa, warmup=warmup)
 
 
 @register("objectives", "crown-ibp", family="certified", norms=("linf",), passes="3 + K", paper="Zhang et al., 2020")
 def crown_ibp(threat: Ball, *, kappa: float = 0.0, beta: float = 0.0, warmup: float = 0.5) -> CROWNIBP:
     """Be right on the whole box, by bounds of lines that give way to intervals (Zhang et al., 2020)."""
-    _asked(kappa=kappa, beta=beta, warmup=warmup)
+    fractions(kappa=kappa, beta=beta)
+    not_negative(warmup=warmup)
     return CROWNIBP(threat=_boxed(threat), kappa=kappa, beta=beta, warmup=warmup)
 
 
 @register("objectives", "sabr", family="certified", norms=("linf",), passes="k + 3", paper="Müller et al., 2023")
 def sabr(threat: Ball, attack: Maximiser = inner_pgd, *, part: float = 0.6, warmup: float = 0.5) -> SABR:
     """Be right on a small box around the worst inputs that an attack finds (Müller et al., 2023)."""
-    _asked(part=part, warmup=warmup)
+    fractions(part=part)
+    not_negative(warmup=warmup)
     return SABR(threat=_boxed(threat), attack=attack, part=part, warmup=warmup)
 
 
 @register("objectives", "mtl-ibp", family="certified", norms=("linf",), passes="k + 3", paper="De Palma et al., 2024")
 def mtl_ibp(threat: Ball, attack: Maximiser = inner_pgd, *, alpha: float = 0.1, warmup: float = 0.5) -> MTLIBP:
     """Be right on the worst inputs that an attack finds, and a little on the whole box (De Palma et al., 2024)."""
-    _asked(alpha=alpha, warmup=warmup)
+    fractions(alpha=alpha)
+    not_negative(warmup=warmup)
     return MTLIBP(threat=_boxed(threat), attack=attack, alpha=alpha, warmup=warmup)

@@ -17,6 +17,7 @@ from sparring.search import finite
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.training.contract import Objective, Searching, pinned
+from sparring.training.limits import not_negative
 from sparring.training.objectives.adversarial import adversarial
 from sparring.training.objectives.inner import single_step
 from sparring.training.objectives.minmax import MinMax, slope
@@ -126,4 +127,5 @@ def grad_align(threat: Ball, *, weight: float = 0.2) -> Aligned:
 
     The paper's weight for 8/255 on CIFAR-10 is 0.2; larger eps asks for more.
     """
+    not_negative(weight=weight)
     return Aligned(threat=threat, objective=adversarial(threat, single_step), weight=weight)

@@ -20,6 +20,7 @@ from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.training.contract import Searching
+from sparring.training.limits import not_negative
 from sparring.training.objectives.inner import inner_pgd
 from sparring.training.objectives.minmax import Maximiser, searched
 
@@ -124,4 +125,5 @@ def consistency(
     threat: Ball, *, sigma: float = 0.25, draws: int = 2, weight: float = 10.0, doubt: float = 0.5
 ) -> Consistency:
     """Be right under noise, and say the same whatever the noise (Jeong and Shin, 2020)."""
+    not_negative(weight=weight, doubt=doubt)
     return Consistency(sigma=_checked(sigma, draws), draws=draws, weight=weight, doubt=doubt)

@@ -16,6 +16,7 @@ from sparring.models.victim import inference
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
+from sparring.training.limits import positive
 from sparring.training.objectives.minmax import MinMax, both, slope
 
 WIDTH = 16
@@ -108,4 +109,5 @@ class AgainstGenerator(MinMax, nn.Module):
 )
 def against_generator(threat: Ball, *, rate: float = 0.01) -> AgainstGenerator:
     """Train against a generator of perturbations that learns along (Lee et al., 2017; Xiao et al., 2018)."""
+    positive(rate=rate)
     return AgainstGenerator(threat, rate)

@@ -16,6 +16,7 @@ from sparring.search import finite, forward, slope
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.training.fitting import fits
+from sparring.training.limits import not_negative
 from sparring.training.objectives.minmax import Maximiser
 from sparring.types import Goal, Loss, Model
 from sparring.views import settled
@@ -52,15 +53,17 @@ def inner_pgd(threat: Ball, *, steps: int = 7, length: float = 2.5) -> Ascent:
     """Few steps of `length eps / steps` from a random start (Madry et al., 2018): cheap enough for every batch.
 
     Raises:
-        BadInput: no steps.
+        BadInput: no steps, or steps backwards.
     """
     if steps < 1:
         raise BadInput(f"an inner attack of {steps} steps", "1 or more", "take 7")
+    not_negative(length=length)
     return Ascent(threat=threat, start=threat, size=length / steps * threat.unit, steps=steps)
 
 
 def random_start(threat: Ball, *, alpha: float = 1.25) -> Ascent:
     """One step of `alpha eps` from a random start, brought back into the ball (Wong et al., 2020, FGSM-RS)."""
+    not_negative(alpha=alpha)
     return Ascent(threat=threat, start=threat, size=alpha * threat.unit, steps=1)
 
 
@@ -75,6 +78,7 @@ def noisy(threat: Ball, *, noise: float = 2.0, alpha: float = 1.0) -> Ascent:
     Hands over points outside the threat, up to `noise + alpha` times its size: on purpose, for training alone. Inside
     the box they stay, as in the authors' code.
     """
+    not_negative(noise=noise, alpha=alpha)
     wide = threat.times(noise + alpha)
     return Ascent(threat=wide, start=threat.times(noise), size=alpha * threat.unit, steps=1)
 

@@ -13,6 +13,7 @@ from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.training.contract import Objective
+from sparring.training.limits import fractions, positive
 from sparring.training.objectives.minmax import loaded
 
 
@@ -45,6 +46,7 @@ class LabelSmoothing:
 @register("objectives", "label-smoothing", family="baseline", passes="1", paper="Szegedy et al., 2016")
 def label_smoothing(threat: Ball, *, smoothing: float = 0.1) -> LabelSmoothing:
     """Be a little unsure of every label (Szegedy et al., 2016): known to be broken, for comparison."""
+    fractions(smoothing=smoothing)
     return LabelSmoothing(smoothing)
 
 
@@ -77,4 +79,5 @@ class Distillation(nn.Module):
 @register("objectives", "distillation", family="baseline", passes="1", paper="Papernot et al., 2016")
 def distillation(threat: Ball, *, teacher: nn.Module | str | None = None, temperature: float = 20.0) -> Distillation:
     """Learn a teacher's softened probabilities (Papernot et al., 2016): known to be broken, for comparison."""
+    positive(temperature=temperature)
     return Distillation(teacher, temperature)

@@ -14,6 +14,7 @@ from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.training.augmentations import shares
 from sparring.training.contract import Objective, Searching, pinned
+from sparring.training.limits import fractions, not_negative
 from sparring.training.objectives.inner import inner_pgd
 from sparring.training.objectives.minmax import (
     Apart,
@@ -52,6 +53,7 @@ class TRADES(MinMax):
 @register("objectives", "trades", family="smoothness", passes="k + 2", paper="Zhang et al., 2019")
 def trades(threat: Ball, attack: Maximiser = inner_pgd, *, beta: float = 6.0) -> TRADES:
     """Trade accuracy on the data against constancy around it (Zhang et al., 2019)."""
+    not_negative(beta=beta)
     return TRADES(threat=threat, attack=attack, beta=beta)
 
 
@@ -88,6 +90,8 @@ def score(
     threat: Ball, attack: Maximiser = inner_pgd, *, beta: float = 4.0, smoothing: float = 0.1, least: float = 0.0
 ) -> SCORE:
     """TRADES by squared distances between probabilities (Pang et al., 2022)."""
+    not_negative(beta=beta, least=least)
+    fractions(smoothing=smoothing)
     return SCORE(threat=threat, attack=attack, beta=beta, smoothing=smoothing, least=least)
 
 
@@ -118,6 +122,7 @@ class MART(MinMax):
 @register("objectives", "mart", family="smoothness", passes="k + 2", paper="Wang et al., 2020")
 def mart(threat: Ball, attack: Maximiser = inner_pgd, *, weight: float = 5.0) -> MART:
     """Adversarial training that looks at which inputs are misclassified already (Wang et al., 2020)."""
+    not_negative(weight=weight)
     return MART(threat=threat, attack=attack, weight=weight)
 
 
@@ -158,6 +163,7 @@ class VAT(MinMax):
 @register("objectives", "vat", family="smoothness", norms=("linf", "l2"), passes="2 + 2", paper="Miyato et al., 2019")
 def vat(threat: Ball, *, weight: float = 1.0, turns: int = 1) -> VAT:
     """Be constant around every input, with a label or without (Miyato et al., 2019); labels below 0 are none."""
+    not_negative(weight=weight, turns=turns)
     return VAT(threat=threat, weight=weight, turns=turns)
 
 
