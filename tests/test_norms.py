@@ -80,6 +80,14 @@ def test_a_projection_leaves_what_it_is_given_alone():
             assert found.data_ptr() not in (z.data_ptr(), x.data_ptr())
 
 
+def test_a_number_for_all_rows_keeps_all_its_digits():
+    assert rows(0.1, torch.zeros(2, 3).double()).flatten().tolist() == [0.1, 0.1]
+    x = torch.zeros(1, 5).double()
+    for norm in NORMS.values():
+        size = norm.size(norm.project(x + 8, x, 3.1, -9.0, 9.0)).item()
+        assert size == pytest.approx(3.0 if norm.counts else 3.1, rel=1e-14), norm
+
+
 def test_a_value_an_example_broadcasts_over_the_example():
     like = torch.zeros(2, 3, 4)
     assert rows(torch.tensor([1.0, 2.0]), like).shape == (2, 1, 1)

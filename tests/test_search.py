@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from sparring.attacks import Restarts, pgd
@@ -57,6 +58,33 @@ def test_steps_end_when_no_row_is_open():
     assert len(x) == 0
 
 
+def test_where_no_row_is_left_the_model_is_not_asked():
+    def silent(z):
+        raise AssertionError("a question about no row")
+
+    search = Search(silent, torch.ones(0, 1), Untargeted(torch.zeros(0, dtype=torch.int64)), margin)
+    names = torch.zeros(0, dtype=torch.int64)
+    gradient, score, same = search.climb(torch.ones(0, 1), names)
+    assert (gradient.shape, score.shape, len(same)) == ((0, 1), (0,), 0)
+    score, same = search.judge(torch.ones(0, 1), names)
+    assert (score.shape, len(same)) == ((0,), 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_scores_have_the_type_of_the_inputs_also_where_the_first_is_no_number(dtype):
+    x = torch.tensor([[-1.0], [-2.0], [-4.0]])
+
+    def model(z):
+        return two(torch.where(z == -2, torch.nan, z)).to(dtype)
+
+    search = Search(model, x, Untargeted(torch.zeros(3, dtype=torch.int64)), margin)
+    gradient, score, z = search.climb(x, x)
+    assert (gradient.dtype, score.dtype, search.best_score.dtype) == (torch.float32,) * 3
+    (score,) = search.judge(0.75 * z)
+    assert score.tolist() == [-1.5, -3, -6]
+    assert search.best_score.tolist() == [-1.5, -3, -6]
+
+
 def test_a_gradient_of_nan_moves_nothing():
     x = torch.tensor([[-1.0], [-0.0]])
 
@@ -108,7 +136,7 @@ def test_a_gradient_is_made_finite_and_left_alone_where_it_is():
     assert finite(whole) is whole
     for broken in ([[torch.nan, 1.0]], [[torch.inf, -torch.inf]], [[torch.inf, 1.0]], [[3e38, 3e38, 3e38]]):
         gradient = torch.tensor(broken)
-        assert torch.equal(finite(gradient), gradient.nan_to_num())
+        assert torch.equal(finite(gradient), torch.where(gradient.isfinite(), gradient, 0))
 
 
 def test_restarts_draw_new_numbers_every_time():

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from sparring.streams import Streams
-from sparring.views import smoothed
+from sparring.views import ensemble, eot, eot_until, smoothed, steady
 
 WINDOWS = {
     "tiles": {"kernel_size": 2},
@@ -49,6 +49,88 @@ def test_smoothed_relu_passes_a_sigmoid_of_its_input(relu):
     view = smoothed(lambda z: relu(z * 1.0), beta=4.0)
     assert torch.equal(view(x.clone().requires_grad_()), x.clamp(min=0))
     torch.testing.assert_close(pullback(view, x, torch.ones_like(x)), torch.sigmoid(4 * x))
+
+
+class Block(nn.Module):
+    """A residual block that activates first, and reads again what it activated."""
+
+    def __init__(self, relu):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.first, self.second, self.last = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.relu = relu
+
+    def forward(self, z):
+        h = self.first(z)
+        return self.last(self.second(self.relu(h)) + h)
+
+
+class Twin(Block):
+    """The same, written without anything in place."""
+
+    def forward(self, z):
+        h = functional.relu(self.first(z))
+        return self.last(self.second(h) + h)
+
+
+@pytest.mark.parametrize(
+    "relu",
+    [
+        nn.ReLU(inplace=True),
+        lambda h: functional.relu(h, True),
+        lambda h: functional.relu(h, inplace=True),
+        functional.relu_,
+        torch.relu_,
+        lambda h: torch.relu_(input=h),
+        lambda h: h.relu_(),
+    ],
+)
+def test_smoothed_relu_in_place_leaves_its_output_where_its_input_was(relu):
+    model, twin = Block(relu), Twin(None)
+    x = Streams.of(0, range(4)).normal(5)
+    assert torch.equal(smoothed(model, beta=4.0)(x.requires_grad_()), model(x))
+    g = Streams.of(1, range(4)).normal(3)
+    torch.testing.assert_close(pullback(smoothed(model, beta=4.0), x, g), pullback(smoothed(twin, beta=4.0), x, g))
+    assert not torch.equal(pullback(smoothed(model, beta=4.0), x, g), pullback(model, x, g))
+
+
+def test_smoothed_takes_the_input_of_a_function_by_its_name_too():
+    def model(z):
+        return torch.max_pool2d(input=torch.relu(input=z), kernel_size=2)
+
+    def twin(z):
+        return torch.max_pool2d(torch.relu(z), 2)
+
+    x, g = Streams.of(0, range(2)).normal(1, 4, 4), Streams.of(1, range(2)).normal(1, 2, 2)
+    assert torch.equal(smoothed(model, temperature=5.0)(x.requires_grad_()), model(x))
+    same = (pullback(smoothed(each, temperature=5.0), x, g) for each in (model, twin))
+    assert torch.equal(*same)
+
+
+@pytest.mark.parametrize(
+    "view", [lambda model: eot(model, 8), lambda model: eot_until(model, draws=8), lambda model: ensemble([model] * 8)]
+)
+@pytest.mark.parametrize("count", [1, 3, 7, 13])
+def test_means_over_draws_do_not_depend_on_the_batch(view, count):
+    def noisy():
+        draws = iter(Streams.of(0, range(8)).at("noise").normal(10))
+        return lambda z: z * next(draws)
+
+    x = Streams.of(1, range(16)).normal(10)
+    x.requires_grad_()
+    assert torch.equal(view(noisy())(x[:count]), view(noisy())(x)[:count])
+
+
+def test_steady_leaves_no_rows_alone():
+    asked = []
+
+    def model(z):
+        asked.append(len(z))
+        return z
+
+    assert [len(steady(model)(torch.ones(count, 2))) for count in (0, 1, 16, 17)] == [0, 1, 16, 17]
+    assert asked == [0, 16, 16, 17]
 
 
 def test_smoothed_leaves_other_models_as_they_are():

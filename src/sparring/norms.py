@@ -22,9 +22,8 @@ from sparring.types import Norm
 
 def rows(per_example: Tensor | float, like: Tensor) -> Tensor:
     """A value for each example, `(B,)`, or one for all, in a shape that broadcasts over `like`, `(B, *shape)`."""
-    value = torch.as_tensor(per_example, device=like.device)
-    if value.dtype != torch.bool:
-        value = value.to(like.dtype)
+    mask = isinstance(per_example, Tensor) and per_example.dtype == torch.bool
+    value = torch.as_tensor(per_example, device=like.device, dtype=torch.bool if mask else like.dtype)
     return value.expand(len(like)).view(-1, *[1] * (like.dim() - 1))
 
 

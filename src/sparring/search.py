@@ -61,14 +61,15 @@ def slope(outputs: Tensor, point: Tensor, weight: Tensor | None = None, *, again
 
 
 def finite(gradient: Tensor) -> Tensor:
-    """The gradient with zero for NaN, which moves nothing, and the largest number for infinity.
+    """The gradient with zero, which moves nothing, for NaN and infinity.
 
-    A sum tells whether there is anything to replace, in a fraction of the time; on a GPU, asking would be what takes
-    time.
+    The largest number in place of infinity would outweigh all other coordinates, and give the gradient an infinite
+    length. A sum tells whether there is anything to replace, in a fraction of the time; on a GPU, asking would be what
+    takes time.
     """
     if gradient.device.type == "cpu" and math.isfinite(float(gradient.sum())):
         return gradient
-    return gradient.nan_to_num()
+    return gradient.nan_to_num(0, 0, 0)
 
 
 def _without_gradients() -> BadInput:
@@ -76,7 +77,10 @@ def _without_gradients() -> BadInput:
 
 
 class Search:
-    """Climb with one forward and one backward pass; the pass that is judged is the pass that is used."""
+    """Climb with one forward and one backward pass; the pass that is judged is the pass that is used.
+
+    Scores have the type of the inputs, whatever that of the outputs. The model is never called without rows.
+    """
 
     def __init__(self, model: Model, x: Tensor, goal: Goal, loss: Loss) -> None:
         self.model, self.goal, self.loss = model, goal, loss
@@ -100,22 +104,24 @@ class Search:
             return z.new_empty(0), *carry
         with torch.no_grad():
             outputs = self.model(z)
-            score = self.loss(outputs, self.goal)
+            score = self.loss(outputs, self.goal).to(z.dtype)
         return self._record(z, self.goal.reached(outputs), score, (score, *carry))
 
     def climb(self, z: Tensor, *carry: Any) -> tuple[Any, ...]:
         """Score `z`, and get the loss's gradient there: a forward and a backward pass.
 
-        Returns the gradient and the scores, then `carry`, all for the rows that stay. A NaN in a gradient becomes
-        zero: it moves nothing, and the doctor reports it.
+        Returns the gradient and the scores, then `carry`, all for the rows that stay. What is no number in a gradient,
+        or infinite, becomes zero: it moves nothing, and the doctor reports it.
         """
+        if not len(z):
+            return torch.zeros_like(z), z.new_empty(0), *carry
         point, outputs = forward(self.model, z)
         reached = self.goal.reached(outputs.detach())
         with torch.enable_grad():
             score = self.loss(outputs, self.goal)
             staying = score[~reached] if bool(reached.any()) else score
             gradient = slope(staying.sum(), point) if len(staying) else torch.zeros_like(z)
-        score = score.detach()
+        score = score.detach().to(z.dtype)
         return self._record(z, reached, score, (finite(gradient), score, *carry))
 
     def _record(self, z: Tensor, reached: Tensor, score: Tensor, carry: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -56,7 +56,7 @@ def steady(model: Model, least: int = 16) -> Model:
     """
 
     def view(x: Tensor) -> Tensor:
-        short = least - len(x)
+        short = least - len(x) if len(x) else 0
         return model(x) if short <= 0 else model(torch.cat([x, x[-1:].expand(short, *x.shape[1:])]))[: len(x)]
 
     return view
@@ -133,9 +133,18 @@ def eot(model: Model, draws: int) -> Model:
         raise ValueError(f"eot needs one draw or more, not {draws}")
 
     def view(x: Tensor) -> Tensor:
-        return torch.stack([model(x) for _ in range(draws)]).mean(0)
+        return _mean([model(x) for _ in range(draws)])
 
     return view
+
+
+def _mean(drawn: Sequence[Tensor]) -> Tensor:
+    """The mean of tensors, added up in order: that over a stack rounds a number by where it stands in the batch."""
+    return _sum(drawn) / len(drawn)
+
+
+def _sum(terms: Sequence[Tensor]) -> Tensor:
+    return sum(terms[1:], terms[0])
 
 
 def ensemble(models: Sequence[Model], weights: Sequence[float] | None = None) -> Model:
@@ -143,7 +152,7 @@ def ensemble(models: Sequence[Model], weights: Sequence[float] | None = None) ->
     shares = weights or [1 / len(models)] * len(models)
 
     def view(x: Tensor) -> Tensor:
-        return torch.stack([share * model(x) for share, model in zip(shares, models, strict=True)]).sum(0)
+        return _sum([share * model(x) for share, model in zip(shares, models, strict=True)])
 
     return view
 
@@ -249,6 +258,7 @@ class _Smooth(TorchFunctionMode):
     """While active, ReLU and max-pooling go forward as ever, and backward smoothly."""
 
     RELU = (functional.relu, functional.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
+    IN_PLACE = (functional.relu_, torch.relu_, Tensor.relu_)
     POOL = (functional.max_pool2d, torch.max_pool2d)
     WINDOW = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
@@ -261,11 +271,19 @@ class _Smooth(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func in self.RELU and torch.is_grad_enabled():
-            return _SmoothReLU.apply(args[0], self.beta)  # type: ignore[no-untyped-call]
+            return self._relu(func, **dict(zip(("input", "inplace"), args, strict=False)) | kwargs)
         if func in self.POOL and self.temperature and torch.is_grad_enabled():
-            window = dict(zip(self.WINDOW, args[1:], strict=False)) | kwargs
-            return _SmoothPool.apply(args[0], self.temperature, window)  # type: ignore[no-untyped-call]
+            return self._pool(**dict(zip(("input", *self.WINDOW), args, strict=False)) | kwargs)
         return func(*args, **kwargs)
+
+    def _relu(self, func: Any, input: Tensor, inplace: bool = False) -> Any:  # noqa: A002  (torch's own name)
+        if not (inplace or func in self.IN_PLACE):
+            return _SmoothReLU.apply(input, self.beta)  # type: ignore[no-untyped-call]
+        # What comes after may read the input again, as residual blocks do: it is to hold what ReLU leaves there.
+        return input.copy_(_SmoothReLU.apply(input.clone(), self.beta))  # type: ignore[no-untyped-call]
+
+    def _pool(self, input: Tensor, **window: Any) -> Any:  # noqa: A002  (torch's own name)
+        return _SmoothPool.apply(input, self.temperature, window)  # type: ignore[no-untyped-call]
 
 
 class settled(partial[Any]):  # noqa: N801  (reads as the function it settles)
@@ -387,7 +405,7 @@ class _Expected(torch.autograd.Function):
             point = x.detach().requires_grad_()
             ctx.drawn = [model(point) for _ in range(draws)]
         ctx.point, ctx.model, (ctx.most, ctx.agree) = point, model, until
-        mean = torch.stack([outputs.detach() for outputs in ctx.drawn]).mean(0)
+        mean = _mean([outputs.detach() for outputs in ctx.drawn])
         if not all(outputs.requires_grad for outputs in ctx.drawn):
             ctx.mark_non_differentiable(mean)
         return mean

@@ -147,6 +147,50 @@ def test_no_rows_give_no_rows(name, norm):
     assert z.shape == (0, *SHAPE)
 
 
+class Falls:
+    """Class 0 in the first `calls` calls, and in no later one; there is no answer to no question."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def __call__(self, z):
+        if not len(z):
+            raise ValueError("a batch without rows")
+        self.calls -= 1
+        first = torch.tensor([100.0 if self.calls >= 0 else -100.0, 0.0, 0.0, 0.0, 0.0])
+        return Waves(SHAPE)(z) + first
+
+
+@every_attack
+@pytest.mark.parametrize("calls", range(5))
+def test_a_model_is_never_called_without_rows_whenever_all_of_them_fall(name, norm, calls):
+    x = inputs(SHAPE, 3, 0)
+    z = brief(ATTACKS[name], threat_of(norm))(
+        Falls(calls), x, Untargeted(torch.zeros(3).long()), Streams.of(0, range(3))
+    )
+    assert z.shape == x.shape
+
+
+@every_attack
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_outputs_may_be_of_another_type_than_inputs(name, norm, dtype):
+    model, x, threat = Waves(SHAPE), inputs(SHAPE, 6, 0), threat_of(norm)
+    labels = model(x).argmax(1)
+    labels[0] = (labels[0] + 1) % 5
+    z = brief(ATTACKS[name], threat)(lambda z: model(z).to(dtype), x, Untargeted(labels), Streams.of(0, range(6)))
+    assert (z.shape, z.dtype) == (x.shape, x.dtype)
+    assert ((z >= threat.low) & (z <= threat.high)).all()
+
+
+@every_attack
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_inputs_may_be_of_half_precision(name, norm, dtype):
+    model, x, threat = Waves(SHAPE), inputs(SHAPE, 6, 0).to(dtype), threat_of(norm)
+    z = brief(ATTACKS[name], threat)(model, x, Untargeted(model(x).argmax(1)), Streams.of(0, range(6)))
+    assert (z.shape, z.dtype) == (x.shape, x.dtype)
+    assert ((z >= threat.low) & (z <= threat.high)).all()
+
+
 @every_attack
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
 def test_a_model_that_gives_no_numbers_is_no_success(name, norm, wrong):

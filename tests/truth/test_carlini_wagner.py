@@ -43,6 +43,19 @@ def test_distances_on_linear_models_are_within_5_percent_of_the_closed_form(norm
     assert (threat.distance(z, x) <= 1.05 * nearest).all()
 
 
+def test_a_boundary_that_the_first_steps_cross_is_found_within_5_percent_of_its_distance():
+    """With any constant, Adam's first step is several times as long as the boundary is far."""
+    threat, w = l2(1.0), 0.1 * Streams.of(3, [99]).normal(1, 28, 28)[0]
+    x = (1.2 * Streams.of(3, range(60)).uniform(1, 28, 28) - 0.1).clamp(0, 1)
+    model = Linear(w, (x * w).flatten(1).sum(1).median().item())
+    nearest = reach(w, x, threat, -model.lead(x))
+    near = (nearest > 0.01) & (nearest < 0.2)
+    z = run(carlini_wagner(threat), model, x[near])
+    assert near.sum() >= 8
+    assert (model.lead(z) > 0).all()
+    assert (threat.distance(z, x[near]) <= 1.05 * nearest[near]).all()
+
+
 @pytest.mark.parametrize("make", [carlini_wagner, ead])
 def test_a_target_is_reached_at_the_distance_of_the_boundary_too(make):
     threat, model, x, nearest = boundary("l1" if make is ead else "l2")

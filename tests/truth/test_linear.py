@@ -52,6 +52,22 @@ def test_inputs_in_bytes_are_attacked_as_well_as_inputs_between_zero_and_one(nam
 
 
 @pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ["fgsm", "pgd-cosine", "apgd-ce", "apgd-dlr"])
+def test_one_infinite_slope_does_not_keep_an_attack_from_the_other_coordinates(name, norm):
+    """A root rises infinitely fast from zero, where black pixels are."""
+    threat = ball(norm, "in the box")
+    model, x, _ = puzzle(SHAPE, threat, count=4, seed=0)
+    x[:, 0, 0, 0] = model.w[0, 0, 0] = 0
+
+    def rooted(z):
+        root = 1e-3 * z[:, 0, 0, 0].sqrt()
+        return model(z) + torch.stack([-root, root, torch.zeros_like(root), torch.zeros_like(root)], 1)
+
+    z = ATTACKS[name].make(threat)(rooted, x, Untargeted(torch.zeros(4, dtype=torch.int64)), Streams.of(1, range(4)))
+    assert ((model.lead(z) - model.lead(x)) / gain(model.w, x, threat) >= 0.98).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ["pgd", "apgd-ce", "apgd-dlr"])
 def test_an_attack_towards_a_target_reaches_it_too(name, norm):
     threat = ball(norm, "in the box")

@@ -38,6 +38,10 @@ def near_the_boundary(norm, count, seed=2):
     return model, x, threat, reach(model.w, x, threat, -model.lead(x))
 
 
+def streams(x):
+    return Streams.of(0, range(len(x)))
+
+
 def class_zero(x):
     return Untargeted(torch.zeros(len(x), dtype=torch.int64))
 
@@ -165,6 +169,18 @@ def test_bisection_works_with_restarts_inside():
     model, x, threat, nearest = near_the_boundary("l2", 3)
     z = Bisection(ball=threat, make=twice)(model, x, class_zero(x), Streams.of(0, range(3)))
     assert (threat.distance(z, x) <= 1.05 * nearest).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_bisection_tells_more_rows_apart_than_bfloat16_can_count(dtype):
+    """The boundary of a row is as far as its only coordinate says."""
+    x = torch.linspace(0.25, 0.75, 600).to(dtype).unsqueeze(1)
+    z = bisection(linf(0.1), steps=4, rounds=8)(lambda z: torch.cat([1 - z, z - 0.1], 1), x, class_zero(x), streams(x))
+    far = (0.55 - x.float()).clamp(min=0)
+    moved = (z.float() - x.float()).abs()
+    assert z.dtype == dtype
+    assert (moved <= 1.05 * far + 0.01).all()
+    assert (moved[x.float() < 0.54] > 0).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)

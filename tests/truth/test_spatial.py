@@ -175,6 +175,18 @@ def test_a_patch_is_put_where_it_does_most():
     assert (got < 1.001).all(), got
 
 
+@pytest.mark.parametrize(("shape", "share", "side"), [((3, 8, 64), 0.25, 11), ((1, 40, 4), 0.5, 8)], ids=str)
+def test_a_patch_larger_than_the_image_one_way_is_put_where_it_does_most(shape, share, side):
+    (model, w), x, threat = linear(shape), noise(shape, 4), Patch(share)
+    assert threat.side(x) == side
+    worth = (w.abs() * torch.where(w > 0, 1 - x, x)).sum(1)
+    window = min(side, shape[1]), min(side, shape[2])
+    best = torch.nn.functional.avg_pool2d(worth.unsqueeze(1), window, 1).flatten(1).amax(1) * window[0] * window[1]
+    got = gain(model, patch(threat), x) / best
+    assert (got > 0.999).all(), got
+    assert (got < 1.001).all(), got
+
+
 # Corruptions
 
 

@@ -79,7 +79,7 @@ def _judged(model: Model, z: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
     """The margin, and whether the goal is reached."""
     with torch.no_grad():
         outputs = model(z)
-        return margin(outputs, goal), goal.reached(outputs)
+        return margin(outputs, goal).to(z.dtype), goal.reached(outputs)
 
 
 class _Tally:

@@ -26,7 +26,8 @@ class Balls:
 
     Points are flat, and in units of the size of their ball (inputs as they are, where sizes are counts). Each carries
     the number of its row as one more coordinate, which the model does not see: rows may leave, and those that stay
-    keep their balls. Attacks that start at a random point start at `start` instead.
+    keep their balls. Points are float32 at the least, whatever the inputs are: bfloat16 cannot count beyond 256.
+    Attacks that start at a random point start at `start` instead.
     """
 
     like: Ball
@@ -46,11 +47,13 @@ class Balls:
 
     def wrap(self, z: Tensor) -> Tensor:
         """Inputs, one for each ball, as points."""
-        return self._point(z.flatten(1), torch.arange(len(z), device=z.device).to(z.dtype).unsqueeze(1))
+        wide = torch.promote_types(z.dtype, torch.float32)
+        return self._point(z.flatten(1).to(wide), torch.arange(len(z), device=z.device).to(wide).unsqueeze(1))
 
     def unwrap(self, point: Tensor) -> Tensor:
         """Points as inputs, flat."""
-        return (point[:, :-1] * self._scale(point[:, -1:])).clamp(self.like.low, self.like.high)
+        inside = (point[:, :-1] * self._scale(point[:, -1:])).clamp(self.like.low, self.like.high)
+        return inside.to(self.start.dtype)
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         """The allowed point nearest to `z`, in the ball of its row."""
@@ -63,10 +66,11 @@ class Balls:
 
     def sample(self, x: Tensor, rng: Streams) -> Tensor:
         """The starting points."""
-        return self._project(self.start.flatten(1)[_index(x)], x)
+        return self._project(self.start.flatten(1)[_index(x)].to(x.dtype), x)
 
     def _project(self, flat: Tensor, x: Tensor) -> Tensor:
-        inside = self.norm.project(flat, self.unwrap(x), self.sizes[_index(x)], self.like.low, self.like.high)
+        middle = self.unwrap(x).to(x.dtype)
+        inside = self.norm.project(flat, middle, self.sizes[_index(x)], self.like.low, self.like.high)
         return self._point(inside, x[:, -1:])
 
     def _point(self, flat: Tensor, number: Tensor) -> Tensor:

@@ -76,6 +76,11 @@ class Penalty(Protocol):
 class Descent(Protocol):
     """How a gradient moves `z`, inside the box."""
 
+    @property
+    def blind(self) -> bool:
+        """Whether steps are as long for a small constant as for a large one: what the first find says nothing of it."""
+        ...
+
     def first(self, farthest: Tensor) -> Tensor:
         """The rate at the beginning of a run; `farthest`, `(B,)`, is the largest change of the nearest success."""
         ...
@@ -118,6 +123,7 @@ class Adam:
     stalls, and can begin higher.
     """
 
+    blind: ClassVar[bool] = True
     rate: float = 0.05
 
     def first(self, farthest: Tensor) -> Tensor:
@@ -275,8 +281,8 @@ class _Rows:
     """Where the runs of the rows stand.
 
     `constant` is that of the run, `least` one that was too small, `most` one that was enough; `age` counts the steps
-    of the run, `stalls` how often its `rate` fell, `lowest` is the least objective it saw, `before` what that was when
-    last looked at; `runs` counts those that brought no closer limits.
+    of the run, `stalls` how often its `rate` fell, `found` says whether its constant is enough, `lowest` is the least
+    objective it saw, `before` what that was when last looked at; `runs` counts those that brought no closer limits.
     """
 
     x: Tensor
@@ -315,9 +321,11 @@ class CarliniWagner:
 
     Carlini and Wagner (2017). c grows tenfold after a run that failed, falls tenfold after one that did not, and is
     bisected once both are known. A run takes up to `steps`; where the objective has not fallen by 1e-4 in a tenth of
-    them, the rate is divided by four, and at the fourth time the run is over (the paper's ends at the first). A row is
-    done after `runs` runs that brought no closer limits. Sizes are in units of the width of the box, so that c means
-    the same in every box. The paper's kappa, which asks for success by a margin, is zero: the nearest success counts.
+    them, the rate is divided by four, and at the fourth time the run is over (the paper's ends at the first). Where
+    the descent is blind to c, a success speaks for c until the rate falls (to the paper every success of a run does). A
+    row is done after `runs` runs that brought no closer limits. Sizes are in units of the width of the box, so that c
+    means the same in every box. The paper's kappa, which asks for success by a margin, is zero: the nearest success
+    counts.
 
     Returns the nearest success, whatever its size: `threat.eps` is not looked at. Costs at most `runs * steps` forward
     and backward passes.
@@ -345,6 +353,9 @@ class CarliniWagner:
             looks = (row.age + 1) % math.ceil(self.steps / 10) == 0
             stalls = looks & (lowest > 0.9999 * row.before)
             rate = torch.where(stalls, row.rate / 4, row.rate)
+            # The first steps of a blind descent cross a near boundary whatever the constant, and come back: it is
+            # enough if shorter steps cross it too.
+            found = row.found & ~(stalls & (row.stalls < 3) & self.descent.blind)
             z, motion = self.descent.move(slope, row.x, self.threat, rate, row.motion)
             row = replace(
                 row,
@@ -353,7 +364,7 @@ class CarliniWagner:
                 rate=rate,
                 lowest=lowest,
                 before=torch.where(looks, lowest, row.before),
-                found=row.found | reached & self.penalty.within(delta, row.limits),
+                found=found | reached & self.penalty.within(delta, row.limits),
                 age=row.age + 1,
                 stalls=row.stalls + stalls,
             )

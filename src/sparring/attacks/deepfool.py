@@ -53,7 +53,9 @@ def leads(search: Nearest, z: Tensor, x: Tensor, count: int, others: Tensor | No
         for k in range(chosen.shape[1]):
             gradient = slope(lead[~reached, k].sum(), point, again=k + 1 < chosen.shape[1])
             gradients.append(gradient.nan_to_num(0, 0, 0))
-    return search.record(z, x, reached, lead.detach(), torch.stack(gradients, 1), reached, x, others, *carry)
+    return search.record(
+        z, x, reached, lead.detach().to(z.dtype), torch.stack(gradients, 1), reached, x, others, *carry
+    )
 
 
 def nearest_rival(lead: Tensor, gradients: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:

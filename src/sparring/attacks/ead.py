@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +54,7 @@ class Shrinkage:
     the code's second forward pass, at `x_k`, is saved.
     """
 
+    blind: ClassVar[bool] = False
     beta: float
     rate: float
 

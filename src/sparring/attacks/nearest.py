@@ -16,7 +16,8 @@ from sparring.types import Goal, Loss, Model, Norm
 class Nearest:
     """The nearest success that each row has seen: every pass judges the point that it is taken at.
 
-    A row at distance zero, which reaches the goal as it is given, is done and costs no more passes.
+    A row at distance zero, which reaches the goal as it is given, is done and costs no more passes. Scores have the
+    type of the inputs, whatever that of the outputs.
     """
 
     def __init__(self, model: Model, x: Tensor, goal: Goal, threat: Ball, loss: Loss) -> None:
@@ -47,7 +48,7 @@ class Nearest:
             score = self.loss(outputs, self.goal)
             gradient = slope(score.sum(), point)
         reached = self.goal.reached(outputs.detach())
-        return self.record(z, x, reached, gradient.nan_to_num(0, 0, 0), score.detach(), reached, x, *carry)
+        return self.record(z, x, reached, gradient.nan_to_num(0, 0, 0), score.detach().to(z.dtype), reached, x, *carry)
 
     def judge(self, z: Tensor, x: Tensor, *carry: Any) -> tuple[Any, ...]:
         """Judge `z` with a forward pass. Returns which rows reached the goal, then `x` and `carry`, as `climb` does."""

@@ -31,7 +31,8 @@ def promising(x: Tensor, gradient: Tensor, threat: Patch, count: int) -> Tensor:
     """Where a patch does most for the linearised loss, `(B, count)`: places half a side or more apart, best first."""
     side = threat.side(x)
     room = torch.where(gradient > 0, threat.high - x, x - threat.low)
-    gain = functional.avg_pool2d((gradient.abs() * room).sum(1, keepdim=True), side, 1)
+    window = min(side, x.shape[2]), min(side, x.shape[3])  # where the image is lower or narrower, squares stick out
+    gain = functional.avg_pool2d((gradient.abs() * room).sum(1, keepdim=True), window, 1)
     width, best = gain.shape[3], []
     i, j = lattice(gain)
     for _ in range(count):

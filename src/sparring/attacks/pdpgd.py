@@ -138,7 +138,8 @@ class PDPGD:
             z = x + near.view_as(x) * width
             z = z.clamp(threat.low, threat.high)
             dual_rate = stride * self.dual_rate * (1 - 0.9 * i / self.steps)
-            odds = (odds + torch.where(reached, -dual_rate, dual_rate)).clamp(-math.log(1e6), math.log(1e6))
+            odds = odds + torch.where(reached, -dual_rate, dual_rate).to(x.dtype)
+            odds = odds.clamp(-math.log(1e6), math.log(1e6))
             memory = self.memory**stride
             share = memory * share + (1 - memory) * torch.sigmoid(odds)
         return search.best

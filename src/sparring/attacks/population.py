@@ -25,7 +25,8 @@ class Population(Search):
         goal = self.goal[every.repeat_interleave(size)]
         with torch.no_grad():
             outputs = self.model(members.flatten(0, 1))
-            scores = self.loss(outputs, goal).view(count, size).nan_to_num(-torch.inf, torch.inf, -torch.inf)
+            scores = self.loss(outputs, goal).to(members.dtype).view(count, size)
+            scores = scores.nan_to_num(-torch.inf, torch.inf, -torch.inf)
         reached = goal.reached(outputs).view(count, size)
         best = scores.masked_fill(reached, torch.inf).argmax(1)
         return self._record(members[every, best], reached.any(1), scores[every, best], (scores, *carry))

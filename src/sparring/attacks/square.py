@@ -147,7 +147,7 @@ class Mass:
         # Between 1 and 0.01 of eps; exp, not a power: torch rounds powers differently from one batch to another.
         size = rows(rng.at("size").uniform(1, device=x.device).flatten().mul(math.log(0.01)).exp(), x) * threat.eps
         signs = rng.at("signs").sign(x.shape[1], 1, 1, device=x.device).to(x.dtype)
-        patch = inside * signs * size / inside.sum((2, 3), keepdim=True).pow(1 / self.power)
+        patch = inside * signs * size / inside.sum((2, 3), keepdim=True, dtype=x.dtype).pow(1 / self.power)
         return self.fine(z, x, threat, patch, rng)
 
     def carry(self, z: Tensor, x: Tensor, threat: Ball, share: float, rng: Streams) -> Tensor:

@@ -50,6 +50,8 @@ class Transfer:
         z, state, last = x, self.step.init(x), torch.zeros_like(x)
         for i in search.steps(self.steps):
             gradient, _, z, near, state, last, rng = search.climb(z, z, near, state, last, rng)
+            if not len(z):
+                break
             around = torch.zeros_like(z)
             for j, copy in enumerate(self.copies):
                 around += self._gradient(model, z, search.goal, copy, rng.at(i).at(j)) / len(self.copies)
