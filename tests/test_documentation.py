@@ -74,7 +74,22 @@ def test_a_killed_run_goes_on_as_the_page_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["defences.md"])
+def test_every_other_threat_has_an_attack_that_runs_as_the_page_says(tmp_path: Path) -> None:
+    printed = carry_out(ENGLISH / "other-threats.md", tmp_path)
+    folders = {"poses", "flows", "colours", "patches", "corruptions"}
+    assert {path.parent.name for path in tmp_path.glob("*/adversarial.npz")} == folders
+    assert "broke 0 of" not in "".join(printed.values())
+
+
+@pytest.mark.slow
+def test_certificates_prove_something_as_the_page_says(tmp_path: Path) -> None:
+    printed = carry_out(ENGLISH / "certify.md", tmp_path)
+    assert "certified accuracy 0.0%" not in "".join(printed.values())
+    assert (tmp_path / "proofs" / "proofs.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["adaptive-attack.md", "certify.md", "defences.md", "other-threats.md"])
 def test_blocks_of_python_run_as_they_are(page: str) -> None:
     texts = [text for language, name, text in blocks(ENGLISH / page) if language == "python" and not name]
     assert texts

@@ -83,6 +83,16 @@ def test_models_that_do_not_classify_are_attacked_by_the_same_attack() -> None:
         assert percents(attacked)[0] < percents(clean)[0] - 50
 
 
+def test_attacks_that_fit_break_what_plain_pgd_leaves_standing() -> None:
+    lines = output("adaptive_attack.py").splitlines()
+    assert len(lines) == 5
+    for line in lines:
+        right, plain, fitted = (int(number) for number in re.findall(r"\d+", line.partition(":")[2]))
+        assert right > 40
+        assert plain > right / 2
+        assert fitted < 5
+
+
 @pytest.mark.frameworks
 @pytest.mark.parametrize(
     "backend", ["torch", *(pytest.param(other, marks=pytest.mark.slow) for other in ("jax", "tensorflow"))]

@@ -8,6 +8,7 @@ the reports, and stays English where it is in neither. Also writes `docs/result.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import tomllib
@@ -18,10 +19,13 @@ from typing import Any
 import click
 import torch
 
+import sparring
+from sparring import networks
 from sparring.cli import cli
 from sparring.data import DATASETS
 from sparring.evaluate import Result
 from sparring.evaluate.suites import SUITES, Stage
+from sparring.explain import METHODS
 from sparring.goals import Untargeted
 from sparring.models.capabilities import markdown
 from sparring.registry import Kind, members
@@ -40,6 +44,25 @@ PHRASES: dict[str, str] = tomllib.loads(
 BLOCK = re.compile(r"(<!-- from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CELLS = re.compile(r"(?<!\\)\|")
 SCHEMA = ROOT / "docs" / "result.schema.json"
+EXTRAS = {
+    "keras": "Keras 3",
+    "tensorflow": "TensorFlow",
+    "jax": "JAX and Flax",
+    "sklearn": "scikit-learn",
+    "onnx": "ONNX",
+    "xgboost": "XGBoost",
+    "lightgbm": "LightGBM",
+    "http": "endpoints",
+    "transformers": "Hugging Face models",
+    "safetensors": "weights in `.safetensors`",
+    "datasets": "Hugging Face data sets",
+    "tensorboard": "the log of a training",
+    "frameworks": "models and data of every kind",
+    "peers": "comparisons with other libraries",
+    "test": "the tests",
+    "lint": "the style of the code",
+}
+"""What each extra is for."""
 
 
 def pages() -> list[Path]:
@@ -85,18 +108,67 @@ def _cell(cell: str) -> str:
     return cell.replace(said, CHINESE.get(said) or PHRASES.get(said) or said) if said else cell
 
 
-def ten_lines() -> str:
-    """The example of README.md."""
-    return f"```python\n{(ROOT / 'examples' / 'ten_lines.py').read_text(encoding='utf-8')}```\n"
+def example(name: str) -> str:
+    """A file of `examples/`."""
+    return f"```python\n{(ROOT / 'examples' / name).read_text(encoding='utf-8')}```\n"
+
+
+def summary(thing: object) -> str:
+    """The first line of what a function says of itself."""
+    return (inspect.getdoc(thing) or "").split("\n")[0]
 
 
 def attacks() -> str:
     """Every registered attack."""
     rows = (
-        (f"`{entry.name}`", entry.summary, entry.needs, " ".join(entry.norms), entry.passes)
+        (f"`{entry.name}`", entry.summary, entry.needs, " ".join(entry.kinds), entry.passes)
         for entry in members("attacks").values()
     )
-    return table(("name", "what it does", "needs", "norms", "passes"), rows)
+    return table(("name", "what it does", "needs", "threats", "passes"), rows)
+
+
+def other_threats() -> str:
+    """The threats that no norm describes, and the attacks that search each."""
+    rows = []
+    for entry in members("threats").values():
+        attacks = [f"`{one.name}`" for one in members("attacks").values() if entry.name in one.threats]
+        if attacks:
+            rows.append((f"`{entry.name}:EPS`", entry.summary, " ".join(attacks)))
+    return table(("threat", "what it allows", "attacks"), rows)
+
+
+def public() -> str:
+    """The public names of the package."""
+    rows = ((f"`sparring.{name}`", summary(getattr(sparring, name))) for name in sparring.__all__ if name[0] != "_")
+    return table(("name", "what it does"), rows)
+
+
+def extras() -> str:
+    """The extras of the package, what each is for, and what it installs."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    asked: dict[str, list[str]] = tomllib.loads(text)["project"]["optional-dependencies"]
+    plain = {name: " ".join(f"`{one.partition(';')[0]}`" for one in packages) for name, packages in asked.items()}
+    return table(("extra", "what it is for", "installs"), ((f"`{name}`", EXTRAS[name], plain[name]) for name in asked))
+
+
+def factories() -> str:
+    """The factories of `sparring.networks`: what each makes, and how many weights that has."""
+    rows = []
+    for name, make in vars(networks).items():
+        if inspect.isfunction(make) and not name.startswith("_") and "seed" in inspect.signature(make).parameters:
+            with torch.device("meta"):
+                weights = sum(weight.numel() for weight in make().parameters())
+            rows.append((f"`{name}`", summary(make), f"{weights:,}"))
+    return table(("network", "what it is", "weights"), rows)
+
+
+def attributions() -> str:
+    """What `--method` of `sparring explain` takes."""
+    rows = (
+        (f"`{name}`", summary(method.run), "gradients" if method.gradients else "scores")
+        for name, method in METHODS.items()
+    )
+    return table(("method", "what it shows", "needs"), rows)
 
 
 def registered(kind: Kind, head: tuple[str, ...]) -> str:
@@ -113,8 +185,8 @@ def recipes() -> str:
             f"`{name}`",
             f"`{one.model.rpartition(':')[2]}`",
             one.threat,
-            f"{one.reached['clean']:.1%}",
-            f"{one.reached['robust']:.1%}",
+            f"{100 * one.reached['clean']:.1f} %",
+            f"{100 * one.reached['robust']:.1f} %",
             f"{one.reached['minutes']:g}",
         )
         for name, one in found.items()
@@ -208,17 +280,24 @@ def commands() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    "ten_lines": ten_lines,
+    "ten_lines": lambda: example("ten_lines.py"),
+    "adaptive_attack": lambda: example("adaptive_attack.py"),
+    "public": public,
     "attacks": attacks,
+    "other_threats": other_threats,
     "suites": suites,
     "recipes": recipes,
     "objectives": lambda: registered("objectives", ("objective", "what training minimises", "passes")),
     "defences": lambda: registered("defences", ("defence", "what it does")),
     "detectors": lambda: registered("detectors", ("detector", "what it does")),
+    "augmentations": lambda: registered("augmentations", ("augmentation", "what it does")),
     "certificates": lambda: registered("certificates", ("certificate", "what it does", "passes")),
+    "networks": factories,
+    "attributions": attributions,
     "threats": threats,
     "datasets": datasets,
     "capabilities": markdown,
+    "extras": extras,
     "result": result,
     "commands": commands,
 }

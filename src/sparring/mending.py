@@ -179,7 +179,7 @@ class _Mend(TorchFunctionMode):
         if first.requires_grad and (name == "detach" or func == Tensor.data.__get__):  # type: ignore[attr-defined]
             self.met.append("detach")
             return first.clone()
-        in_place = name.endswith("_") and not name.endswith("__")
+        in_place = (name.endswith("_") and not name.endswith("__")) or bool(kwargs.get("inplace"))
         if name.rstrip("_" * in_place) in SOFT and first.requires_grad:
             soft = SOFT[name.rstrip("_" * in_place)](first.clone() if in_place else first, *args[1:], **kwargs)
             if soft is not None:

@@ -281,7 +281,7 @@ def slim_resnet18(seed: int = 0) -> nn.Sequential:
 def wide_resnet(
     seed: int = 0, *, depth: int = 28, width: int = 10, classes: int = 10, channels: int = 3
 ) -> nn.Sequential:
-    """WideResNet-`depth`-`width` (Zagoruyko and Komodakis, 2016), which leads most leaderboards: 28-10, 34-10, 70-16.
+    """WideResNet-`depth`-`width` (Zagoruyko and Komodakis, 2016): 28-10 unless told otherwise, or 34-10, 70-16.
 
     Raises:
         BadInput: a depth that is not six times a number and four.

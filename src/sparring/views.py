@@ -133,12 +133,12 @@ def eot(model: Model, draws: int) -> Model:
         raise ValueError(f"eot needs one draw or more, not {draws}")
 
     def view(x: Tensor) -> Tensor:
-        return _mean([model(x) for _ in range(draws)])
+        return mean([model(x) for _ in range(draws)])
 
     return view
 
 
-def _mean(drawn: Sequence[Tensor]) -> Tensor:
+def mean(drawn: Sequence[Tensor]) -> Tensor:
     """The mean of tensors, added up in order: that over a stack rounds a number by where it stands in the batch."""
     return _sum(drawn) / len(drawn)
 
@@ -405,10 +405,10 @@ class _Expected(torch.autograd.Function):
             point = x.detach().requires_grad_()
             ctx.drawn = [model(point) for _ in range(draws)]
         ctx.point, ctx.model, (ctx.most, ctx.agree) = point, model, until
-        mean = _mean([outputs.detach() for outputs in ctx.drawn])
+        middle = mean([outputs.detach() for outputs in ctx.drawn])
         if not all(outputs.requires_grad for outputs in ctx.drawn):
-            ctx.mark_non_differentiable(mean)
-        return mean
+            ctx.mark_non_differentiable(middle)
+        return middle
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -66,9 +66,9 @@ def test_an_audit_of_a_defence_rests_on_the_attack_that_knows_it(tmp_path):
     assert "behind bit-depth" in written.name
     assert written.attacks[-1].name == "unaware transfer"
     other = {"limit": 20, "suite": "quick", "out": tmp_path, "resume": True}
-    with pytest.raises(BadInput, match="differs in (model, )?defence;"):  # of the same parameters: those of the network
+    with pytest.raises(BadInput, match=r"differs in (model, )?defence;"):  # the parameters are the network's
         audit_defence(network(), bit_depth(bits=1), digits("test"), linf(0.1), **other)
-    with pytest.raises(BadInput, match="differs in (model, )?defence;"):
+    with pytest.raises(BadInput, match=r"differs in (model, )?defence;"):
         audit(network(), digits("test"), linf(0.1), **other)
 
 

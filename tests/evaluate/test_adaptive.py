@@ -255,6 +255,22 @@ def test_a_stage_in_numpy_is_found_and_bridged(channels: int, surrogate: str, le
     assert slope(model, x) is None
 
 
+@pytest.mark.parametrize("kind", [nn.ReLU6, nn.Hardtanh, nn.Hardsigmoid])
+def test_a_mended_model_that_works_in_place_says_the_same(kind: type[nn.Module]) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.act, self.last = nn.Linear(6, 6), kind(inplace=True), nn.Linear(6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = 9 * self.first(x)
+            return self.last(self.act(h) + h)  # what is added is what the activation left there
+
+    torch.manual_seed(0)
+    block, x = Block(), torch.rand(4, 6)
+    torch.testing.assert_close(mended(block)(x.clone().requires_grad_()), block(x))
+
+
 def test_a_mended_model_keeps_no_graph_in_its_buffers() -> None:
     class Watching(nn.Module):
         def __init__(self) -> None:

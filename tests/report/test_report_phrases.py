@@ -28,7 +28,9 @@ SPEAKING = [PACKAGE / name for name in ("evaluate/checks.py", "evaluate/doctor.p
 BOOK = tomllib.loads(resources.files("sparring.report").joinpath("phrases.toml").read_text(encoding="utf-8"))["zh"]
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 ROLES = {"after control", "after single step", "black box"}
-BROKE = "after gradient attacks, black-box attacks broke 5 of 100 examples that stood (at least 1.2%, with confidence)"
+BROKE = (
+    "after gradient attacks, black-box attacks broke 5 examples that stood, of 100 (at least 1.2%, by the 95% interval)"
+)
 tell = phrases("zh")
 
 
@@ -98,7 +100,7 @@ def test_a_phrase_has_the_same_places_in_both_languages(english: str) -> None:
         (
             "40% of the sample is right as it is, 90% times 255: put the normalisation that the model was trained with "
             "into the model, once",
-            "按原样抽样中 40% 判对，乘以 255 后则为 90%：把模型训练时所用的归一化放进模型，只做一次",
+            "按原样，抽样中 40% 判对；乘以 255 后则为 90%：把模型训练时所用的归一化放进模型，只做一次",
         ),
         ("it does not run there (expected: a, b; got: {c})", "它在那里无法运行（expected: a, b; got: {c}）"),
         ("an audit of tomorrow found: nothing", "an audit of tomorrow found: nothing"),
@@ -114,7 +116,7 @@ def test_an_alarm_is_said_with_all_that_it_quotes() -> None:
     epoch = Epoch(epoch=3, step=9, seconds=1.0, loss=9.0, lr=0.1, strength=1.0, at_rest=0.1, classes=10)
     alarm = exploding_perturbation([epoch])
     assert tell(str(alarm)).startswith(
-        "第 3 轮出现 exploding-perturbation：扰动后的权重处平均损失为 9，此前为 0.1（阈值："
+        "第 3 个 epoch 出现 exploding-perturbation：扰动后的权重处平均损失为 9，此前为 0.1（阈值："
     )
     result = example.suspect()
     checks = (Check(name="black-box", outcome="fail", evidence=BROKE, threshold="0.2 %"),)
@@ -138,7 +140,7 @@ def test_a_chinese_page_gives_its_reasons_in_chinese_and_those_of_others_as_they
     _, reasons = judge([failed])
     result = example.suspect().model_copy(update={"checks": (failed,), "reasons": (*reasons, theirs)})
     text = page([result], {}, title="x", language="zh")
-    assert text.count("攻破了 100 个样本中仍然守住的 5 个") == 2  # among the reasons, and in the table of checks
+    assert text.count("又攻破了 5 个仍然守住的样本（共 100 个") == 2  # among the reasons, and in the table of checks
     assert "清理数据" in text
     assert "a reason of somebody" in text
     assert BROKE not in text

@@ -14,7 +14,7 @@ from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.threats import linf
 from sparring.types import Defence, Model
-from sparring.views import Transform, bpda, unchanged
+from sparring.views import Transform, bpda, mean, unchanged
 
 if TYPE_CHECKING:
     from sparring.training import Objective
@@ -53,7 +53,7 @@ class Mean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The mean logits."""
-        return torch.stack([network(x) for network in self.networks]).mean(0)
+        return mean([network(x) for network in self.networks])
 
 
 class MeanOfProbabilities(Mean):

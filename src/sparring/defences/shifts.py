@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -12,6 +11,7 @@ from sparring.defences.cleaning import images
 from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.types import Model
+from sparring.views import mean
 
 
 class Shifted(nn.Module):
@@ -31,7 +31,7 @@ class Shifted(nn.Module):
             self.model(wide[:, :, most - down : most - down + height, most - right : most - right + width])
             for down, right in self.by
         ]
-        return torch.stack(outputs).mean(0)
+        return mean(outputs)
 
 
 @dataclass(frozen=True)

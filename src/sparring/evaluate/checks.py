@@ -204,7 +204,9 @@ def _found_more(record: Record, question: Question, role: str, said: str, limit:
     """How much the stages with this role broke beyond what others had."""
     broke = record.broke(role)
     low = clopper_pearson(broke, record.examples).low
-    evidence = f"{said} broke {broke} of {record.examples} examples that stood (at least {low:.2%}, with confidence)"
+    evidence = (
+        f"{said} broke {broke} examples that stood, of {record.examples} (at least {low:.2%}, by the 95% interval)"
+    )
     return question.answered(evidence, bad=low > limit)
 
 
@@ -295,7 +297,7 @@ def success_survives_storage(record: Record, question: Question) -> Check | None
     share = clopper_pearson(sum(survives.values()), len(survives))
     evidence = (
         f"of {len(survives)} examples that fell, {share.estimate:.0%} still do when what broke them is rounded to 8 "
-        f"bits (at most {share.high:.0%}, with confidence)"
+        f"bits (at most {share.high:.0%}, by the 95% interval)"
     )
     return question.answered(evidence, bad=share.high < 0.75)
 

@@ -29,7 +29,7 @@ CAPABILITIES: tuple[Capability, ...] = (
     Capability(
         framework="PyTorch",
         loaded="`nn.Module`, `models.torch.function(f)`, `module:factory` with `--weights` (`.pt`, `.pth`, "
-        "`.safetensors`); a whole pickled module with `--trust`",
+        "`.safetensors` with the extra `safetensors`); a whole pickled module with `--trust`",
         access="gradients",
         extra="",
         test="test_torch_files.py::test_state_dicts_come_in_every_usual_wrapping",

@@ -22,7 +22,7 @@ Tell = Callable[[str], str]
 JOINTS = {": ": "：", "; ": "；", ", ": "，"}
 """What sentences are put together with, and what stands there in Chinese."""
 
-NAME = re.compile(r"[\w.%-]+")
+NAME = re.compile(r"[\w.-]+(?: ?%)?")
 """Names and numbers are the same in every language."""
 
 

@@ -11,6 +11,7 @@ from sparring.defences.learning import network_of
 from sparring.errors import BadInput
 from sparring.models.victim import inference
 from sparring.types import Model
+from sparring.views import mean
 
 Features = Callable[[Tensor], list[Tensor]]
 
@@ -60,5 +61,5 @@ def quietly(features: Features, x: Tensor) -> list[Tensor]:
 def standardised(scores: Callable[[Tensor], list[Tensor]], x: Tensor) -> Callable[[Tensor], Tensor]:
     """The mean over layers of scores in units of their deviation on these clean examples."""
     clean = torch.stack(quietly(scores, x))
-    mean, deviation = clean.mean(1, keepdim=True), clean.std(1, keepdim=True).clamp(min=1e-6)
-    return lambda z: ((torch.stack(scores(z)) - mean) / deviation).mean(0)
+    middle, deviation = clean.mean(1, keepdim=True), clean.std(1, keepdim=True).clamp(min=1e-6)
+    return lambda z: mean(list((torch.stack(scores(z)) - middle) / deviation))
