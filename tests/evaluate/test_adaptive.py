@@ -27,7 +27,8 @@ from sparring.zoo import find
 from .networks import held_out, honest
 
 EPS = 0.15
-DEFENCES = ["input rounding", "detach", "temperature", "random resize"]
+DEFENCES = ["input rounding", "detach", "temperature"]
+RANDOM = "random resize"
 OTHERS = ["hard sigmoid", "contrary gradient", pytest.param("block rounding", marks=pytest.mark.slow)]
 
 
@@ -38,9 +39,9 @@ def accuracy(model: nn.Module, z: Tensor, y: Tensor, draws: int = 1) -> float:
     return float((outputs.argmax(1) == y).float().mean())
 
 
-@pytest.mark.parametrize("name", [*DEFENCES, *OTHERS])
+@pytest.mark.parametrize("name", [*DEFENCES, RANDOM, *OTHERS])
 def test_a_defence_that_pgd_reports_as_robust_falls_to_the_search_and_stays_fallen_in_other_draws(name: str) -> None:
-    count, draws, least = (24, 32, 0.35) if name == "random resize" else (60, 1, 0.5)
+    count, draws, least = (24, 32, 0.35) if name == RANDOM else (60, 1, 0.5)
     model, (x, y), threat = find(name).make(), held_out(count), linf(EPS)
     if name == "detach":
         with pytest.raises(BadInput, match="without gradients"):
@@ -57,7 +58,7 @@ def test_a_defence_that_pgd_reports_as_robust_falls_to_the_search_and_stays_fall
     assert found.passes < (2000 if draws > 1 else 1000) * len(x)
 
 
-@pytest.mark.parametrize("name", DEFENCES)
+@pytest.mark.parametrize("name", [*DEFENCES, pytest.param(RANDOM, marks=pytest.mark.slow)])
 def test_an_audit_breaks_these_defences_too_and_says_that_its_number_is_in_doubt(name: str) -> None:
     result = audit(find(name).make(), held_out(20), linf(EPS), suite="quick")
     assert result.clean_accuracy.estimate > 0.8
