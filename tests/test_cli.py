@@ -832,7 +832,7 @@ def test_an_endpoint_that_breaks_down_in_the_middle_leaves_a_run_to_resume(
 def test_an_endpoint_has_one_worker_so_that_its_budget_is_kept(run: Run, place: Path) -> None:
     pytest.importorskip("httpx")
     refused(
-        run, ("audit", described("http://127.0.0.1:9/"), *SMALL, *THREAT, "--workers", "2"), "--workers for an endpoint"
+        run, ("audit", described("http://127.0.0.1:9/"), *SMALL, *THREAT, "--workers", "2"), "2 workers for an endpoint"
     )
 
 

@@ -29,6 +29,7 @@ from sparring.explain import METHODS
 from sparring.goals import Untargeted
 from sparring.models.capabilities import markdown
 from sparring.registry import Kind, members
+from sparring.report.phrases import sentences
 from sparring.streams import Streams
 from sparring.tables import TABLES
 from sparring.threats import linf
@@ -38,9 +39,6 @@ from sparring.views import Counted
 
 ROOT = Path(__file__).resolve().parents[1]
 CHINESE: dict[str, str] = tomllib.loads((ROOT / "tools" / "chinese.toml").read_text(encoding="utf-8"))
-PHRASES: dict[str, str] = tomllib.loads(
-    (ROOT / "src" / "sparring" / "report" / "phrases.toml").read_text(encoding="utf-8")
-)["zh"]
 BLOCK = re.compile(r"(<!-- from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CELLS = re.compile(r"(?<!\\)\|")
 SCHEMA = ROOT / "docs" / "result.schema.json"
@@ -105,7 +103,7 @@ def translated(text: str) -> str:
 
 def _cell(cell: str) -> str:
     said = cell.strip()
-    return cell.replace(said, CHINESE.get(said) or PHRASES.get(said) or said) if said else cell
+    return cell.replace(said, CHINESE.get(said) or sentences("zh").get(said) or said) if said else cell
 
 
 def example(name: str) -> str:

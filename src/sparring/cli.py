@@ -586,12 +586,14 @@ def _met(given: dict[str, Any]) -> tuple[Victim, Data]:
     """Model and data, once they have met: data of another shape than the model's is refused here."""
     from sparring.data import first
     from sparring.data import load as load_data
+    from sparring.evaluate.run import one_budget
     from sparring.models.loading import load
 
     data = load_data(given["data"], split=given["split"])
     data = data if given["limit"] is None else first(data, given["limit"])
     example = data.take([0])[0] if len(data) else None
     found = load(given["model"], weights=given["weights"], trust=given["trust"], example=example)
+    one_budget(found, given.get("workers", 1))  # before it is asked for the first time
     victim = _placed(found, given)
     _introduce(victim, data)
     return victim, data
@@ -600,8 +602,6 @@ def _met(given: dict[str, Any]) -> tuple[Victim, Data]:
 def _placed(victim: Victim, given: dict[str, Any]) -> Victim:
     """The model on the device that was asked for."""
     device = given["device"]
-    if victim.framework == "http" and given.get("workers", 1) > 1:  # each would have a budget and a rate of its own
-        raise BadInput("--workers for an endpoint", "one worker: requests go one after another", "leave --workers out")
     if device == "cpu":
         return victim
     if victim.module is None:

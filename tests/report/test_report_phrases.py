@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import tomllib
-from importlib import resources
 from pathlib import Path
 from string import Formatter
 
@@ -19,13 +17,13 @@ from sparring.evaluate.result import Check
 from sparring.evaluate.verdict import judge
 from sparring.models.loading import adopt
 from sparring.report.page import page
-from sparring.report.phrases import phrases
+from sparring.report.phrases import phrases, sentences
 from sparring.training.alarms import Epoch, exploding_perturbation, gradient_masking
 from sparring.zoo import find
 
 PACKAGE = Path(sparring.__file__).parent
 SPEAKING = [PACKAGE / name for name in ("evaluate/checks.py", "evaluate/doctor.py", "training/alarms.py")]
-BOOK = tomllib.loads(resources.files("sparring.report").joinpath("phrases.toml").read_text(encoding="utf-8"))["zh"]
+BOOK = sentences("zh")
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 ROLES = {"after control", "after single step", "black box"}
 BROKE = (

@@ -329,13 +329,26 @@ def within_memory(ring: Ring, stage: str, attack: Attack | None, batch: Sequence
         yield from within_memory(ring, stage, attack, half)
 
 
+def one_budget(victim: Victim, workers: int) -> None:
+    """Refuse several workers for an endpoint: each would have a budget and a rate of its own.
+
+    Raises:
+        BadInput: they were asked for.
+    """
+    if victim.framework == "http" and workers > 1:
+        raise BadInput(
+            f"{workers} workers for an endpoint", "one: requests go one after another", "leave --workers out"
+        )
+
+
 @contextmanager
 def workforce(ring: Ring, count: int) -> Iterator[Executor | None]:
     """A pool of worker processes, each with the ring; none for a single worker.
 
     Raises:
-        BadInput: the model or the data cannot be sent to another process.
+        BadInput: the model or the data cannot be sent to another process, or an endpoint is to have several.
     """
+    one_budget(ring.victim, count)
     if count < 1:
         raise BadInput(f"{count} workers", "one or more", "leave the option out for one")
     if count == 1:

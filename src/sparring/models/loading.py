@@ -117,8 +117,7 @@ def _load(spec: str, weights: str | None, example: Tensor | None, *, trust: bool
     if reader is not None:
         if not path.exists():
             raise BadInput(f"no file '{spec}'", "a model file", "check the path")
-        opened = reader is FILES[".onnx"]
-        return replace(_adapter("onnx").load(path, check=example) if opened else reader(path, trust), name=path.name)
+        return replace(reader(path, trust, example), name=path.name)
     if ":" not in spec:
         known = ", ".join(FILES)
         missing = f"'{spec}' ends in no known way" if path.exists() else f"no file '{spec}'"
@@ -153,13 +152,17 @@ def _with_weights(model: object, weights: str | None, spec: str, *, trust: bool)
     return model
 
 
-def _folder(path: Path, trust: bool) -> Victim:
+Reader = Callable[[Path, bool, Tensor | None], Victim]
+"""Given the path, whether it is trusted, and an example of the data where there is one."""
+
+
+def _folder(path: Path, trust: bool, _: Tensor | None) -> Victim:
     if (path / "config.json").is_file():
         return _adapter("torch").load_folder(path)  # type: ignore[no-any-return]
     return _adapter("tensorflow").load(path, trust=trust)  # type: ignore[no-any-return]
 
 
-def _pickled(path: Path, trust: bool) -> Victim:
+def _pickled(path: Path, trust: bool, _: Tensor | None) -> Victim:
     if not trust:
         raise BadInput(
             f"'{path}' is a pickle, which runs whatever code its maker put into it",
@@ -181,16 +184,20 @@ def _pickled(path: Path, trust: bool) -> Victim:
     return adopt(model)
 
 
-def _by(adapter: str) -> Callable[[Path, bool], Victim]:
-    return lambda path, trust: _adapter(adapter).load(path, trust=trust)
+def _by(adapter: str) -> Reader:
+    return lambda path, trust, _: _adapter(adapter).load(path, trust=trust)
 
 
-def _safely(adapter: str) -> Callable[[Path, bool], Victim]:
+def _safely(adapter: str) -> Reader:
     """Formats that hold no code, so that trust changes nothing."""
-    return lambda path, _: _adapter(adapter).load(path)
+    return lambda path, *_: _adapter(adapter).load(path)
 
 
-def _json(path: Path, _: bool) -> Victim:
+def _onnx(path: Path, _: bool, example: Tensor | None) -> Victim:
+    return _adapter("onnx").load(path, check=example)  # type: ignore[no-any-return]
+
+
+def _json(path: Path, *_: object) -> Victim:
     """An XGBoost model or the description of an endpoint."""
     with path.open(encoding="utf-8", errors="replace") as file:
         booster = '"learner"' in file.read(4096)
@@ -198,8 +205,8 @@ def _json(path: Path, _: bool) -> Victim:
 
 
 FOLDER = _folder
-FILES: dict[str, Callable[[Path, bool], Victim]] = {
-    ".onnx": _safely("onnx"),
+FILES: dict[str, Reader] = {
+    ".onnx": _onnx,
     ".keras": _by("keras"),
     ".skops": _by("sklearn"),
     ".ubj": _safely("boosted"),
@@ -214,4 +221,4 @@ FILES: dict[str, Callable[[Path, bool], Victim]] = {
     ".pickle": _pickled,
     ".joblib": _pickled,
 }
-"""What a file's name ends in, to what reads it (given the path and whether it is trusted)."""
+"""What a file's name ends in, to what reads it."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from string import Formatter
+from types import MappingProxyType
 
 from sparring.report.words import Language
 
@@ -74,8 +75,14 @@ def phrases(language: Language = "en") -> Tell:
 
 
 @cache
+def sentences(language: Language) -> Mapping[str, str]:
+    """What phrases.toml says in a language, by what it is in English."""
+    text = resources.files("sparring.report").joinpath("phrases.toml").read_text(encoding="utf-8")
+    return MappingProxyType(tomllib.loads(text)[language])
+
+
+@cache
 def _book(language: Language) -> tuple[Phrase, ...]:
     """All phrases of a language, the most particular first."""
-    text = resources.files("sparring.report").joinpath("phrases.toml").read_text(encoding="utf-8")
-    found = (Phrase.of(english, said) for english, said in tomllib.loads(text)[language].items())
+    found = (Phrase.of(english, said) for english, said in sentences(language).items())
     return tuple(sorted(found, key=lambda phrase: -phrase.fixed))

@@ -25,7 +25,8 @@ def section(
     say = words(language)
     measured = [epoch for epoch in history if epoch.clean is not None]
     first = {alarm.name: alarm for alarm in reversed(alarms)}  # those of the epochs after it say the same
-    said = "\n\n".join(phrases(language)(str(alarm)) for alarm in reversed(first.values())) or say["training_quiet"]
+    tell = phrases(language)
+    said = "\n\n".join(tell(str(alarm)) for alarm in reversed(first.values())) or say["training_quiet"]
     return Section(
         title=say["training_title"],
         text=say["training_text"].format(

@@ -78,7 +78,7 @@ def labelled(labels: Tensor, classes: int, name: str, *, partly: bool = False) -
         raise BadInput(f"label {int(labels.min())} in {name}", "labels from 0", do)
 
 
-def spread(network: nn.Module, x: Tensor) -> None:
+def enough_to_normalise(network: nn.Module, x: Tensor) -> None:
     """Refuse a BatchNorm that gathers statistics of a single value a channel, in batches of one example like `x`.
 
     Raises:

@@ -34,7 +34,7 @@ from sparring.training.objectives import Average as Mean
 from sparring.training.passes import Passes, gathering, norms
 from sparring.training.rates import Rate, one_cycle
 from sparring.training.reading import Mixed, Unlabelled, reader
-from sparring.training.requirements import copied, labelled, mixtures, outputs, spread, trainable
+from sparring.training.requirements import copied, enough_to_normalise, labelled, mixtures, outputs, trainable
 from sparring.training.schedules import linear
 from sparring.training.validation import Validation, measure
 from sparring.training.weights import Average, Neighbourhood, content, ema, refilled, refreshed
@@ -256,7 +256,7 @@ class _Run:
         mixtures(objective, self.classes, plan.extra)
         mixtures(plan.remedy, self.classes)
         if self.size == fabric.world_size:
-            spread(self.network, example)
+            enough_to_normalise(self.network, example)
         if plan.validation is not None:
             held_out = plan.validation.data
             labelled(held_out.take(range(len(held_out)))[1], self.classes, held_out.name)
