@@ -130,8 +130,7 @@ class Trainer:
     With `checkpoints` it can be stopped and resumed. `hardware` says on what it runs: several processes share each
     batch by rank, which gives the same model up to rounding, but for what draws from torch's global random numbers
     (dropout), sees the batch whole (BatchNorm, `Mixup`, the regularisers of certified training), perturbs the weights
-    by its own examples (as SAM's paper has it), or learns or draws for its own batch (the objectives `generator` and
-    `ensemble`).
+    by its own examples (as SAM's paper has it), or learns from its own batch (the objective `generator`).
 
     Frozen weights stay as they are, and so do the statistics of a BatchNorm that is handed over in inference mode with
     its own weights frozen.

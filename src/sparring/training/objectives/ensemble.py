@@ -18,9 +18,10 @@ from sparring.training.objectives.minmax import Maximiser, MinMax, both, loaded,
 class EnsembleAdversarial(MinMax, nn.Module):
     """Be right on the data, and on examples made on the network itself or on one trained before: half the loss each.
 
-    Tramèr et al. (2018), section 4: which network makes the examples is drawn anew for every batch, so that the one
-    being trained cannot make its own attack weak and be done. It holds against transfer; against an attack on the
-    network itself, the papers that followed broke it where the step was single.
+    Tramèr et al. (2018), section 4: which network makes an example is drawn anew every time, so that the one being
+    trained cannot make its own attack weak and be done; for each example of a batch, where the paper draws for all of
+    them, so that nothing depends on how a batch is shared. It holds against transfer; against an attack on the network
+    itself, the papers that followed broke it where the step was single.
     """
 
     def __init__(self, threat: Ball, models: Sequence[nn.Module | str], attack: Maximiser = single_step) -> None:
@@ -31,11 +32,14 @@ class EnsembleAdversarial(MinMax, nn.Module):
         self.models = nn.ModuleList(map(loaded, models))
 
     def worst(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
-        """What the attack finds on the network whose turn it is."""
-        own = Streams(rng.keys.sum().view(1))  # one stream for all rows, whatever their order
-        turn = int(own.at("turn").integers(len(self.models) + 1))
-        source = network if turn == len(self.models) else self.models[turn]
-        return searched(self.attack(self.threat.times(strength)), source, x, Never(labels), rng)
+        """What the attack finds for every row on the network whose turn it is."""
+        attack = self.attack(self.threat.times(strength))
+        sources = [*self.models, network]
+        turns, z = rng.at("turn").integers(len(sources), device=x.device), x.clone()
+        for k, source in enumerate(sources):
+            if len(rows := (turns == k).nonzero()[:, 0]):
+                z[rows] = searched(attack, source, x[rows], Never(labels[rows]), rng[rows])
+        return z
 
     def loss(self, network: nn.Module, x: Tensor, z: Tensor, labels: Tensor) -> Tensor:
         """The mean of both cross-entropies."""
