@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from sparring import __version__
 from sparring.allocator import keep_freed
@@ -364,7 +365,9 @@ def train(**given: Any) -> int:
 @click.option("--threat", metavar="NORM:EPS", help="As for an audit.")
 @BOUNDS
 @click.option("--method", default="crown", show_default=True, help="See: sparring list certificates; or smoothing.")
-@click.option("--seconds", type=float, default=10.0, show_default=True, help="An example, for branch-and-bound.")
+@click.option(
+    "--seconds", type=float, default=10.0, show_default=True, help="An example, for branch-and-bound; or the PROPERTY."
+)
 @click.option("--sigma", type=float, default=0.25, show_default=True, help="Of the noise, for --method smoothing.")
 @click.option(
     "--samples",
@@ -392,6 +395,10 @@ def certify(**given: Any) -> None:
     if given["asked"] is not None:
         from sparring.certify.vnnlib import answer
 
+        context = click.get_current_context()
+        written = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+        if idle := sorted(f"--{name}" for name in written - {"model", "asked", "seconds"}):
+            raise BadInput(f"{', '.join(idle)} with a PROPERTY", "no more than --seconds", "leave it out")
         click.echo(answer(Path(given["model"]), given["asked"], given["seconds"]))
         return
     for name in ("data", "threat"):
@@ -408,7 +415,7 @@ def certify(**given: Any) -> None:
         found = prove(victim, data, threat, how, out=out, resume=given["resume"], watch=watch)
     share = found.certified_accuracy
     click.echo(f"{found.right} of {found.examples} examples are classified correctly")
-    click.echo(f"{found.certified} of them cannot be changed within {threat}: {found.method}")
+    click.echo(f"{found.certified} of them cannot be changed within {threat}: {given['method']}")
     if found.broken is not None:
         click.echo(f"{found.broken} are changed by an attack, {found.right - found.certified - found.broken} are open")
     click.echo(f"certified accuracy {share.estimate:.1%}, from {share.low:.1%} to {share.high:.1%} with 95% confidence")

@@ -98,6 +98,35 @@ def test_branch_and_bound_decides_what_crown_leaves_open():
     assert left > decided
 
 
+def test_a_tie_that_goes_to_the_label_breaks_nothing():
+    """`relu(x_0 - 1/2)` against `relu(x_1 - 1)`, which is zero in the box: both are, at many points."""
+    first = nn.Linear(2, 2)
+    with torch.no_grad():
+        first.weight.copy_(torch.eye(2))
+        first.bias.copy_(torch.tensor([-0.5, -1.0]))
+    net, x = nn.Sequential(first, nn.ReLU()).eval(), torch.tensor([[0.6, 0.2]])
+    (zero,) = QUICK.answers(net, x, torch.tensor([0]), linf(0.2))
+    assert zero.status != "broken"
+    assert zero.lower <= 1e-300  # no margin to speak of
+    x[0, 0], first.bias.data[0] = 0.2, -1.0
+    (one,) = QUICK.answers(net, x, torch.tensor([1]), linf(0.1))  # there a tie goes to class 0
+    assert one.status == "broken"
+
+
+def test_many_classes_are_bounded_a_few_margins_at_a_time(monkeypatch):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 50)).eval()
+    x = Streams.of(0, range(3)).uniform(6)
+    labels, threat = net(x).argmax(1), linf(0.02)
+    found = []
+    for cells in (walk.CELLS, 200):
+        monkeypatch.setattr(walk, "CELLS", cells)
+        found.append([one(net, x, labels, threat) for one in (*CERTIFICATES.values(),)])
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(whole, parts, atol=1e-3, rtol=0)
+
+
 def test_what_cannot_be_decided_in_time_is_unknown_with_a_bound_that_holds():
     net, x, threat = (
         nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3)).eval(),

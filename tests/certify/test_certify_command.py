@@ -18,10 +18,16 @@ def test_what_is_right_without_a_threat_is_certified_and_nothing_within_a_large_
     small = CliRunner().invoke(cli, [*GIVEN, "--threat", "linf:0"], catch_exceptions=False).output
     right = small.split(" ")[0] if small[0].isdigit() else small.splitlines()[1].split(" ")[0]
     assert int(right) > 0
-    assert f"{right} of them cannot be changed within linf:0: CROWN()" in small
+    assert f"{right} of them cannot be changed within linf:0: crown" in small
     large = CliRunner().invoke(cli, [*GIVEN, "--threat", "linf:0.9", "--method", "interval"], catch_exceptions=False)
-    assert "0 of them cannot be changed within linf:0.9: Interval()" in large.output
+    assert "0 of them cannot be changed within linf:0.9: interval" in large.output
     assert "certified accuracy 0.0%, from 0.0% to" in large.output
+
+
+def test_options_that_a_property_leaves_unused_are_refused(tmp_path):
+    given = ["certify", "net.onnx", "prop.vnnlib", "--method", "smoothing", "--out", str(tmp_path)]
+    with pytest.raises(BadInput, match="--method, --out with a PROPERTY"):
+        CliRunner().invoke(cli, given, catch_exceptions=False)
 
 
 def test_certificates_are_listed():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from sparring.certify import BranchAndBound, crown, graph, interval
@@ -68,6 +68,59 @@ def test_what_a_graph_would_get_wrong_is_refused_in_one_line(forward, why):
     with pytest.raises(BadInput, match=why) as caught:
         crown()(Written(forward), EXAMPLE, LABEL, linf(0.1))
     assert "\n" not in str(caught.value)
+
+
+def clipped(net: nn.Sequential) -> None:
+    """Activation clipping, as a hook."""
+    net[0].register_forward_hook(lambda layer, given, found: torch.where(found > 0.7, 0 * found, found))
+
+
+def fed_otherwise(net: nn.Sequential) -> None:
+    net[1].register_forward_pre_hook(lambda layer, given: (given[0].clamp(max=0.7),))
+
+
+def wrapped(net: nn.Sequential) -> None:
+    before = net[0].forward
+    net[0].forward = lambda x: before(x).clamp(max=0.7)
+
+
+@pytest.mark.parametrize("change", [clipped, fed_otherwise, wrapped])
+def test_a_layer_that_does_more_than_torch_says_of_it_is_refused(change):
+    net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3)).eval()
+    change(net)
+    with pytest.raises(BadInput, match="with a hook or a forward pass of its own") as caught:
+        crown()(net, EXAMPLE, LABEL, linf(0.1))
+    assert "\n" not in str(caught.value)
+
+
+@fx.wrap
+def relu(x: Tensor) -> Tensor:
+    return torch.where(x > 0.7, 0 * x, x).clamp(min=0)
+
+
+def test_a_function_of_ones_own_is_not_taken_for_torchs_by_its_name():
+    with pytest.raises(BadInput, match="the function relu of"):
+        crown()(Written(lambda net, x: net.last(relu(net.first(x)))), EXAMPLE, LABEL, linf(0.1))
+
+
+def test_weights_that_are_renewed_before_every_pass_are_read():
+    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 4)), nn.ReLU(), nn.Linear(4, 3)).eval()
+    x = Streams.of(1, range(5)).uniform(2)
+    torch.testing.assert_close(graph(net, x)(x).float(), net(x))
+
+
+def noted(net: Written, x: Tensor) -> Tensor:
+    h = net.first(x)
+    out = net.last(h)
+    net.seen = torch.relu(net.between(h))
+    return out
+
+
+def test_what_is_computed_after_the_outputs_is_left_off():
+    net, x = Written(noted, nn.Linear(4, 2)).eval(), Streams.of(1, range(5)).uniform(2)
+    torch.testing.assert_close(graph(net, x)(x).float(), net(x))
+    with pytest.raises(BadInput, match="does not give out one tensor"):
+        graph(Written(lambda net, x: (net.last(net.first(x)), x)), x)
 
 
 @pytest.mark.parametrize("layer", [nn.Flatten(0), nn.AvgPool2d(1, divisor_override=-1), nn.Softplus(1, 1000)])

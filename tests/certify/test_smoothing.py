@@ -15,6 +15,7 @@ from sparring.certify.smoothing import (
     Smoothed,
     Smoothing,
     at_all_times,
+    enough,
     every_sample,
     exactly,
 )
@@ -99,6 +100,17 @@ def test_whether_a_radius_reaches_eps_takes_some_hundreds_of_samples() -> None:
     assert torch.equal(certified, distances > eps)
     assert found.samples.float().median() < 2000
     assert not found.certified(1 - answers, eps).any()
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.36890514])
+def test_asking_stops_where_the_radius_is_enough_and_no_earlier(eps: float) -> None:
+    plan = Smoothing(sigma=SIGMA, rule=Asked(eps))
+    for trials in range(1, 400):
+        low, done = plan.rule(trials, trials, plan)
+        if done:
+            assert plan.sigma * ndtri(low) > enough(eps)
+            return
+    raise AssertionError
 
 
 def test_a_bound_at_all_times_fails_no_more_often_than_it_says() -> None:
@@ -232,6 +244,6 @@ def test_the_command_line_certifies_the_smoothed_model() -> None:
     given = ["certify", "sparring.networks:mlp", "--data", "digits", "--limit", "4", "--method", "smoothing"]
     result = CliRunner().invoke(cli, [*given, "--threat", "l2:0.01", "--samples", "1000"], catch_exceptions=False)
     assert result.exit_code == 0
-    assert "of them cannot be changed within l2:0.01: Smoothing(sigma=0.25" in result.output
+    assert "of them cannot be changed within l2:0.01: smoothing" in result.output
     with pytest.raises(BadInput, match="l2"):
         CliRunner().invoke(cli, [*given, "--threat", "linf:0.1"], catch_exceptions=False)

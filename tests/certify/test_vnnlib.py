@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import gzip
+import itertools
 
 import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
 
-from sparring.certify import BranchAndBound
+from sparring.certify import Answer, BranchAndBound
 from sparring.certify.vnnlib import read, solve
 from sparring.cli import cli
 from sparring.errors import BadInput
@@ -100,6 +102,44 @@ def test_questions_are_answered(tmp_path, claim, verdict):
         assert 0.0 <= x[1] <= 0.1
         torch.testing.assert_close(found.y, net(x.unsqueeze(0))[0])
         assert str(found).startswith("sat\n((X_0 ")
+
+
+@pytest.mark.parametrize("value", ["0.1", "0.3", "0.5"])
+def test_an_input_that_a_decimal_fixes_is_the_float32_next_to_it(tmp_path, value):
+    box = f"(assert (= X_0 {value})) (assert (and (<= 0 X_1) (<= X_1 1)))\n"
+    net = Difference().requires_grad_(False)
+    found = solve(net, (2,), read(written(tmp_path, f"{box}(assert (>= Y_0 Y_1))")), BranchAndBound(seconds=5.0))
+    assert found.verdict == "sat"
+    assert found.x[0] == torch.tensor(float(value))
+
+
+def test_the_seconds_are_for_all_boxes_together(tmp_path):
+    ticks = itertools.count()
+    boxes = " ".join(f"(and (>= X_0 {k / 10}) (<= X_0 {k / 10 + 0.05}) (>= Y_1 Y_0))" for k in range(1, 6))
+    text = f"(assert (and (<= 0.01 X_1) (<= X_1 1)))\n(assert (or {boxes}))"
+    how = BranchAndBound(seconds=1000.0, clock=lambda: next(ticks))
+    assert solve(Difference(), (2,), read(written(tmp_path, text)), how).verdict == "unsat"
+    asked = []
+
+    def deciding(self, question):
+        asked.append(self.seconds)
+        return Answer("unknown", -1.0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BranchAndBound, "decide", deciding)
+        assert solve(Difference(), (2,), read(tmp_path / "prop.vnnlib"), how).verdict == "timeout"
+    assert len(asked) == 5
+    assert all(one <= 1000 / (5 - i) for i, one in enumerate(asked))  # equal shares of what is left
+
+
+def test_a_file_may_be_compressed(tmp_path):
+    path = written(tmp_path, BOX)
+    packed = tmp_path / "prop.vnnlib.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert torch.equal(read(packed).cases[0].high, read(path).cases[0].high)
+    packed.write_bytes(path.read_bytes())
+    with pytest.raises(BadInput, match="is not text"):
+        read(packed)
 
 
 def test_a_property_of_another_network_is_refused(tmp_path):

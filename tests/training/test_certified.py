@@ -318,6 +318,23 @@ def test_a_difference_is_bounded_whichever_side_the_box_is_on() -> None:
         assert torch.allclose(found.high, c - box.low)
 
 
+def test_a_constant_that_makes_a_value_larger_makes_its_reach_larger_too() -> None:
+    box = Box.of(torch.full((2, 3, 1, 1), 0.5), torch.zeros(2, 3, 1, 1), torch.ones(2, 3, 1, 1))
+    sum_ = functional.conv2d(box + torch.ones(1, 3, 3), torch.ones(1, 3, 3, 3))  # type: ignore[call-overload]
+    assert sum_.low.flatten().tolist() == [27.0, 27.0]
+    assert sum_.high.flatten().tolist() == [54.0, 54.0]
+
+
+def test_dropout_leaves_whole_maps_out_where_torch_does() -> None:
+    ones = torch.ones(4, 8, 3, 3)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        box = functional.dropout2d(Box.of(ones, ones, ones), 0.5)  # type: ignore[arg-type]
+    maps = box.low.flatten(2)  # type: ignore[attr-defined]
+    assert torch.equal(maps.amin(2), maps.amax(2))
+    assert set(maps.flatten().tolist()) == {0.0, 2.0}
+
+
 def test_lines_of_a_linear_network_are_its_own() -> None:
     network, x, labels = nn.Linear(4, 3), torch.rand(5, 4), torch.arange(5) % 3
     box = around(THREAT, x, lines=True)

@@ -1,6 +1,7 @@
 """Certificates: lower bounds per example that no attack can pass, never called accuracy."""
 
-from sparring.certify.branch import Answer, BranchAndBound, branch_and_bound
+from sparring.certify.answers import Answer, Certificate
+from sparring.certify.branch import BranchAndBound, branch_and_bound
 from sparring.certify.crown import CROWN, AlphaCROWN, Interval, alpha_crown, crown, interval
 from sparring.certify.graph import Graph
 from sparring.certify.reading import graph
@@ -10,6 +11,7 @@ __all__ = [
     "AlphaCROWN",
     "Answer",
     "BranchAndBound",
+    "Certificate",
     "Graph",
     "Interval",
     "alpha_crown",

@@ -18,18 +18,19 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from sparring.attacks import PGD, pgd
+from sparring.certify.answers import Answer, Status, rounded_down
 from sparring.certify.crown import ascend, margins, slopes_of_crown
 from sparring.certify.graph import Bend, Graph
 from sparring.certify.lines import Lines
 from sparring.certify.reading import graph
 from sparring.certify.region import Region
-from sparring.certify.walk import CELLS, Known, Reach, explore, lower, roughly, some_of
+from sparring.certify.walk import CELLS, Known, Reach, explore, lower, room, roughly, some_of
 from sparring.errors import BadInput
 from sparring.models.victim import inference
 from sparring.registry import register
@@ -37,8 +38,6 @@ from sparring.search import Search
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Goal, Model
-
-Status = Literal["certified", "broken", "unknown"]
 
 WORST = 8
 """Parts of a batch, those with the least bounds, that an attack goes on from."""
@@ -76,6 +75,19 @@ class Claims:
         return self.values(outputs) <= 0
 
 
+TIE = torch.finfo(torch.float64).tiny
+"""Less than any difference of two numbers in float32 but zero."""
+
+
+def right(margins: Tensor, label: int) -> Claims:
+    """That the answer is the label: that every margin `(K - 1, K)` is above zero.
+
+    A tie with a class of a higher number goes to the label, as `argmax` has it, and is no failure.
+    """
+    after = torch.arange(len(margins)) >= label  # these margins are over the classes label + 1, label + 2, ...
+    return Claims(margins.unsqueeze(1), TIE * after.double().unsqueeze(1))
+
+
 def _against(outputs: Tensor, goal: Goal) -> Tensor:
     """What the attack climbs: by how much a claim fails."""
     assert isinstance(goal, Claims)
@@ -92,17 +104,6 @@ class Question:
     model: Model
     x: Tensor
     threat: Ball
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What was found: a bound that holds, and where one was found an input `(1, *shape)` for which a claim fails."""
-
-    status: Status
-    lower: float
-    z: Tensor | None
-    parts: int
-    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +132,8 @@ class BranchAndBound:
     leaves: int = 4
     cells: int = 2**20
     restarts: int = 5
+    at_once: ClassVar[int] = 1
+    searches: ClassVar[bool] = True
     clock: Callable[[], float] = field(default=time.monotonic, compare=False, repr=False)
     watch: Callable[[int, int, float], None] | None = field(default=None, compare=False, repr=False)
 
@@ -140,7 +143,8 @@ class BranchAndBound:
 
     def __call__(self, model: Model | Graph, x: Tensor, labels: Tensor, threat: Ball) -> Tensor:
         """Lower bounds of the margin, `(B,)` float32 rounded down."""
-        return rounded_down([answer.lower for answer in self.answers(model, x, labels, threat)])
+        lower = [answer.lower for answer in self.answers(model, x, labels, threat)]
+        return rounded_down(torch.tensor(lower, dtype=torch.float64))
 
     def answers(self, model: Model | Graph, x: Tensor, labels: Tensor, threat: Ball) -> list[Answer]:
         """What was found for every example."""
@@ -150,8 +154,7 @@ class BranchAndBound:
         with inference(source):
             for i in range(len(x)):
                 one, label = x[i : i + 1], labels[i : i + 1]
-                rows = margins(net, label)[0].unsqueeze(1)
-                claims = Claims(rows, rows.new_zeros(len(rows), 1))
+                claims = right(margins(net, label)[0], int(label))
                 found.append(self.decide(Question(net, Region.of(threat, one), claims, source, one.detach(), threat)))
         return found
 
@@ -374,7 +377,7 @@ class _Tree:
         z = self.divided(z, math.inf)
         least = min([self.closed, *(part.least for part in (*self.open, *self.stuck))])
         status: Status = "broken" if z is not None else "certified" if least > 0 else "unknown"
-        return Answer(status, least, z, self.count, self.seconds)
+        return Answer(status, least, z, self.count)
 
     def divided(self, z: Tensor | None, most: float) -> Tensor | None:
         """Split, until an input that breaks a claim is found or known, nothing is open, or there are so many parts."""
@@ -389,7 +392,9 @@ class _Tree:
         claims, layout = self.question.claims, self.brancher.layout
         reach = explore(self.net, self.question.region, refine=True, late=lambda: self.seconds > self.how.seconds)
         bounds = layout.bounds(reach)
-        found = lower(self.net, reach, len(self.net.nodes), claims.rows.flatten(0, 1).unsqueeze(0))
+        last = len(self.net.nodes)
+        some = torch.split(claims.rows.flatten(0, 1).unsqueeze(0), room(self.net, last, 1), dim=1)
+        found = torch.cat([lower(self.net, reach, last, rows) for rows in some], 1)
         each = unknown(found.view_as(claims.at) + claims.at).amax(1).tolist()
         for part, least in zip(self.brancher.whole(bounds), each, strict=True):
             self.put(replace(part, least=least))
@@ -485,11 +490,6 @@ class _Tree:
 def unknown(bounds: Tensor) -> Tensor:
     """Bounds, of which one that is no number says nothing."""
     return bounds.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-
-
-def rounded_down(bounds: list[float]) -> Tensor:
-    """Bounds as float32, `(B,)`, none above itself."""
-    return torch.nextafter(torch.tensor(bounds, dtype=torch.float64).float(), torch.tensor(-torch.inf))
 
 
 @register(

@@ -6,26 +6,24 @@ hold between them, or lines whose slopes are chosen by gradient ascent.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from sparring.certify.answers import Answer, rounded_down
 from sparring.certify.graph import Graph, classes
 from sparring.certify.lines import Lines
 from sparring.certify.reading import graph
 from sparring.certify.region import Region
-from sparring.certify.walk import Reach, explore, lower, roughly, some_of
+from sparring.certify.walk import Reach, explore, lower, room, roughly, some_of
 from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.threats import Ball
 from sparring.types import Model
-
-BATCH = 16
-"""Examples that are walked together."""
-
-Bound = Callable[[Graph, Region, Tensor], Tensor]
 
 
 def margins(net: Graph, labels: Tensor) -> Tensor:
@@ -42,47 +40,59 @@ def margins(net: Graph, labels: Tensor) -> Tensor:
     return logits[labels].unsqueeze(1) - logits[other].view(len(labels), count - 1, count)
 
 
-def _each(model: Model | Graph, x: Tensor, labels: Tensor, threat: Ball, bound: Bound) -> Tensor:
-    """The least bound of all margins, `(B,)` float32 rounded down, a few examples at a time."""
-    with torch.no_grad():
-        net = graph(model, x)
-        found = [
-            bound(net, Region.of(threat, some), margins(net, y)).amin(1)
-            for some, y in zip(torch.split(x, BATCH), torch.split(labels, BATCH), strict=True)
-            if len(y)  # no rows split into one batch of none
-        ]
-        least = torch.cat(found) if found else x.new_zeros(0).double()
-        return torch.nextafter(least.float(), torch.tensor(-torch.inf))
+class Walk(ABC):
+    """A certificate by lines under the margins, that are walked back from the outputs to the input."""
 
-
-@dataclass(frozen=True)
-class Interval:
-    """Bounds of every layer by those of the one before, and of the margins through the last (Gowal et al., 2018)."""
+    at_once: ClassVar[int] = 16
+    searches: ClassVar[bool] = False
+    refine: ClassVar[bool] = True
+    """Whether what stands before a non-linear operation is bounded by a walk of its own."""
 
     def __call__(self, model: Model | Graph, x: Tensor, labels: Tensor, threat: Ball) -> Tensor:
-        """Lower bounds of the margin, `(B,)`."""
-        return _each(model, x, labels, threat, self.bound)
+        """Lower bounds of the margin, `(B,)` float32 rounded down."""
+        with torch.no_grad():
+            net = graph(model, x)
+            found = [
+                self.bound(net, Region.of(threat, some), margins(net, y)).amin(1)
+                for some, y in zip(torch.split(x, self.at_once), torch.split(labels, self.at_once), strict=True)
+                if len(y)  # no rows split into one batch of none
+            ]
+            return rounded_down(torch.cat(found) if found else x.new_zeros(0))
+
+    def answers(self, model: Model | Graph, x: Tensor, labels: Tensor, threat: Ball) -> list[Answer]:
+        """The same, as answers: certified, or unknown."""
+        lower = self(model, x, labels, threat).tolist()
+        return [Answer("certified" if bound > 0 else "unknown", bound) for bound in lower]
 
     def bound(self, net: Graph, region: Region, rows: Tensor) -> Tensor:
-        """Lower bounds of `<row, logits>`, `(B, S)`."""
-        return lower(net, explore(net, region, refine=False), len(net.nodes), rows)
+        """Lower bounds of `<row, logits>`, `(B, S)`, of as many rows at once as fit."""
+        reach = explore(net, region, refine=self.refine)
+        some = torch.split(rows, room(net, len(net.nodes), len(region)), dim=1)
+        return torch.cat([self.under(net, reach, part) for part in some], 1)
+
+    @abstractmethod
+    def under(self, net: Graph, reach: Reach, rows: Tensor) -> Tensor:
+        """Lower bounds of `<row, logits>`, once all positions are bounded."""
 
 
 @dataclass(frozen=True)
-class CROWN:
+class CROWN(Walk):
     """A line under every margin, carried backward to the input (Zhang et al., 2018)."""
 
-    def __call__(self, model: Model | Graph, x: Tensor, labels: Tensor, threat: Ball) -> Tensor:
-        """Lower bounds of the margin, `(B,)`."""
-        return _each(model, x, labels, threat, self.bound)
+    def under(self, net: Graph, reach: Reach, rows: Tensor) -> Tensor:
+        """One walk."""
+        return lower(net, reach, len(net.nodes), rows)
 
-    def bound(self, net: Graph, region: Region, rows: Tensor) -> Tensor:
-        """Lower bounds of `<row, logits>`, `(B, S)`."""
-        return lower(net, explore(net, region, refine=True), len(net.nodes), rows)
+
+@dataclass(frozen=True)
+class Interval(CROWN):
+    """Bounds of every layer by those of the one before, and of the margins through the last (Gowal et al., 2018)."""
+
+    refine: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlphaCROWN:
+class AlphaCROWN(Walk):
     """CROWN whose slopes under undecided ReLUs are chosen for each margin by Adam (Xu et al., 2021).
 
     Only where CROWN leaves a margin open. Bounds inside of the network stay CROWN's: the paper chooses slopes for
@@ -92,24 +102,18 @@ class AlphaCROWN:
     steps: int = 20
     rate: float = 0.2
 
-    def __call__(self, model: Model | Graph, x: Tensor, labels: Tensor, threat: Ball) -> Tensor:
-        """Lower bounds of the margin, `(B,)`."""
-        return _each(model, x, labels, threat, self.bound)
-
-    def bound(self, net: Graph, region: Region, rows: Tensor) -> Tensor:
-        """Lower bounds of `<row, logits>`, `(B, S)`."""
-        reach = explore(net, region, refine=True)
+    def under(self, net: Graph, reach: Reach, rows: Tensor) -> Tensor:
+        """CROWN's walk, and those of Adam."""
         best = lower(net, reach, len(net.nodes), rows)
         hard = (best.amin(1) <= 0).nonzero().flatten()
         if len(hard):
             some = some_of(reach, hard)
-            alpha = slopes_of_crown(some, rows.shape[1])
             alpha, _ = ascend(
                 net,
                 some,
                 rows[hard],
                 start=len(net.nodes),
-                alpha=alpha,
+                alpha=slopes_of_crown(some, rows.shape[1]),
                 beta={},
                 signs={},
                 steps=self.steps,

@@ -192,6 +192,8 @@ class _Reader:
             case "call_module":
                 return self.called(modules[str(node.target)], args, settings)
         name = node.target if isinstance(node.target, str) else node.target.__name__
+        if callable(node.target) and (node.target.__module__ or "").partition(".")[0] not in KNOWN_BY_NAME:
+            raise _lacks(f"the function {name} of {node.target.__module__}")
         for key in {"input", "tensors"} & settings.keys():
             args = (settings.pop(key), *args)
         if "axis" in settings:
@@ -199,9 +201,14 @@ class _Reader:
         return self.call(name, node.target, args, settings)
 
     def ended(self, last: Any) -> Graph:
-        if not isinstance(last, _Ref) or last.at != len(self.nodes):
-            raise _lacks("outputs that are not the last operation")
-        return Graph(self.shape, tuple(self.nodes))
+        """The graph up to what is given out: what is computed after that, for a head of another kind, is left off."""
+        if not isinstance(last, _Ref):
+            raise BadInput(
+                "a network that does not give out one tensor that it computes from its inputs",
+                "a row of outputs for each input",
+                "wrap it in one that returns the scores alone",
+            )
+        return Graph(self.shape, tuple(self.nodes[: last.at]))
 
     def size(self, ref: _Ref) -> tuple[int, ...]:
         return self.nodes[ref.at - 1].shape if ref.at else self.shape
@@ -243,6 +250,12 @@ class _Reader:
             return layer(*args, **settings)
         if len(given) != 1:
             raise _lacks(f"the layer {layer} of {len(given)} inputs")
+        if not _as_torch_has_it(layer):
+            raise BadInput(
+                f"the layer {layer}, with a hook or a forward pass of its own",
+                "layers that do what torch says of them",
+                "remove the hook, or write what it does as a part of the network",
+            )
         return self.layer(layer, given[0])
 
     def layer(self, layer: nn.Module, x: _Ref) -> _Ref:
@@ -421,6 +434,20 @@ class _Reader:
             raise _lacks("a division by what depends on the input")
         by = torch.as_tensor(by, dtype=torch.float64)
         return self.scaled(x, 1 / by if divide else by, None, None, 2)
+
+
+KNOWN_BY_NAME = ("torch", "_operator", "builtins", "math")
+"""Where functions come from of which the name tells what they do."""
+
+
+def _as_torch_has_it(layer: nn.Module) -> bool:
+    """Whether a layer computes what its class in torch does, and nothing beside it.
+
+    Hooks that renew weights before the pass (`torch.nn.utils.weight_norm`) change nothing that is read here.
+    """
+    renewing = all(type(hook).__module__.startswith("torch.nn.utils.") for hook in layer._forward_pre_hooks.values())
+    own = "forward" in vars(layer) or not type(layer).forward.__module__.startswith("torch.nn.modules.")
+    return renewing and not layer._forward_hooks and not own
 
 
 def _operands(args: tuple[Any, ...], settings: dict[str, Any]) -> tuple[Any, ...] | None:

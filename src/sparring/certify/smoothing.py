@@ -156,7 +156,7 @@ class Asked:
 
     def __call__(self, successes: int, trials: int, plan: Smoothing) -> tuple[float, bool]:
         """As `Rule`."""
-        needed = max(float(ndtr(self.eps / plan.sigma)), 0.5)
+        needed = max(float(ndtr(enough(self.eps) / plan.sigma)), 0.5)
         low, high = (float(end) for end in at_all_times(successes, trials, plan.alpha))
         return low, low > needed or high <= needed
 

@@ -7,11 +7,12 @@ outputs, joined by `and` and `or`. The answer is `unsat` (no input of the box do
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sparring.certify.branch import Answer, BranchAndBound, Claims, Question
+from sparring.certify.answers import Answer
+from sparring.certify.branch import BranchAndBound, Claims, Question
 from sparring.certify.graph import Graph
 from sparring.certify.reading import graph
 from sparring.certify.region import Region
@@ -51,6 +53,21 @@ class Case:
     rows: Tensor
     at: Tensor
 
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The least and the greatest inputs in float32: what a network can be fed.
+
+        Where no float32 lies between the bounds, as where a decimal fixes an input, the one next to them.
+        """
+        low, high = _rounded(self.low, 1), _rounded(self.high, -1)
+        near = ((self.low + self.high) / 2).float().double()
+        return torch.where(low > high, near, low), torch.where(low > high, near, high)
+
+    def holds(self, x: Tensor) -> bool:
+        """Whether an input `(n,)` is in the box, as float32 has it."""
+        low, high = self.ends
+        return bool(((self.low <= self.high) & (x >= low) & (x <= high)).all())
+
 
 @dataclass(frozen=True)
 class Property:
@@ -62,7 +79,7 @@ class Property:
 
 
 def read(path: Path) -> Property:
-    """Read a `.vnnlib` file.
+    """Read a `.vnnlib` file, or a `.vnnlib.gz`.
 
     Raises:
         BadInput: not VNN-LIB, or more than bounds of inputs and linear comparisons of outputs.
@@ -70,8 +87,9 @@ def read(path: Path) -> Property:
     if not path.is_file():
         raise BadInput(f"{path} is not a file", "a .vnnlib file", "check the path")
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            text = file.read()
+    except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile):
         raise _refused(path, "is not text") from None
     try:
         return _property(_trees(text))
@@ -116,19 +134,19 @@ def _trees(text: str) -> list[Tree]:
 
 def _property(trees: list[Tree]) -> Property:
     declared: list[str] = []
-    cases: list[list[Sum]] = [[]]
+    asserted: list[list[list[Sum]]] = []
     for tree in trees:
         match tree:
             case ["declare-const", str(name), "Real"] if re.fullmatch(r"[XY]_\d+", name):
                 declared.append(name)
             case ["assert", claim]:
-                cases = _joined([cases, _cases(claim)])
+                asserted.append(_cases(claim))
             case _:
                 raise _Odd(f"has {_shown(tree)} where a declaration or an assertion should be")
     counts = {letter: sum(name[0] == letter for name in declared) for letter in "XY"}
     if set(declared) != {f"{letter}_{i}" for letter in "XY" for i in range(counts[letter])} or not all(counts.values()):
         raise _Odd("does not declare X_0, X_1, ... and Y_0, Y_1, ... without gaps")
-    known = {*declared, ""}
+    cases, known = _joined(asserted), {*declared, ""}
     for one in itertools.chain.from_iterable(cases):
         if unknown := set(one) - known:
             raise _Odd(f"uses {min(unknown)}, which is not declared")
@@ -157,9 +175,6 @@ def _joined(parts: list[list[list[Sum]]]) -> list[list[Sum]]:
     """All of the parts: a case of each."""
     if math.prod(map(len, parts)) > MOST:
         raise _Odd(f"has more than {MOST} cases")
-    if len(parts) == 2 and len(parts[0]) == len(parts[1]) == 1:  # thousands of bounds, one after the other
-        parts[0][0].extend(parts[1][0])
-        return parts[0]
     return [list(itertools.chain.from_iterable(case)) for case in itertools.product(*parts)]
 
 
@@ -190,11 +205,10 @@ def _number(text: str) -> Fraction:
         raise _Odd(f"has {_shown(text)} where a number or a constant should be")
     if len(text) > LONGEST:
         raise _Odd(f"has {_shown(text)}, a number of {len(text)} characters")
-    if float(text) == 0 and not re.search(r"[1-9]", re.split("[eE]", text)[0]):
-        return Fraction(0)
-    if math.isinf(float(text)) or (float(text) == 0 and re.search(r"[1-9]", re.split("[eE]", text)[0])):
+    near, zero = float(text), not re.search(r"[1-9]", re.split("[eE]", text)[0])
+    if math.isinf(near) or (near == 0 and not zero):
         raise _Odd(f"has {_shown(text)}, which is too large or too small")
-    return Fraction(text)
+    return Fraction(0) if zero else Fraction(text)
 
 
 def _sum(parts: list[tuple[Sum, int | Fraction]]) -> Sum:
@@ -232,11 +246,11 @@ def _case(sums: list[Sum], inputs: int, outputs: int) -> Case:
         raise _Odd("leaves an input without bounds")
     if not rows:
         rows, at = [[0.0] * outputs], [0.0]  # nothing is asked of the outputs: every input will do
-    made = (torch.tensor(part, dtype=torch.float64) for part in (low, high, rows, at))
-    low_, high_, rows_, at_ = made
+    box = [torch.tensor(ends, dtype=torch.float64) for ends in (low, high)]
+    sums_ = [torch.tensor(part, dtype=torch.float64) for part in (rows, at)]
     if len(rows) > 1:  # all at once is ruled out where their mean is above zero too, which each alone may not show
-        rows_, at_ = torch.cat([rows_, rows_.mean(0, keepdim=True)]), torch.cat([at_, at_.mean(0, keepdim=True)])
-    return Case(low_, high_, rows_, at_)
+        sums_ = [torch.cat([part, part.mean(0, keepdim=True)]) for part in sums_]
+    return Case(*box, *sums_)
 
 
 # --- the answer
@@ -269,11 +283,12 @@ def solve(victim: Model, shape: tuple[int, ...], asked: Property, how: BranchAnd
     """Whether any input of a case does what the case says, for a network of inputs of this shape.
 
     Holds for the network as float32 runs it, on all inputs that round into the box. Cases that share a box are decided
-    together, and `how.seconds` are for each box.
+    together; `how.seconds` are for all boxes, what is left of them in equal shares.
 
     Raises:
         BadInput: a network of another size, or without bounds.
     """
+    until = how.clock() + how.seconds
     if math.prod(shape) != asked.inputs:
         raise BadInput(
             f"a property of {asked.inputs} inputs for a network of {math.prod(shape)}",
@@ -287,26 +302,25 @@ def solve(victim: Model, shape: tuple[int, ...], asked: Property, how: BranchAnd
             "a property of this network",
             "check which file belongs to which",
         )
-    parts, open_ = 0, False
+    parts, open_, boxes = 0, False, _boxes(asked.cases)
     with inference(victim):
-        for box in _boxes(asked.cases):
-            answer, z = _decide(net, victim, shape, box, how)
+        for i, box in enumerate(boxes):
+            share = max(0.0, until - how.clock()) / (len(boxes) - i)
+            answer, z = _decide(net, victim, shape, box, replace(how, seconds=share))
             parts += answer.parts
-            inside = z is not None and bool(((z.flatten() >= box[0].low) & (z.flatten() <= box[0].high)).all())
-            if z is not None and inside:  # a box without a float32 inside has none
+            if z is not None:
                 return Solved("sat", z.flatten(), victim(z)[0].detach(), parts)
             open_ = open_ or answer.status != "certified"
     return Solved("timeout" if open_ else "unsat", None, None, parts)
 
 
-def _boxes(cases: tuple[Case, ...]) -> Iterator[list[Case]]:
-    """Cases by their box."""
-    left = [case for case in cases if bool((case.low <= case.high).all())]
-    while left:
-        first = left[0]
-        same = [bool((one.low == first.low).all() and (one.high == first.high).all()) for one in left]
-        yield [one for one, alike in zip(left, same, strict=True) if alike]
-        left = [one for one, alike in zip(left, same, strict=True) if not alike]
+def _boxes(cases: tuple[Case, ...]) -> list[list[Case]]:
+    """Cases by their box; those of an empty one are left out."""
+    boxes: dict[tuple[bytes, bytes], list[Case]] = {}
+    for case in cases:
+        if bool((case.low <= case.high).all()):
+            boxes.setdefault((case.low.numpy().tobytes(), case.high.numpy().tobytes()), []).append(case)
+    return list(boxes.values())
 
 
 def _decide(
@@ -314,11 +328,11 @@ def _decide(
 ) -> tuple[Answer, Tensor | None]:
     low, high = cases[0].low.view(1, *shape), cases[0].high.view(1, *shape)
     region = Region((low + high) / 2, _rounded(low, -1), _rounded(high, 1), torch.zeros(1), "linf")
-    inner = torch.maximum(_rounded(low, 1), region.low).float(), _rounded(high, -1).float()
+    least, most = (end.float().view(1, *shape) for end in cases[0].ends)
 
     def place(t: Tensor) -> Tensor:
         """A point of the unit box in the box."""
-        return torch.minimum(torch.maximum(inner[0] + (inner[1] - inner[0]) * t, inner[0]), inner[1])
+        return torch.minimum(torch.maximum(least + (most - least) * t, least), most)
 
     count = max(len(case.rows) for case in cases)
     claims = Claims(  # a case is ruled out where any of its sums is above zero; a sum more or less changes nothing
@@ -345,8 +359,7 @@ def confirmed(path: Path, asked: Property, found: Solved) -> bool:
     reference = Reference.of(_session(path))
     outputs = reference.scores(found.x.view(1, *(size or 1 for size in reference.shape)))
     x, y = found.x.double(), outputs.double().flatten()
-    inside = [bool(((x >= case.low) & (x <= case.high)).all()) for case in asked.cases]
-    return any(at and bool((one.rows @ y + one.at <= 0).all()) for at, one in zip(inside, asked.cases, strict=True))
+    return any(one.holds(x) and bool((one.rows @ y + one.at <= 0).all()) for one in asked.cases)
 
 
 def _session(path: Path) -> Any:

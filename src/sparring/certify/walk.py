@@ -289,8 +289,7 @@ def _refine(net: Graph, reach: Reach, k: int, op: Bend, late: Callable[[], bool]
         return  # one linear map of a box: intervals are exact
     units = undecided.any(0).nonzero().flatten()
     local = len(net.size(k)) == 3 and _stays_small(net, reach, k, Window()) is not None
-    widest = 512 if local else max(torch.Size(net.size(i)).numel() for i in range(k + 1))
-    for some in torch.split(units, max(1, CELLS // (widest * len(low)))):
+    for some in torch.split(units, max(1, CELLS // (512 * len(low))) if local else room(net, k, len(low))):
         if not len(some) or late():  # nothing splits into one chunk of nothing
             break
         asked = undecided[:, some]
@@ -309,6 +308,12 @@ def _refine(net: Graph, reach: Reach, k: int, op: Bend, late: Callable[[], bool]
         low.scatter_(1, units_of, torch.where(own, torch.maximum(old[0], least), old[0]))
         high.scatter_(1, units_of, torch.where(own, torch.minimum(old[1], most), old[1]))
     reach.low[k], reach.high[k] = low.view_as(reach.low[k]), high.view_as(reach.high[k])
+
+
+def room(net: Graph, k: int, count: int) -> int:
+    """How many rows on a position are walked together, for so many examples."""
+    widest = max(math.prod(net.size(i)) for i in range(k + 1))
+    return max(1, CELLS // (widest * max(1, count)))
 
 
 def _behind(net: Graph, k: int) -> bool:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from sparring.certify.answers import Certificate
 from sparring.certify.graph import Graph
 from sparring.certify.reading import graph
 from sparring.errors import BadInput
 from sparring.evaluate.ledger import Ledger, Outcome
-from sparring.evaluate.proofs import Bounds, Certificate
+from sparring.evaluate.proofs import Bounds
 from sparring.evaluate.run import Watch, go_on
 from sparring.models.victim import Victim
 from sparring.registry import find

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from sparring import __version__
-from sparring.certify.branch import BranchAndBound, rounded_down
+from sparring.certify.answers import Certificate, rounded_down
 from sparring.certify.graph import Graph, classes
 from sparring.certify.reading import graph
 from sparring.certify.region import Region
@@ -26,17 +26,13 @@ from sparring.errors import BadInput
 from sparring.evaluate import identity
 from sparring.evaluate.ledger import Cost, Ledger, Outcome
 from sparring.evaluate.result import Interval, Record, environment, recorded
-from sparring.evaluate.run import Bout, Watch, accept, go_on, home, silent
+from sparring.evaluate.run import Bout, Watch, accept, as_stored, go_on, home, silent
 from sparring.evaluate.statistics import clopper_pearson
+from sparring.goals import Untargeted
 from sparring.models.victim import Victim, inference, scores
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Data
-
-BATCH = 16
-
-Certificate = Callable[[Graph, Tensor, Tensor, Ball], Tensor]
-"""Lower bounds of the margins `(B,)` of inputs and labels, within a threat."""
 
 
 class Proof(Record):
@@ -93,9 +89,8 @@ class Bounds:
         Raises:
             BadInput: inputs that are not finite, or outside of the bounds; labels that the model does not have.
         """
-        size = 1 if isinstance(self.certificate, BranchAndBound) else BATCH
-        for start in range(0, len(examples), size):
-            yield self._batch(examples[start : start + size])
+        for start in range(0, len(examples), self.certificate.at_once):
+            yield self._batch(examples[start : start + self.certificate.at_once])
 
     def _batch(self, examples: Sequence[int]) -> Bout:
         began = time.perf_counter()
@@ -105,31 +100,33 @@ class Bounds:
         with torch.no_grad():
             answers = self.net(x).argmax(1)
         right = (answers == labels).nonzero().flatten()
-        found = dict(zip(right.tolist(), self._bounds(x[right], labels[right]), strict=True))
+        found = self.certificate.answers(self.net, x[right], labels[right], self.threat)
+        lower = rounded_down(torch.tensor([one.lower for one in found], dtype=torch.float64)).tolist()
+        of = {row: (bound, one.z) for row, bound, one in zip(right.tolist(), lower, found, strict=True)}
         outcomes = []
         for row, example in enumerate(examples):
-            bound, z = found.get(row, (None, None))
+            bound, z = of.get(row, (None, None))
+            label = labels[row : row + 1]
             outcomes.append(
                 Outcome(
                     example=example,
-                    label=int(labels[row]),
+                    label=int(label),
                     prediction=int(answers[row]),
                     reached=z is not None,
                     counts=z is not None,
                     distance=None if z is None else float(self.threat.distance(z, x[row : row + 1])),
                     margin=bound,
+                    survives_storage=None if z is None else self._survives(z, label),
                     z=None if z is None else z[0],
                 )
             )
         return outcomes, Cost(forward=len(examples), seconds=time.perf_counter() - began)
 
-    def _bounds(self, x: Tensor, labels: Tensor) -> list[tuple[float, Tensor | None]]:
-        """A bound for each, and an input `(1, *shape)` that changes the answer where one was looked for and found."""
-        if isinstance(self.certificate, BranchAndBound):
-            answers = self.certificate.answers(self.net, x, labels, self.threat)
-            lower = rounded_down([one.lower for one in answers]).tolist()
-            return list(zip(lower, (one.z for one in answers), strict=True))
-        return [(bound, None) for bound in self.certificate(self.net, x, labels, self.threat).tolist()]
+    def _survives(self, z: Tensor, label: Tensor) -> bool:
+        """Whether an input that changes the answer still does so out of an 8-bit file."""
+        model = self.net.source or self.net
+        with inference(model), torch.no_grad():
+            return bool(Untargeted(label).reached(model(as_stored(z, self.threat))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +189,7 @@ def prove(
             not finite, or outside of the bounds; a run in `out` with other settings, or an unfinished one.
     """
     method = _put(victim, data, threat, how, seed)
+    searched = isinstance(method, Bounds) and method.certificate.searches
     settings: dict[str, object] = {
         "version": __version__,
         "model": identity.of_model(victim, data),
@@ -202,7 +200,7 @@ def prove(
     }
     with Ledger(None if out is None else out / "ledger.sqlite", settings, resume=resume) as ledger:
         found = go_on(ledger, "certify", range(len(data)), method.batches, watch)
-        per_example = tuple(_proof(one, method.needed, isinstance(how, BranchAndBound)) for one in found.values())
+        per_example = tuple(_proof(one, method.needed, searched) for one in found.values())
         certified = sum(one.certified for one in per_example)
         proofs = Proofs(
             schema=1,
@@ -213,7 +211,7 @@ def prove(
             examples=len(data),
             right=sum(one.right for one in per_example),
             certified=certified,
-            broken=sum(bool(one.broken) for one in per_example) if isinstance(how, BranchAndBound) else None,
+            broken=sum(bool(one.broken) for one in per_example) if searched else None,
             certified_accuracy=clopper_pearson(certified, len(data)),
             environment=environment(),
             per_example=per_example,

@@ -629,6 +629,7 @@ def _result(case: _Case, story: _Story) -> Result:
         )
         for example, outcome in sorted(clean.items())
     )
+    _agree(rows)
     fine = 32 if case.plan().nearest is not None else 0
     attacks = {stage for _, stages in story.fought.values() for stage in stages}
     blows = Counter(blow.attack for blow in broken.values())
@@ -678,6 +679,17 @@ def _result(case: _Case, story: _Story) -> Result:
         environment=environment(),
         per_example=rows,
     )
+
+
+def _agree(rows: Sequence[Example]) -> None:
+    """Refuse a proof and an attack that contradict each other: one of the two is wrong, and nothing can be said."""
+    for row in rows:
+        if row.proved and row.distance is not None and row.proved > row.distance:
+            raise BadInput(
+                f"example {row.index}, which is proved to stand within {row.proved:g}, and broken at {row.distance:g}",
+                "a network that is the same function for certificates and for attacks",
+                "audit it without --certify, and report this: the certificate is wrong, or the network changes",
+            )
 
 
 def _standing(rows: Sequence[Example], eps: float) -> float:

@@ -331,16 +331,20 @@ def wider(x: Box) -> Box:
     return y
 
 
-def dropout(x: Box, p: float = 0.5, training: bool = True, inplace: bool = False) -> Box:
-    """The same coordinates left out everywhere."""
-    return times(x, functional.dropout(torch.ones_like(x.point), p, training)) if training else x
+def _left_out(dropout: Callable[..., Tensor]) -> Callable[..., Box]:
+    """The rule of a dropout: the same coordinates, or maps, left out everywhere."""
+
+    def rule(x: Box, p: float = 0.5, training: bool = True, inplace: bool = False) -> Box:
+        return times(x, dropout(torch.ones_like(x.point), p)) if training else x
+
+    return rule
 
 
 def added(x: Any, other: Any) -> Box:
     """The sum of two boxes, or of a box and a constant."""
     x, other = (x, other) if isinstance(x, Box) else (other, x)
     if not isinstance(other, Box):
-        return x.affine(lambda h: h + other, lambda h: h)  # type: ignore[no-any-return]
+        return x.affine(lambda h: h + other, lambda h: h.expand_as(h + other))  # type: ignore[no-any-return]
     line = None if x.line is None or other.line is None else x.line + other.line
     return Box(x.point + other.point, x.middle + other.middle, x.reach + other.reach, x.walk, line)
 
@@ -397,8 +401,8 @@ RULES: dict[str, Callable[..., Box]] = {
     "sigmoid": lambda x: x.rising(torch.sigmoid),
     "tanh": lambda x: x.rising(torch.tanh),
     "max_pool2d": max_pool2d,
-    "dropout": dropout,
-    "dropout2d": dropout,
+    "dropout": _left_out(functional.dropout),
+    "dropout2d": _left_out(functional.dropout2d),
     "add": added,
     "sub": less,
     "rsub": lambda x, other: less(other, x),
@@ -406,9 +410,13 @@ RULES: dict[str, Callable[..., Box]] = {
     "div": divided,
     "cat": beside,
     "concat": beside,
+    "concatenate": beside,
     "avg_pool2d": avg_pool2d,
     "adaptive_avg_pool2d": lambda x, output_size: x.each(lambda h: functional.adaptive_avg_pool2d(h, output_size)),
-    **{name: _seen(name) for name in ("flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze", "contiguous")},
+    **{
+        name: _seen(name)
+        for name in ("flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze", "contiguous", "detach")
+    },
     "float": wider,
 }
 """What an operation of torch does to a box, by its name; those in place (`relu_`) go by the name of the others."""
