@@ -14,7 +14,7 @@ from sparring.registry import register
 from sparring.streams import Streams
 from sparring.types import Defence, Model
 
-SOFTNESS = 0.5
+SOFTNESS = 0.05
 """By which squared distances are divided where the choice of a patch is soft."""
 
 
