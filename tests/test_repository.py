@@ -17,6 +17,8 @@ import pytest
 import torch
 from torch import nn
 
+from sparring import audit_defence
+from sparring.defences import bit_depth
 from sparring.evaluate import Check, audit
 from sparring.threats import linf
 
@@ -86,6 +88,7 @@ def every_check() -> list[Check]:
     runs = [audit(model, (x, y), threat), audit(lambda z: z @ weight.numpy(), (x, y), threat, suite="quick")]
     runs.append(audit(model, (spoiled, y), threat))
     runs.append(audit(lambda z: model((8 * z).round() / 8), (x, y), linf(0.05), suite="quick"))  # adapted to, that is
+    runs.append(audit_defence(model, bit_depth(), (x, y), threat, suite="quick", passes=0).adaptive)
     return [check for run in runs for check in run.checks]
 
 

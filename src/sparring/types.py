@@ -213,6 +213,7 @@ class Learns(Protocol):
         ...
 
 
+@runtime_checkable
 class Data(Protocol):
     """Labelled examples, read by index, so that a data set need not fit in memory."""
 

@@ -15,7 +15,18 @@ from click.testing import CliRunner
 from sparring import audit, audit_defence
 from sparring.cli import cli
 from sparring.data import Arrays, digits, first
-from sparring.defences import Chain, Cleaning, RandomCleaning, Replacement, Shifts, bit_depth, jpeg, magnet, noise
+from sparring.defences import (
+    Chain,
+    Cleaning,
+    RandomCleaning,
+    Replacement,
+    Shifts,
+    bit_depth,
+    jpeg,
+    magnet,
+    median,
+    noise,
+)
 from sparring.defences.detectors import trained
 from sparring.defences.learning import afresh
 from sparring.defences.quilting import Quilt
@@ -103,26 +114,46 @@ def test_a_ledger_tells_defences_apart_and_knows_one_again():
     assert texts == [of_attack(defence) for defence in made()]
 
 
-def test_an_adaptive_view_that_is_beaten_by_an_unaware_attack_makes_the_verdict_suspect():
-    x, labels = digits("test").take(range(200))
-    right = network()(x).argmax(1) == labels
-    rows = [labels[right].tolist().index(k) for k in range(10)]  # one of each class
-    x, labels = x[right][rows], labels[right][rows]
+def test_an_adaptive_view_that_is_beaten_by_an_unaware_attack_makes_the_verdict_suspect(monkeypatch):
+    """Everything falls, so they say, to the examples that were made on the bare model."""
+    attack, count = defended._transferred, 30
 
-    class Blindfold(Replacement):
-        def adaptive(self, model):
-            return lambda z: (z.unsqueeze(1) - x).abs().flatten(2).mean(2).neg().exp() @ torch.eye(10)[labels]
+    def all_fell(*given, **settings):
+        return attack(*given, **settings)[0], dict.fromkeys(range(count), 0.1)
 
-    found = audit_defence(network(), Blindfold(network()), (x, labels), linf(0.3), suite="quick", passes=0)
+    monkeypatch.setattr(defended, "_transferred", all_fell)
+    found = audit_defence(network(), median(), first(digits("test"), count), linf(0.1), suite="quick", passes=0)
     assert found.missed > 0
-    assert found.verdict != "trusted"
-    assert "does not know the defence" in found.reasons[0]
+    assert found.verdict == "trusted"  # of a model of which nothing stands no doubt is left
+    monkeypatch.setattr(defended, "_transferred", lambda *given, **settings: (all_fell(*given, **settings)[0], fell))
+    fell = {row.index: 0.1 for row in found.bare.per_example[::2]}
+    found = audit_defence(network(), median(), first(digits("test"), count), linf(0.1), suite="quick", passes=0)
+    assert found.missed > 0
+    assert found.verdict == "suspect"
+    assert any("does not know the defence" in reason for reason in found.reasons)
+    assert next(check for check in found.adaptive.checks if check.name == "unaware").outcome == "fail"
     whole, robust = found.adaptive, found.adaptive.robust_accuracy.estimate
     assert robust <= found.unaware.estimate
     assert [row.broken_by for row in whole.per_example].count("unaware transfer") == found.missed
     assert all(row.distance <= 0.3001 for row in whole.per_example if row.broken_by == "unaware transfer")
     at_eps = next(point for point in whole.curve if point.eps == whole.threat["eps"])
     assert robust == at_eps.robust_accuracy == derive.standing(whole)[-1] == derive.course(whole)[-1].accuracy
+
+
+def test_an_adaptive_view_of_another_model_is_refused():
+    class Forgotten(Replacement):
+        def adaptive(self, model):
+            return model
+
+    other = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    with pytest.raises(BadInput, match="gives other outputs than the model that it deploys"):
+        audit_defence(network(), Forgotten(other), first(digits("test"), 5), linf(0.1))
+
+
+def test_a_random_defence_leaves_the_global_random_numbers_alone():
+    data, before = first(digits("test"), 4), torch.random.get_rng_state()
+    audit_defence(network(), noise(), data, linf(0.1), suite="quick", passes=0)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_nothing_is_said_to_have_fallen_where_nothing_was_attacked():

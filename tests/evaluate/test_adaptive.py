@@ -63,7 +63,10 @@ def test_an_audit_breaks_these_defences_too_and_says_that_its_number_is_in_doubt
     result = audit(find(name).make(), held_out(20), linf(EPS), suite="quick")
     assert result.clean_accuracy.estimate > 0.8
     assert result.robust_accuracy.estimate <= 0.05
-    assert result.verdict == "suspect"
+    doubted = {check.name: check.outcome for check in result.checks if check.outcome in ("fail", "warn")}
+    assert doubted.keys() - {"sample-size", "hidden-paths"}
+    if result.robust_accuracy.estimate:  # what loses all loses no less by a better attack
+        assert result.verdict == "suspect"
 
 
 def spent(result: Result, adaptive: bool) -> int:
@@ -290,12 +293,23 @@ def test_a_mended_model_keeps_no_graph_in_its_buffers() -> None:
     assert not watching.get_buffer("seen").requires_grad
 
 
-def test_rescaled_outputs_lie_between_0_and_10_and_decide_as_before() -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_rescaled_outputs_lie_around_0_to_10_and_decide_as_before_whatever_class_is_masked(masked: bool) -> None:
     network, (x, _) = honest("relu"), held_out(16)
-    outputs = rescaled(lambda z: 1000 * network(z))(x)
-    assert torch.allclose(outputs.amin(1), torch.zeros(16))
+    view = rescaled(lambda z: torch.cat([1000 * network(z), torch.full((len(z), int(masked)), -1e9)], 1))
+    outputs = view(x)
+    assert torch.allclose(outputs.median(1).values, torch.zeros(16))
     assert torch.allclose(outputs.amax(1), torch.full((16,), 10.0))
     assert torch.equal(outputs.argmax(1), network(x).argmax(1))
+
+
+def test_a_caller_without_gradients_gets_the_same_attack() -> None:
+    network, (x, y) = honest("relu"), held_out(16)
+    plain = adaptive(network, x, y, linf(0.1), passes=60)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            z = adaptive(network, x + 0, y, linf(0.1), passes=60).z
+        assert torch.equal(z, plain.z)
 
 
 def test_gradients_nearby_are_a_mean_and_the_outputs_are_exact() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis.strategies import floats
 from torch import nn
 
 from sparring.data import Arrays
@@ -11,9 +13,12 @@ from sparring.evaluate import checks, examine
 from sparring.evaluate.checks import CHECKS, Question, Record
 from sparring.evaluate.doctor import LOOKS
 from sparring.evaluate.ledger import Outcome
+from sparring.evaluate.outputs import agree, apart
 from sparring.evaluate.result import Check
 from sparring.models.loading import adopt
+from sparring.streams import Streams
 from sparring.threats import Ball, l2, linf
+from sparring.zoo import find
 
 from .networks import THREAT, held_out, honest
 
@@ -150,6 +155,86 @@ def test_an_eps_that_can_turn_every_input_grey_is_said_and_fails_nothing() -> No
     assert outcomes(honest("relu"), linf(0.5))["eps-unit"].outcome == "warn"
     assert outcomes(honest("relu"), linf(0.4))["eps-unit"].outcome == "pass"
     assert outcomes(honest("relu"), l2(20))["eps-unit"].outcome == "pass"
+
+
+def test_the_unit_of_eps_is_asked_of_what_eight_bits_can_store() -> None:
+    table = nn.Sequential(nn.Unflatten(1, (1, 28, 28)), honest("relu"))
+    x, y = held_out()
+    off = (x.flatten(1) + 0.3 / 255 * (x.flatten(1) < 0.5)).clamp(0, 1)
+    for inputs, outcome in ((x.flatten(1), "fail"), (off, "pass")):
+        found = examine(adopt(table), Arrays("table", inputs, y), linf(0.001))
+        assert {check.name: check for check in found.checks}["eps-unit"].outcome == outcome
+
+
+def test_inputs_beyond_all_pixels_are_not_told_to_be_pixels() -> None:
+    x, y = held_out()
+    found = examine(adopt(honest("relu")), Arrays("large", 1500 * x, y), linf(0.1))
+    said = {check.name: check for check in found.checks}["input-range"]
+    assert said.outcome == "fail"
+    assert "0 255" not in said.remedy
+
+
+def test_a_steep_plane_is_not_noise() -> None:
+    """A plane that noise moves by more than the margin, all of it along the gradient."""
+    plane = nn.Linear(2, 2, bias=False).eval()
+    with torch.no_grad():
+        plane.weight.copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
+        x = Streams.of(0, range(60)).uniform(1).repeat(1, 2) * 0.9
+        x[::2, 0] += 0.01
+        x[1::2, 1] += 0.01
+        found = examine(adopt(plane), Arrays("plane", x, plane(x).argmax(1)), THREAT)
+    assert {check.name: check for check in found.checks}["loss-noise"].outcome == "pass"
+
+
+def test_noise_reaches_no_further_than_eps() -> None:
+    """A wave of 1/1600: in a ball of 1e-7 there is nothing of it."""
+    assert outcomes(find("hashed noise").make(), l2(1.0))["loss-noise"].outcome == "fail"
+    assert outcomes(find("hashed noise").make(), l2(1e-5))["loss-noise"].outcome == "pass"
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_class_at_minus_a_billion_hides_no_change(mask: bool) -> None:
+    network = honest("relu")
+
+    def noisy(x: torch.Tensor) -> torch.Tensor:
+        logits = network(x)
+        logits = logits + 0.05 * torch.randn_like(logits)
+        return torch.cat([logits, torch.full((len(x), 1), -1e9)], 1) if mask else logits
+
+    with torch.random.fork_rng():
+        assert outcomes(noisy)["randomness"].outcome == "fail"
+
+
+@given(scale=floats(1e-3, 1e3), shift=floats(-10, 10))
+@settings(max_examples=20, deadline=None)
+def test_neither_scale_nor_shift_nor_a_masked_class_changes_how_far_outputs_are_apart(
+    scale: float, shift: float
+) -> None:
+    rng = Streams.of(0, range(12))
+    z, other = 3 * rng.at("z").normal(5), 3 * rng.at("z").normal(5) + 0.1 * rng.at("other").normal(5)
+    far = torch.full((12, 1), -1e9)
+    found = apart(z, other)
+    assert (found > 0).all()
+    torch.testing.assert_close(apart(scale * z + shift, scale * other + shift), found, rtol=0.05, atol=1e-4)
+    torch.testing.assert_close(apart(torch.cat([z, far], 1), torch.cat([other, far], 1)), found)
+    assert not apart(z, z).any()
+    assert agree(z, z + 1e-7)
+
+
+def test_scores_that_are_no_numbers_under_attack_fail() -> None:
+    refused = {n: Outcome(example=n, label=0, prediction=-1 if n < 3 else 1, reached=False) for n in range(10)}
+    run = Record(threat=THREAT, access="gradients", examples=10, roles={}, outcomes={"a": refused}, chance=0.1)
+    found = answer("finite-under-attack", run)
+    assert found is not None
+    assert found.outcome == "fail"
+    assert "3 examples" in found.evidence
+
+
+def test_where_nothing_stands_no_doubt_is_left_but_luck() -> None:
+    asked = {look.question.name: look.question for look in (*CHECKS, *LOOKS)}
+    names = ("gradients", "access", "randomness", "claims")
+    settled = {check.name: check.outcome for check in checks.exact([asked[name].failed("so") for name in names])}
+    assert settled == {"gradients": "warn", "access": "warn", "randomness": "fail", "claims": "fail"}
 
 
 class Counting(nn.Module):

@@ -129,6 +129,36 @@ def test_a_plain_function_around_a_network_is_attacked_by_gradients() -> None:
     assert result.verdict == "trusted"
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_caller_without_gradients_gets_the_same_audit(mode: type) -> None:
+    plain = audit(honest("relu"), held_out(30), THREAT, suite="quick")
+    with mode():
+        found = audit(honest("relu"), held_out(30), THREAT, suite="quick")
+    assert (found.verdict, found.per_example) == (plain.verdict, plain.per_example)
+
+
+def test_what_callers_hand_over_is_read_or_refused_in_one_line() -> None:
+    x, y = held_out(30)
+    short = audit(honest("relu"), (x, y), "linf:0.1", suite="quick")
+    assert short.per_example == audit(honest("relu"), (x, y), THREAT, suite="quick").per_example
+    assert audit(honest("relu"), "digits", THREAT, suite="quick", limit=30).examples == 30
+    for data, threat, said in (
+        (x, THREAT, "a Tensor for the data"),
+        ([(x, y)], THREAT, "a list for the data"),
+        ((x, y), 0.1, "0.1 for the threat"),
+        ((x, y), "pose:30", "'pose:30' for the threat"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            audit(honest("relu"), data, threat)  # type: ignore[arg-type]
+
+
+def test_of_a_model_that_loses_all_its_number_is_exact() -> None:
+    result = audit(find("detach").make(), held_out(60), linf(0.9), suite="quick")
+    assert result.robust_accuracy.estimate == 0
+    assert result.verdict == "trusted"
+    assert {"gradients", "access"} <= {check.name for check in result.checks if check.outcome == "warn"}
+
+
 def test_scores_alone_leave_an_upper_bound_in_doubt() -> None:
     model = honest("relu")
     result = audit(lambda x: model(torch.as_tensor(x)).detach().numpy(), held_out(80), THREAT, suite="quick")

@@ -62,7 +62,7 @@ def test_there_are_many_ways_to_be_broken() -> None:
     assert all(one.fires for one in specimens("broken"))
     names = {question.name for question in rates.questions()}
     assert all(names.issuperset(one.fires) for one in specimens())
-    assert len(names) == len(LOOKS) + len(CHECKS) + 1
+    assert len(names) == len(LOOKS) + len(CHECKS) + 2
 
 
 def test_a_specimen_is_grown_once_and_handed_out_as_a_copy() -> None:

@@ -24,7 +24,9 @@ from sparring.attacks.apgd import APGD
 from sparring.attacks.sparse_rs import sparse_rs
 from sparring.attacks.square import square
 from sparring.errors import BadInput
+from sparring.evaluate.given import with_gradients
 from sparring.evaluate.ledger import Outcome
+from sparring.evaluate.outputs import agree
 from sparring.evaluate.run import asked, home, one_thread, own_draws
 from sparring.goals import Never, Untargeted
 from sparring.losses import cross_entropy, dlr, margin, probability_margin
@@ -217,11 +219,10 @@ def examined(model: Model, x: Tensor, threat: Ball, rng: Streams) -> Findings:
     few, around = x[:SURVEYED], threat.sample(x, rng)[:SURVEYED]
     with torch.no_grad():
         answers = torch.stack([model(few) for _ in range(3)])
-    change = float((answers - answers[0]).abs().max() / answers[0].abs().max().clamp(min=1e-12))
     return Findings(
-        random=change > 1e-4,
+        random=not agree(answers[0], answers),
         blind=not _differentiable(model, few),
-        obstacles=_if_possible(obstacles, model, few),
+        obstacles=_if_possible(obstacles, model, torch.cat([few, around])),
         stages=_if_possible(survey, model, around),
     )
 
@@ -368,6 +369,7 @@ def cover(trials: Sequence[Trial]) -> tuple[Candidate, ...]:
     return tuple(plan)
 
 
+@with_gradients()
 def adaptive(
     model: object,
     x: Tensor,
@@ -392,7 +394,7 @@ def adaptive(
 
     """
     victim = adopt(model, example=x[:1])
-    x, y = x.to(home(victim)), y.to(home(victim))
+    x, y = x.clone().to(home(victim)), y.to(home(victim))
     with _quiet(victim, seed) as answer:
         counted, goal = Counted(answer), Untargeted(y)
         place = _sampled(counted, x, y)

@@ -7,7 +7,7 @@ the run has no such stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -120,6 +120,22 @@ DOUBTFUL = frozenset(
 )
 """Checks whose failure says that gradients mislead: the audit then looks for an attack that fits the model."""
 
+HIDDEN = "hidden-paths"
+"""The check whose warning says that they may."""
+
+UPPER_BOUND = (DOUBTFUL - {"randomness"}) | {"access", "adaptive", "convergence", "logits", "unaware"}
+"""Checks whose failure says that a better attack would break more."""
+
+
+def exact(checks: Sequence[Check]) -> tuple[Check, ...]:
+    """The same checks of a model of which nothing stands: no attack could break more, and such doubts are warnings."""
+    return tuple(
+        check.model_copy(update={"outcome": "warn"})
+        if check.outcome == "fail" and check.name in UPPER_BOUND and not check.fatal
+        else check
+        for check in checks
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -186,6 +202,26 @@ def _again(record: Record, question: Question, role: str, said: str) -> Check | 
     stood = len(tried) - record.broke(role)
     evidence = f"of {len(tried)} examples that {said} failed on {stood}"
     return question.answered(evidence, bad=clopper_pearson(stood, len(tried)).low > 0.05)
+
+
+@asks(
+    "finite-under-attack",
+    "any are not",
+    threshold="none",
+    remedy="give what is refused a class of its own: a score that is no number is neither right nor wrong",
+)
+def attacked_inputs_get_scores(record: Record, question: Question) -> Check:
+    """Does the model answer attacked inputs with finite scores, as it does clean ones?"""
+    odd = {
+        example
+        for stage, outcomes in record.outcomes.items()
+        if stage not in record.roles.get("clean", ())
+        for example, outcome in outcomes.items()
+        if outcome.prediction < 0
+    }
+    if not odd:
+        return question.passed("every score that the judge saw was finite")
+    return question.failed(f"{len(odd)} examples got NaN or infinite scores under attack")
 
 
 @asks("noise-control", "it fails on more than 5 %, beyond chance", threshold="5 %, beyond chance", remedy=MASKED)
@@ -310,9 +346,20 @@ def there_are_enough_examples(record: Record, question: Question) -> Check:
     return question.answered(evidence, bad=record.examples < 50)
 
 
+UNAWARE = Question(
+    name="unaware",
+    asks="Does the adaptive attack break all that an attack on the bare model breaks?",
+    bad="it misses any",
+    threshold="none",
+    remedy="give the defence a better surrogate, or more draws",
+)
+"""Asked by the audit of a defence."""
+
+
 CHECKS: tuple[Look[Record], ...] = (
     claims_are_inside_the_threat,
     access_allows_a_verdict,
+    attacked_inputs_get_scores,
     gradients_beat_noise,
     many_steps_beat_one,
     white_box_beats_black_box,

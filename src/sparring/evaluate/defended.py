@@ -22,15 +22,17 @@ from torch import Tensor, nn
 
 from sparring.attacks import Restarts, pgd_cosine, square
 from sparring.attacks.within import Within
-from sparring.data import Arrays, first
 from sparring.errors import BadInput
+from sparring.evaluate import checks as run_checks
 from sparring.evaluate import identity
+from sparring.evaluate.given import Examples, ball, examples, with_gradients
 from sparring.evaluate.ledger import admit
+from sparring.evaluate.outputs import agree
 from sparring.evaluate.result import AttackRecord, Defended, Interval, Result, Verdict
 from sparring.evaluate.run import accept, asked, home, one_thread, own_draws
 from sparring.evaluate.statistics import clopper_pearson
 from sparring.evaluate.suites import last_resort
-from sparring.evaluate.verdict import audit, joined
+from sparring.evaluate.verdict import audit, joined, judge
 from sparring.goals import Never, Untargeted
 from sparring.losses import cross_entropy, margin
 from sparring.models.loading import adopt
@@ -145,11 +147,12 @@ def ready(
     return made.fit(model.call if isinstance(model, Victim) else model, x, labels)
 
 
+@with_gradients()
 def face(
     model: object,
     defence: Defence,
-    data: Data | tuple[Tensor, Tensor],
-    threat: Ball,
+    data: Examples,
+    threat: Ball | str,
     *,
     attack: Attack | None = None,
     seed: int = 0,
@@ -165,8 +168,8 @@ def face(
     Raises:
         BadInput: inputs that are not from 0 to 1.
     """
+    threat, subject = ball(threat), examples(data)
     _in_range(threat)
-    subject = data if not isinstance(data, tuple) else Arrays("data", *data)
     victim = adopt(model, example=subject.take([0])[0])
     climber = attack or _usual(victim, subject, threat)
     counts = torch.zeros(5, dtype=torch.int64)
@@ -221,15 +224,16 @@ def _judge(model: Model, x: Tensor, draws: int) -> Model:
     """Who judges a defended model: itself; where it is random, the mean of many calls."""
     few = x[:SAMPLED]
     with torch.no_grad():
-        steady = draws == 1 and torch.equal(model(few), model(few))
+        steady = draws == 1 and agree(model(few), model(few))
     return model if steady else eot(model, JUDGED)
 
 
+@with_gradients()
 def audit_defence(
     model: object,
     defence: Defence | Learns | str,
-    data: Data | tuple[Tensor, Tensor],
-    threat: Ball,
+    data: Examples,
+    threat: Ball | str,
     *,
     train: Data | None = None,
     limit: int | None = None,
@@ -248,31 +252,31 @@ def audit_defence(
         BadInput: what `sparring.audit` refuses, inputs that are not from 0 to 1, an unknown defence, or one that has
             nothing to learn from.
     """
+    threat, subject = ball(threat), examples(data, limit)
     _in_range(threat)
-    subject = data if not isinstance(data, tuple) else Arrays("data", *data)
-    subject = subject if limit is None else first(subject, limit)
     victim = adopt(model, example=subject.take([0])[0])
     name = defence if isinstance(defence, str) else type(defence).__name__.lower()
     made, folder = ready(defence, victim, train, subject), Path(out) if out is not None else None
     deployed, known = (_behind(victim, model, name) for model in (made.defend(victim.call), made.adaptive(victim.call)))
-    with inference(deployed), torch.no_grad():  # what it refuses is refused before the bare model takes its time
-        outputs = asked(deployed)(subject.take(range(min(SAMPLED, len(subject))))[0].to(home(victim)))
+    x = subject.take(range(min(SAMPLED, len(subject))))[0].to(home(victim))
+    with own_draws(seed, "defence"):  # what it refuses is refused before the bare model takes its time
+        outputs = _agreeing(deployed, known, torch.cat([x, _around(threat, x, seed)]), made.draws)[: len(x)]
     known = replace(known, probabilities=victim.access != "labels" and are_probabilities(outputs))
     if folder is not None:
         behind, resume = identity.of_attack(made), bool(settings.get("resume", False))
         admit(folder / "ledger.sqlite", {"defence": behind}, resume=resume)  # before the bare model takes its time
     bare = audit(victim, subject, threat, seed=seed, out=folder / "bare" if folder else None, **settings)
     adaptive = audit(known, subject, threat, seed=seed, out=folder, command=command, behind=made, **settings)
-    unaware, missed = None, 0
+    unaware, missed, checks = None, 0, adaptive.checks
     if "invalid" not in (bare.verdict, adaptive.verdict):  # else nothing can be said of what would be attacked
         attack, fell = _transferred(victim, deployed, made.draws, subject, threat, seed=seed)
         adaptive = joined(adaptive, attack, fell)
         unaware, missed = clopper_pearson(len(subject) - len(fell), len(subject)), adaptive.attacks[-1].broke
-    verdict, reasons = adaptive.verdict, adaptive.reasons
-    if missed:
         said = f"{missed} examples fell to an attack that does not know the defence, and not to the adaptive one"
-        told = (f"{said}: give the defence a better surrogate, or more draws",)
-        verdict, reasons = (verdict, (*told, *reasons)) if verdict != "trusted" else ("suspect", told)
+        checks = (*checks, run_checks.UNAWARE.answered(said, bad=missed > 0))
+        if not adaptive.robust_accuracy.estimate:
+            checks = run_checks.exact(checks)
+    verdict, reasons = judge(checks)
     numbers = Defended(
         name=name,
         bare=_stood(bare),
@@ -280,10 +284,34 @@ def audit_defence(
         adaptive=_stood(adaptive),
         missed=missed,
     )
-    adaptive = adaptive.model_copy(update={"verdict": verdict, "reasons": reasons, "defence": numbers})
+    said_of_all = {"checks": checks, "verdict": verdict, "reasons": reasons, "defence": numbers}
+    adaptive = adaptive.model_copy(update=said_of_all)
     if folder is not None:
         adaptive.save(folder / "result.json")
     return DefenceAudit(name=name, bare=bare, unaware=unaware, adaptive=adaptive, missed=missed)
+
+
+def _around(threat: Ball, x: Tensor, seed: int) -> Tensor:
+    """Points of the ball at random, where attacks go."""
+    return threat.sample(x, Streams.of(seed, range(len(x))).at("defence"))
+
+
+def _agreeing(deployed: Victim, known: Victim, x: Tensor, draws: int) -> Tensor:
+    """What the defended model says; the view that its attacks climb has to say the same, where neither is random.
+
+    Raises:
+        BadInput: other outputs.
+    """
+    with inference(deployed), inference(known), torch.no_grad():
+        outputs, seen = asked(deployed)(x), asked(known)(x)
+        same = draws > 1 or (outputs.shape == seen.shape and agree(outputs, seen))
+        if not same and agree(outputs, asked(deployed)(x)):
+            raise BadInput(
+                "a defence whose adaptive view gives other outputs than the model that it deploys",
+                "the same outputs, with gradients to climb",
+                "let adaptive(model) change the backward pass alone (sparring.views.bpda)",
+            )
+    return outputs
 
 
 def _stood(result: Result) -> float | None:

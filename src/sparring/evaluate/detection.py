@@ -10,6 +10,7 @@ from torch import Tensor
 from sparring.attacks import PGD, Restarts, pgd_cosine
 from sparring.defences.detectors import Detector, Unnoticed, refused, watched
 from sparring.errors import BadInput
+from sparring.evaluate.given import with_gradients
 from sparring.evaluate.result import Interval
 from sparring.evaluate.run import own_draws
 from sparring.evaluate.statistics import clopper_pearson
@@ -95,6 +96,7 @@ def joint(threat: Ball) -> Restarts:
     return Restarts(attacks=climbs, times=len(climbs))
 
 
+@with_gradients()
 def detect(
     model: Model,
     detector: Detector,
@@ -115,7 +117,7 @@ def detect(
     """
     if not len(x):
         raise BadInput("no examples", "at least 1 example", "test the detector on clean examples that it has not seen")
-    rng = Streams.of(seed, range(len(x)))
+    x, rng = x.clone(), Streams.of(seed, range(len(x)))
     with inference(model), own_draws("detect", seed):
         with torch.no_grad():
             right = (model(x).argmax(1) == labels).nonzero().flatten()

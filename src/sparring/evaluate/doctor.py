@@ -19,8 +19,10 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from sparring.attacks import pgd
-from sparring.errors import line
+from sparring.errors import BadInput, line
 from sparring.evaluate.checks import Look, Question, asks
+from sparring.evaluate.given import with_gradients
+from sparring.evaluate.outputs import STEADY, apart
 from sparring.evaluate.result import Check
 from sparring.evaluate.run import asked, home
 from sparring.evaluate.statistics import clopper_pearson, spread
@@ -28,6 +30,7 @@ from sparring.goals import Never, Untargeted
 from sparring.losses import cross_entropy, margin
 from sparring.mending import obstacles
 from sparring.models.victim import Victim, are_probabilities, inference
+from sparring.norms import rows
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Data, Loss
@@ -58,27 +61,45 @@ class Patient:
     rng: Streams
 
     @cached_property
+    def eight_bits(self) -> bool:
+        """Whether the inputs are images `(C, H, W)`, or lie on the grid that 8 bits can store."""
+        steps = (self.x - self.threat.low) / self.span * 255
+        return self.x.dim() == 4 or bool((steps - steps.round()).abs().max() < 1e-3)
+
+    @cached_property
     def outputs(self) -> Tensor:
         """What the model says of the sample."""
         with torch.no_grad():
             return self.model(self.x)
 
     @cached_property
-    def change(self) -> Tensor:
-        """By how much four more calls differ from the first, relative to the largest output, `(4, B, K)`."""
+    def again(self) -> Tensor:
+        """What four more calls say, `(4, B, K)`."""
         with torch.no_grad():
-            again = torch.stack([self.model(self.x) for _ in range(4)])
-        return (again - self.outputs) / self.outputs.abs().max().clamp(min=1e-12)
+            return torch.stack([self.model(self.x) for _ in range(4)])
+
+    @cached_property
+    def change(self) -> float:
+        """By how much that is apart from the first, at most."""
+        return float(apart(self.outputs, self.again).max())
 
     @property
     def steady(self) -> bool:
         """Whether the same inputs get the same outputs."""
-        return float(self.change.abs().max()) <= STEADY
+        return self.change <= STEADY
 
     @property
     def span(self) -> float:
         """The range of a coordinate."""
         return self.threat.high - self.threat.low
+
+    def specks(self, noise: Streams) -> Tensor:
+        """Uniform noise of 4/255 of the range, or of eps where that is less."""
+        u = 4 / 255 * self.span * (2 * noise.uniform(*self.x.shape[1:], device=self.x.device).to(self.x) - 1)
+        if self.threat.norm.counts:
+            return u
+        size = self.threat.norm.size(u).clamp(min=torch.finfo(u.dtype).tiny)
+        return u * rows((self.threat.eps / size).clamp(max=1), u)
 
     def gradient(self, loss: Loss, x: Tensor | None = None) -> Tensor | None:
         """The loss's gradient at the sample, or nothing where the model hands none out."""
@@ -113,9 +134,6 @@ class Patient:
         return torch.stack(trace)
 
 
-STEADY = 1e-4
-
-
 @asks("finite-inputs", "any input has one", threshold="none", serious="invalid", remedy="clean the data")
 def inputs_are_finite(patient: Patient, question: Question) -> Check:
     """Are there NaN or infinite inputs?"""
@@ -145,6 +163,8 @@ def inputs_are_in_the_box(patient: Patient, question: Question) -> Check:
         if least < low:
             remedy = "hand over inputs as they are stored and put the normalisation into the model, or give --bounds"
             return question.failed(evidence, remedy=remedy)
+        if most > 255:
+            return question.failed(evidence, remedy="scale the inputs, or give --bounds LOW HIGH that hold them all")
         return question.failed(evidence)
     if most - least < 0.05 * (high - low):
         return question.at("at least a twentieth of the range").failed(
@@ -156,7 +176,7 @@ def inputs_are_in_the_box(patient: Patient, question: Question) -> Check:
 
 @asks(
     "eps-unit",
-    "it is 0, or under half a step of 8 bits (Linf); half of the range and more warns",
+    "it is 0, or under half a step of 8 bits (Linf, images); half of the range and more warns",
     threshold="half a step of 8 bits, or more",
     serious="invalid",
     remedy="give eps in the unit of the inputs: for bounds of 0 to 255, 8 and not 8/255",
@@ -168,8 +188,8 @@ def eps_has_the_unit_of_the_data(patient: Patient, question: Question) -> Check:
     if threat.eps == 0:
         return question.failed("eps is 0: nothing may change", remedy="give an eps above 0")
     if threat.norm.name == "linf":
-        evidence += f", {255 * share:.3g} steps of an 8-bit input"
-        if share * 255 < 0.5:
+        evidence += f", {255 * share:.3g} steps of an 8-bit input" if patient.eight_bits else ""
+        if patient.eight_bits and share * 255 < 0.5:
             return question.failed(evidence + ": less than 8 bits can store")
         if share >= 0.5:
             return question.warned(
@@ -267,24 +287,22 @@ def model_is_in_inference_mode(patient: Patient, question: Question) -> Check:
 
 @asks(
     "randomness",
-    "outputs change by more than 1e-4 of their size",
+    "outputs change by more than 1e-4 of the best class's lead",
     threshold="1e-4",
     remedy="attacks average over several draws (EOT); judge a random defence by many",
 )
 def answers_are_the_same_each_time(patient: Patient, question: Question) -> Check:
     """Do five calls on the same inputs agree?"""
-    size = patient.outputs.abs().max().clamp(min=1e-12)
-    change = float(patient.change.abs().max())
     if patient.steady:
-        return question.passed(f"five calls agree to {change:.1g}")
-    decisions = (patient.outputs + patient.change * size).argmax(2)
-    flips = float((decisions != patient.outputs.argmax(1)).float().mean())
-    return question.failed(f"outputs change by {change:.2g} of their size between calls, and {flips:.1%} of decisions")
+        return question.passed(f"five calls agree to {patient.change:.1g}")
+    flips = float((patient.again.argmax(2) != patient.outputs.argmax(1)).float().mean())
+    evidence = f"outputs change by {patient.change:.2g} of the best class's lead between calls"
+    return question.failed(f"{evidence}, and {flips:.1%} of decisions")
 
 
 @asks(
     "batch-independence",
-    "outputs differ by more than 1e-3 of their size",
+    "outputs differ by more than 1e-3 of the best class's lead",
     threshold="1e-3",
     remedy="put batch normalisation into inference mode; take batch statistics out of the model",
 )
@@ -295,9 +313,9 @@ def rows_do_not_see_each_other(patient: Patient, question: Question) -> Check:
     few = patient.x[:4]
     with torch.no_grad():
         alone = torch.cat([patient.model(row.unsqueeze(0)) for row in few])
-    change = float((alone - patient.outputs[:4]).abs().max() / patient.outputs.abs().max().clamp(min=1e-12))
+    change = float(apart(patient.outputs, torch.cat([alone, patient.outputs[4:]])).max())
     if change > 1e-3:
-        return question.failed(f"outputs differ by {change:.2g} of their size when inputs come alone")
+        return question.failed(f"outputs differ by {change:.2g} of the best class's lead when inputs come alone")
     return question.passed(f"alone or together, outputs agree to {change:.1g}")
 
 
@@ -457,6 +475,26 @@ def gradients_are_there(patient: Patient, question: Question) -> Check:
     return question.failed(evidence + _where(patient)) if share > 0.05 else question.passed(evidence)
 
 
+@asks(
+    "hidden-paths",
+    "any, on the sample or within the threat",
+    threshold="none",
+    serious="warning",
+    remedy="the audit fits attacks to them; what those break is said by `adaptive`",
+)
+def gradients_see_the_whole_model(patient: Patient, question: Question) -> Check:
+    """Do outputs depend on the inputs by comparisons, casts, rounding or cuts, past what gradients see?"""
+    met: dict[str, None] = {}
+    for x in (patient.x, patient.threat.sample(patient.x, patient.rng.at("within"))):
+        try:
+            met |= dict.fromkeys(obstacles(patient.model, x))
+        except (BadInput, RuntimeError, TypeError, BufferError) as error:
+            return question.skipped(f"it cannot be watched while it runs ({line(error)[:80]})")
+    if not met:
+        return question.passed("no function of torch stops a gradient, on the sample and within the threat")
+    return question.warned(f"gradients pass over {', '.join(met)}")
+
+
 def _where(patient: Patient) -> str:
     """Which functions of torch stop the gradient."""
     found = obstacles(patient.model, patient.x[:4])
@@ -530,21 +568,27 @@ def gradients_hold_nearby(patient: Patient, question: Question) -> Check:
 
 @asks(
     "loss-noise",
-    "it changes by more than 10 % of its size",
+    "it changes by more than 10 % of its size, beyond what its gradient says",
     threshold="10 %",
     remedy="smooth the loss: EOT over noise, or over the model's own randomness",
 )
 def losses_are_smooth(patient: Patient, question: Question) -> Check:
-    """Does noise of 4/255 change the margin out of proportion (indicator I2 of Pintor et al., 2022)?"""
+    """Does noise of 4/255, or of eps if that is less, change the margin as its gradient does not foretell?
+
+    After indicator I2 of Pintor et al. (2022), which takes all of the change: that of a steep plane too.
+    """
     goal, noise = Untargeted(patient.y), patient.rng.at("noise")
-    loss, radius = margin(patient.outputs, goal), 4 / 255 * patient.span
+    loss, slope = margin(patient.outputs, goal), patient.margin_gradient
     moved = []
     with torch.no_grad():
         for k in range(10):
-            u = radius * (2 * noise.at(k).uniform(*patient.x.shape[1:], device=patient.x.device).to(patient.x) - 1)
-            moved.append((margin(patient.model(patient.x + u), goal) - loss).abs() / loss.abs().clamp(min=1e-12))
+            u = patient.specks(noise.at(k))
+            foretold = 0.0 if slope is None else (slope * u).flatten(1).sum(1).nan_to_num()
+            rise = margin(patient.model(patient.x + u), goal) - loss
+            moved.append((rise - foretold).abs() / loss.abs().clamp(min=1e-12))
     change = float(torch.stack(moved).nan_to_num(1.0).clamp(max=1).mean())
-    return question.answered(f"under noise of 4/255 the margin changes by {change:.1%} of its size", bad=change > 0.1)
+    evidence = f"under noise the margin changes by {change:.1%} of its size beyond what its gradient says"
+    return question.answered(evidence, bad=change > 0.1)
 
 
 @asks(
@@ -594,7 +638,7 @@ def outputs_have_enough_digits(patient: Patient, question: Question) -> Check:
 
 @asks(
     "double-precision",
-    "outputs change by more than 1e-3 of their size",
+    "outputs change by more than 1e-3 of the best class's lead",
     threshold="1e-3",
     remedy="sums cancel inside of the model: mend the arithmetic, and attack it in double precision as well",
 )
@@ -610,8 +654,9 @@ def more_digits_change_nothing(patient: Patient, question: Question) -> Check:
             outputs = copy.deepcopy(module).double()(patient.x.double())
     except (RuntimeError, TypeError, NotImplementedError) as error:
         return question.skipped(f"it does not run there ({line(error)[:80]})")
-    change = float((outputs - patient.outputs).abs().max() / patient.outputs.abs().max().clamp(min=1e-12))
-    return question.answered(f"in double precision outputs change by {change:.1g} of their size", bad=change > 1e-3)
+    change = float(apart(patient.outputs.double(), outputs).max())
+    evidence = f"in double precision outputs change by {change:.1g} of the best class's lead"
+    return question.answered(evidence, bad=change > 1e-3)
 
 
 INPUTS = (
@@ -637,6 +682,7 @@ BEHAVIOUR = (
 )
 GRADIENTS = (
     gradients_are_there,
+    gradients_see_the_whole_model,
     losses_are_not_saturated,
     gradients_are_slopes,
     gradients_hold_nearby,
@@ -667,6 +713,7 @@ class Diagnosis:
         return any(check.fatal for check in self.checks)
 
 
+@with_gradients()
 def examine(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> Diagnosis:
     """Look over the set-up: model, data and threat together.
 

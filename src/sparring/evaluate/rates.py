@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sparring.evaluate.checks import CHECKS, EVERY_INPUT, Question
+from sparring.evaluate.checks import CHECKS, EVERY_INPUT, UNAWARE, Question
 from sparring.evaluate.doctor import LOOKS
 from sparring.evaluate.result import environment
 from sparring.evaluate.verdict import audit
@@ -59,7 +59,7 @@ class Rate:
 
 def questions() -> tuple[Question, ...]:
     """All that is asked, in its order: of the set-up, then of the finished run."""
-    return (*(look.question for look in LOOKS), EVERY_INPUT, *(look.question for look in CHECKS))
+    return (*(look.question for look in LOOKS), EVERY_INPUT, *(look.question for look in CHECKS), UNAWARE)
 
 
 def measure(

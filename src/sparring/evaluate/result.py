@@ -196,7 +196,7 @@ class Result(Record):
         return self
 
     @classmethod
-    def load(cls, path: Path) -> Result:
+    def load(cls, path: Path | str) -> Result:
         """Read a result and check it against the schema.
 
         Raises:
@@ -204,7 +204,7 @@ class Result(Record):
         """
         remedy = "give the result.json that an audit wrote"
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(Path(path).read_bytes())
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
             raise BadInput(f"cannot read {path} ({error.strerror})", "a result.json", remedy) from None
         except ValidationError as error:

@@ -19,6 +19,7 @@ from sparring.attacks import (
     apgd_ce,
     apgd_l1_shrinking,
     apgd_t,
+    bim,
     bisection,
     fgsm,
     gaussian_noise,
@@ -76,6 +77,12 @@ class Suite:
 def margin_runs(threat: Ball, *, steps: int, times: int) -> Restarts:
     """Short margin runs with a cosine step, from many random starts."""
     return Restarts(attacks=(pgd_cosine(threat, steps=steps, loss=margin),), times=times)
+
+
+def out_of_the_data(whole: Ball) -> Attack:
+    """Steps of a tenth of the box from the input itself: random points of it are something else by themselves."""
+    climbs = tuple(bim(whole, steps=40, loss=loss) for loss in (margin, cross_entropy))
+    return Restarts(attacks=climbs, times=len(climbs))
 
 
 def _run(threat: Ball, loss: Loss, *, beta: float, temperature: float = 0.0, steps: int = 20) -> Through:

@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from sparring import __version__
 from sparring.attacks.grid import Grid
 from sparring.attacks.restarts import Restarts
-from sparring.data import Arrays, first
 from sparring.errors import BadInput
 from sparring.evaluate import adaptive, identity
 from sparring.evaluate import checks as run_checks
 from sparring.evaluate.bracket import WALKS, Prover, entry, prover
 from sparring.evaluate.doctor import Diagnosis, examine
+from sparring.evaluate.given import Examples, ball, examples, with_gradients
 from sparring.evaluate.ledger import Cost, Ledger, Outcome
 from sparring.evaluate.result import (
     AttackRecord,
@@ -41,7 +40,7 @@ from sparring.evaluate.result import (
 from sparring.evaluate.run import DRAWS, Ring, Runner, Watch, asked, home, one_thread, own_draws, silent, workforce
 from sparring.evaluate.schedule import Round, choose, outlook, settled
 from sparring.evaluate.statistics import clopper_pearson, spread
-from sparring.evaluate.suites import Suite, build, last_resort, margin_runs
+from sparring.evaluate.suites import Suite, build, last_resort, margin_runs, out_of_the_data
 from sparring.models.loading import adopt
 from sparring.models.victim import Victim, inference
 from sparring.streams import Streams
@@ -62,10 +61,11 @@ Make = Callable[[Ball], Attack]
 """An attack of the same kind on a threat of any size."""
 
 
+@with_gradients()
 def audit(
     model: object,
-    data: Data | tuple[Tensor, Tensor],
-    threat: Ball,
+    data: Examples,
+    threat: Ball | str,
     *,
     suite: str = "standard",
     passes: int | None = None,
@@ -83,9 +83,10 @@ def audit(
 ) -> Result:
     """Find out how robust a model is, and whether that number can be trusted.
 
-    `model` is of any framework (`sparring.models.adopt`); `data` a `Data`, or inputs `(N, *shape)` in the threat's
-    bounds with labels `(N,)`. With `out`, a folder, the run keeps a ledger there, from which `resume` goes on, and
-    leaves `result.json` and `gallery.npz`. `watch(stage, done, total)` is told of progress.
+    `model` is of any framework (`sparring.models.adopt`); `data` a `Data`, inputs `(N, *shape)` in the threat's bounds
+    with labels `(N,)`, or the name of a data set; `threat` a ball, or its text (`"linf:8/255"`). With `out`, a folder,
+    the run keeps a ledger there, from which `resume` goes on, and leaves `result.json` and `gallery.npz`.
+    `watch(stage, done, total)` is told of progress.
 
     `passes` is the budget of the suite's rounds, forward and backward passes an example, where it is not to be the
     suite's own. `certify` names a certificate: with all cheaper ones it is asked, after the first attacks, which of the
@@ -109,13 +110,12 @@ def audit(
         BadInput: what cannot be audited: no examples, an unknown suite, a run in `out` with other settings; a model
             that cannot be certified, where that was asked for.
     """
-    started = time.perf_counter()
+    started, threat = time.perf_counter(), ball(threat)
     if threat.norm.name == "linf" and threat.eps > threat.high - threat.low:
         raise BadInput(f"{threat} on inputs from {threat.low:g} to {threat.high:g}", "an eps within them", "lower it")
     if passes is not None and passes < 0:
         raise BadInput(f"passes={passes}", "0 or more", "leave it out for the suite's own")
-    subject = data if not isinstance(data, tuple) else Arrays("data", *data)
-    subject = subject if limit is None else first(subject, limit)
+    subject = examples(data, limit)
     victim = adopt(model, name=name, example=subject.take([0])[0])
     folder = Path(out) if out is not None else None
     with one_thread():
@@ -452,15 +452,17 @@ def _ask(plan: Suite, bout: _Bout) -> None:
             bout.sweep(f"after {role}", f"after {role}", Restarts(attacks=white, times=len(white)), fell[:SAMPLE])
     if right:
         whole = _whole_box(case.threat, case.data.take([0])[0][0].numel())
-        attack = case.climber(steps=40, times=5)(whole)
+        attack = out_of_the_data(whole) if case.access == "gradients" else case.climber(steps=40, times=5)(whole)
         bout.sweep("unbounded", "unbounded", attack, [right[place] for place in spread(len(right), 64)])
 
 
 def _doubted(bout: _Bout) -> bool:
     """Whether a check says that gradients mislead, of a model that can be looked into."""
     case = bout.case
-    failed = {check.name for check in (*case.diagnosis.checks, *bout.checks()) if check.outcome == "fail"}
-    return case.victim.access == "gradients" and bool(failed & run_checks.DOUBTFUL)
+    checks = (*case.diagnosis.checks, *bout.checks())
+    failed, warned = ({check.name for check in checks if check.outcome == outcome} for outcome in ("fail", "warn"))
+    doubted = failed & run_checks.DOUBTFUL or run_checks.HIDDEN in warned
+    return case.victim.access == "gradients" and bool(doubted)
 
 
 def _adapt(bout: _Bout) -> Make:
@@ -601,9 +603,11 @@ def _spoiled(rows: Sequence[Outcome], threat: Ball) -> Check:
 def _result(case: _Case, story: _Story) -> Result:
     """Numbers, checks and verdict, out of what happened."""
     clean, broken = story.outcomes.get("clean", {}), story.broken
-    checks = (*case.diagnosis.checks, *story.checks)
-    verdict, reasons = judge(checks)
     correct = [example for example, outcome in clean.items() if not outcome.reached and outcome.prediction >= 0]
+    checks = (*case.diagnosis.checks, *story.checks)
+    if story.fought and len(broken) == len(correct):
+        checks = run_checks.exact(checks)
+    verdict, reasons = judge(checks)
     count = len(clean)
     found = _nearest(broken, story.fought, story.outcomes)
 
@@ -748,7 +752,7 @@ def _record(name: str, stages: Sequence[str], story: _Story, *, config: str = ""
 def judge(checks: Sequence[Check]) -> tuple[Verdict, tuple[str, ...]]:
     """The verdict: as bad as the worst failed check; the reasons in words."""
     failed = [check for check in checks if check.outcome == "fail"]
-    reasons = tuple(f"{check.evidence}: {check.remedy}" if check.remedy else check.evidence for check in failed)
+    reasons = tuple(f"{check.evidence} → {check.remedy}" if check.remedy else check.evidence for check in failed)
     if any(check.fatal for check in failed):
         return "invalid", reasons
     if failed:

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from sparring.networks import wong_cnn
 from sparring.threats import linf
-from sparring.zoo.honest import convolutional, fresh, relu, trained, untrained_convolutional
+from sparring.zoo.honest import adversarially_trained_cnn, convolutional, fresh, relu, trained, untrained_convolutional
 from sparring.zoo.specimens import specimen
 
 
@@ -205,6 +205,29 @@ class BatchMean(nn.Module):
         return logits - 0.5 * logits.mean(0)
 
 
+class Masked(nn.Module):
+    """Logits, and a class more that is out of the question, at -1e9: an action, or a task, that is not on offer."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """`(B, K)` to `(B, K + 1)`."""
+        return torch.cat([logits, torch.full_like(logits[:, :1], -1e9)], 1)
+
+
+class Gate(nn.Module):
+    """A robust network for inputs whose border is not white or black, an accurate one for the others."""
+
+    def __init__(self, accurate: nn.Module, robust: nn.Module) -> None:
+        super().__init__()
+        self.accurate, self.robust = accurate, robust
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of `x` `(B, C, H, W)`, by one of the two."""
+        edges = (x[..., :2, :], x[..., -2:, :], x[..., :2], x[..., -2:])
+        border = torch.cat([edge.flatten(1) for edge in edges], 1)
+        odd = (border > 0.02).to(x.dtype).mean(1, keepdim=True) > 0.05
+        return torch.where(odd, self.robust(x), self.accurate(x))
+
+
 class LiveStatistics(nn.BatchNorm2d):
     """Batch normalisation that uses and updates the batch's statistics in every mode."""
 
@@ -329,7 +352,7 @@ def rounded_scores() -> nn.Module:
     return nn.Sequential(relu(), Affine(7), Rounding(2)).eval()
 
 
-@specimen("few winners", "broken", "loss-noise")
+@specimen("few winners", "broken", "hidden-paths", "adaptive")
 def few_winners() -> nn.Module:
     """k-WTA activations: the gradient changes at every step (Xiao et al., 2020)."""
     return trained(fresh(lambda: _stack(784, 1024, 1024, 10, between=FewWin)), epochs=2, lr=1e-3)
@@ -392,6 +415,18 @@ def live_statistics() -> nn.Module:
 def batch_mean() -> nn.Module:
     """Logits that depend on what else is in the batch."""
     return BatchMean(relu()).eval()
+
+
+@specimen("batch mean, a masked class", "broken", "batch-independence")
+def masked_batch_mean() -> nn.Module:
+    """The same, with a class at -1e9, next to which every change looks small."""
+    return BatchMean(nn.Sequential(relu(), Masked())).eval()
+
+
+@specimen("gated", "broken", "hidden-paths", "adaptive")
+def gated() -> nn.Module:
+    """A robust network, that gradients see, where a border looks attacked; an accurate one elsewhere."""
+    return Gate(relu(), adversarially_trained_cnn()).eval()
 
 
 @specimen("purification", "broken", "inference-time-optimisation")
