@@ -190,7 +190,9 @@ def train(
             done = replace(done, weights=_kept(course.network, folder))
         if chosen.audit.suite == "none":
             return done
-        judged = _judged(done, found, ball, folder=folder, resume=resume, audited=audited, command=command)
+        judged = _judged(
+            done, found, ball, folder=folder, resume=resume, audited=audited, command=command, language=language
+        )
         return _reported(judged, folder, language, watch)
 
 
@@ -393,8 +395,11 @@ def _judged(
     resume: bool,
     audited: AuditWatch | None,
     command: str | None,
+    language: Language,
 ) -> Trained:
     """The audits before and after, and the alarm that only they can raise."""
+    from sparring.report.words import words
+
     settings = done.settings
     title = settings.model or type(found.network).__name__
 
@@ -414,8 +419,9 @@ def _judged(
 
     device = next(done.network.parameters()).device
     start = copy.deepcopy(found.network).eval().to(device)
-    before = judge(start, f"{title}, before", None if folder is None else folder / "before")
-    after = judge(done.network, f"{title}, after", folder)
+    say = words(language)
+    before = judge(start, say["training_before"].format(name=title), None if folder is None else folder / "before")
+    after = judge(done.network, say["training_after"].format(name=title), folder)
     masked = gradient_masking(after, len(done.course.history))
     alarms = (*done.alarms, *([masked] if masked is not None else []))
     said = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sparring.errors import BadInput
-from sparring.evaluate.result import Example, Progress, Result
+from sparring.evaluate.result import AttackRecord, Example, Progress, Result
 from sparring.report import derive, figures
 from sparring.report.words import words
 
@@ -102,20 +102,40 @@ def course(*steps: tuple[str, int, float]) -> Result:
     count = example.result().examples
     progress = [Progress(attack="clean", round=0, passes=count, standing=count)]
     progress += [Progress(attack=n, round=k, passes=round(p * count), standing=count) for n, k, p in steps]
-    return example.result().model_copy(update={"progress": tuple(progress)})
+    idle = {"config": "", "broke": 0, "attacked": 0, "forward": 0, "backward": 0, "seconds": 0.0}
+    attacks = [AttackRecord(name=name, **idle) for name in dict.fromkeys(name for name, *_ in steps)]
+    return example.result().model_copy(update={"progress": tuple(progress), "attacks": tuple(attacks)})
 
 
 def test_rounds_and_adaptive_attempts_are_stretches_and_what_cost_nothing_is_left_out() -> None:
     tried = (("fgsm", 0, 3.0), ("a", 1, 10.0), ("b", 2, 20.0), ("nothing", 0, 20.0))
     adapted = (("adaptive search", 0, 30.0), ("adaptive search", 0, 40.0), ("adaptive: x", 1, 50.0), ("last", 0, 90.0))
-    found = [(stop.kind, stop.attack, stop.count, stop.passes) for stop in derive.stops(course(*tried, *adapted))]
-    assert found == [
-        ("stage", "clean", 1, 1.0),
-        ("stage", "fgsm", 1, 3.0),
-        ("rounds", "b", 2, 20.0),
-        ("adaptive", "adaptive: x", 3, 50.0),
-        ("stage", "last", 1, 90.0),
+    stops = derive.stops(course(*tried, *adapted))
+    assert [(stop.kind, stop.attack, stop.count, stop.passes, stop.rows) for stop in stops] == [
+        ("stage", "clean", 1, 1.0, (0,)),
+        ("stage", "fgsm", 1, 3.0, (1,)),
+        ("rounds", "b", 2, 20.0, (2, 3)),
+        ("adaptive", "adaptive: x", 3, 50.0, (5, 6)),
+        ("stage", "last", 1, 90.0, (7,)),
     ]
+
+
+def test_the_cost_numbers_attacks_as_the_table_does() -> None:
+    taking_turns = [("a", 1, 10.0), ("b", 2, 20.0), ("a", 3, 30.0), ("c", 4, 40.0)]
+    figure = figures.cost(course(("21 rounds", 0, 3.0), *taking_turns, ("square", 0, 900.0)))
+    listed = next(text.get_text() for text in figure.axes[0].texts if "\n" in text.get_text())
+    assert listed.split("\n") == ["0: clean", "1: 21 rounds", "2–4: 4 rounds", "5: square"]
+    marks = [text.get_text() for text in figure.axes[0].texts if text.get_bbox_patch() is not None]
+    assert marks == ["0", "1", "2–4", "5"]
+
+
+@pytest.mark.parametrize(("names", "columns"), [("ab", 2), (["model.py:make (before)", "model.py:make (after)"], 1)])
+def test_a_legend_is_no_wider_than_the_figure(names: list[str], columns: int) -> None:
+    figure = figures.curve([example.result(name) for name in names])
+    figure.savefig(io.BytesIO(), format="svg")
+    legend = figure.axes[0].get_legend()
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
+    assert legend._ncols == columns
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -126,7 +146,8 @@ def test_numbered_marks_hide_no_number_and_do_not_lie_on_each_other(seed: int) -
     figure.savefig(io.BytesIO(), format="svg")
     marks = [text for text in figure.axes[0].texts if text.get_bbox_patch() is not None]
     ends = [list(map(int, mark.get_text().split("–"))) for mark in marks]
-    assert [n for end in ends for n in range(end[0], end[-1] + 1)] == list(range(len(derive.stops(result))))
+    rows = [row for stop in derive.stops(result) for row in stop.rows]
+    assert [row for end in ends for row in rows if end[0] <= row <= end[-1]] == rows
     boxes = [mark.get_bbox_patch().get_window_extent() for mark in marks]
     for one, other in pairwise(boxes):
         assert not one.shrunk(0.9, 0.9).overlaps(other.shrunk(0.9, 0.9))

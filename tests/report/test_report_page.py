@@ -10,8 +10,8 @@ import example
 import pytest
 from matplotlib.figure import Figure
 
-from sparring.evaluate.result import Defended
-from sparring.report import read, write
+from sparring.evaluate.result import Defended, Forecast
+from sparring.report import derive, read, write
 from sparring.report.gallery import save
 from sparring.report.page import Section, page
 from sparring.report.words import Language, words
@@ -150,7 +150,7 @@ def test_every_word_is_said_somewhere() -> None:
     source = Path(__file__).parents[2] / "src/sparring/report"
     text = "".join(
         (source / name).read_text(encoding="utf-8")
-        for name in ("page.py", "page.html.j2", "figures.py", "training.py", "words.py")
+        for name in ("page.py", "page.html.j2", "figures.py", "training.py", "words.py", "../hardening.py")
     )
     built = ("_means", "_accuracy", "_note", "fate_", "pair_invalid", "pair_threat", "pair_examples")
     for key in words():
@@ -165,6 +165,67 @@ def test_the_chinese_page_speaks_chinese() -> None:
     assert [attrs["lang"] for tag, attrs in reader.tags if tag == "html"] == ["zh-Hans"]
     assert "鲁棒准确率" in reader.text
     assert "Robust accuracy" not in reader.text
+
+
+def test_a_chinese_page_has_no_punctuation_of_english() -> None:
+    results = [example.result("自然训练"), example.result("对抗训练")]
+    forecast = Forecast(passes=4000, broke_late=1, examples=3.5, confidence=0.95)
+    results = [result.model_copy(update={"outlook": forecast}) for result in results]
+    text = page(results, {}, title="t", language="zh")
+    assert "每种攻击的贡献：自然训练" in text
+    assert "ℓ∞ ≤ 0.1，取值范围 [0, 1]" in text
+    shown = Reader(text).text
+    assert not re.search(r"[\u4e00-\u9fff] ?[:,;]|[，。：；] +[\u4e00-\u9fff]", shown)
+    assert "投入：" in shown
+
+
+def test_results_of_one_name_go_by_their_folders_wherever_they_are_named() -> None:
+    same = [example.invalid(), example.result("m"), example.natural()]
+    same = [result.model_copy(update={"name": "m"}) for result in same]
+    results = derive.told_apart(same, ["new", "after", "before"])
+    galleries = {name: example.gallery(count=1) for name in derive.names(results)}
+    text = page(results, galleries, title="t")
+    headings = re.findall(r"<h3[^>]*>(.*?)</h3>", text)
+    for place in ("new", "after", "before"):
+        assert headings.count(f"m ({place})") >= 3
+    assert "What each attack added: m (before)" in headings
+    assert ">m (after)</text>" in text.replace("\n", ""), "the legend"
+    assert not {"m", "m (2)"} & set(headings)
+
+
+def test_numbered_names_stay_with_their_results_where_some_are_not_drawn() -> None:
+    results = [result.model_copy(update={"name": "m"}) for result in (example.invalid(), example.result())]
+    text = page(results, {}, title="t")
+    assert "accuracy under attack against eps, for m (2)." in text
+
+
+def test_configurations_are_folded_and_printed_in_full() -> None:
+    text = one()
+    assert text.count("<details><summary>Configuration</summary>") == len(example.ATTACKS)
+    assert f"<code>{example.ATTACKS[1][1]}</code></details>" in text
+    assert "::details-content { content-visibility: visible" in text[text.index("@media print") :]
+
+
+def test_back_ticks_stand_for_code_and_for_nothing_else() -> None:
+    check = example.result().checks[0].model_copy(update={"evidence": "`<b>` and `a`", "remedy": "one ` alone"})
+    sections = [Section(title="`t`", text="give `--trust`")]
+    text = page([example.result("`n`", checks=(check,))], {}, title="t", sections=sections)
+    assert "<code>&lt;b&gt;</code> and <code>a</code>" in text
+    assert "one ` alone" in text
+    assert "<p>give <code>--trust</code></p>" in text
+    assert "<code>n</code>" not in text, "names are quoted as they are"
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_where_nothing_was_attacked_no_examples_are_counted(language: Language) -> None:
+    nothing = example.invalid().model_copy(update={"examples": 0, "per_example": (), "attacks": (), "checks": ()})
+    say = words(language)
+    text = Reader(page([nothing], {}, title="t", language=language)).text
+    assert say["no_attacks"] in text
+    assert f" · {say['examples'].format(n=0)}" not in text
+    assert say["attacks_caption"].format(n=0) not in text
+    both = Reader(page([nothing, example.result()], {}, title="t", language=language)).text
+    assert say["attacks_caption"].format(n=200) in both
 
 
 def test_equal_input_gives_an_equal_page() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import example
@@ -11,12 +13,13 @@ import pytest
 from rich.console import Console
 from scipy.stats import binomtest
 
+from sparring.evaluate.rates import questions
 from sparring.evaluate.result import Result
 from sparring.report import derive
 from sparring.report.junit import junit
 from sparring.report.sarif import sarif
 from sparring.report.terminal import compare, show
-from sparring.report.words import eps_text, p_text, passes_text, percent, seconds_text, threat_plain, threat_text
+from sparring.report.words import eps_text, p_text, passes_text, percent, seconds_text, threat_plain, threat_text, words
 
 
 def said(*results: Result) -> str:
@@ -86,8 +89,35 @@ def test_the_fates_sum_to_the_examples() -> None:
         assert (fates.certified + fates.stood) / result.examples == result.robust_accuracy.estimate
 
 
-def test_results_of_one_name_are_told_apart() -> None:
-    assert derive.names([example.result("a"), example.result("b"), example.result("a")]) == ("a", "b", "a (2)")
+@pytest.mark.parametrize(
+    ("called", "places", "told"),
+    [
+        ("aba", (), ("a", "b", "a (2)")),
+        (("a (2)", "a", "a"), (), ("a (2)", "a", "a (3)")),
+        ("aba", ("runs/before", "runs/new", "runs/after"), ("a (before)", "b", "a (after)")),
+        ("aa", ("before/result.json", "after/result.json"), ("a (before)", "a (after)")),
+        ("aa", ("before/run/result.json", "after/run/result.json"), ("a (before/run)", "a (after/run)")),
+        ("aa", ("first.json", "second.json"), ("a (first.json)", "a (second.json)")),
+        ("aa", ("run", "run"), ("a (run)", "a (run) (2)")),
+        ("ab", ("run", "run"), ("a", "b")),
+    ],
+)
+def test_results_of_one_name_are_told_apart(
+    called: Sequence[str], places: Sequence[str], told: tuple[str, ...]
+) -> None:
+    results = [example.result(name) for name in called]
+    apart = derive.told_apart(results, [Path(place) for place in places])
+    assert tuple(result.name for result in apart) == derive.names(apart) == told
+    assert [result.model_copy(update={"name": ""}) for result in apart] == [
+        result.model_copy(update={"name": ""}) for result in results
+    ]
+
+
+def test_comparisons_and_services_name_the_folders_of_equal_names() -> None:
+    results = derive.told_apart([example.result("m"), example.result("m")], ["before", "after"])
+    assert "m (before) / m (after): both kept" in said(*results)
+    assert [suite.get("name") for suite in ET.fromstring(junit(results))] == ["m (before)", "m (after)"]
+    assert '"m (after): ' in sarif(results)
 
 
 def test_junit_counts_failures_and_holds_the_gate() -> None:
@@ -108,6 +138,34 @@ def test_a_result_that_is_not_trusted_fails_every_gate() -> None:
         assert case is not None
         assert case.find("failure") is not None
     assert derive.gate(example.result(), 0.745) is None
+
+
+def test_what_was_seen_and_what_to_do_are_joined_by_an_arrow_everywhere() -> None:
+    result = example.suspect().model_copy(update={"reasons": ("seen → do",)})
+    assert "- seen -> do" in said(result), "in ASCII on a terminal"
+    case = ET.fromstring(junit([result]))[0].find("testcase[@name='verdict']/failure")
+    assert case is not None
+    assert case.text == "seen → do"
+    messages = [one["message"]["text"] for one in json.loads(sarif([result]))["runs"][0]["results"]]
+    assert messages[0] == "bit-depth reduction is suspect: seen → do"
+
+
+def test_where_nothing_was_attacked_no_examples_are_counted() -> None:
+    nothing = example.invalid().model_copy(update={"examples": 0, "per_example": (), "attacks": ()})
+    assert "examples" not in said(nothing).splitlines()[0]
+
+
+def test_sarif_says_in_a_sentence_what_a_rule_looks_at() -> None:
+    check = example.result().checks[0]
+    checks = [check.model_copy(update={"name": question.name, "threshold": "none"}) for question in questions()]
+    checks.append(check.model_copy(update={"name": "of-tomorrow", "threshold": "5 %"}))
+    log = json.loads(sarif([example.result(checks=tuple(checks))]))
+    rules = {rule["id"]: rule for rule in log["runs"][0]["tool"]["driver"]["rules"]}
+    known = [rule for name, rule in rules.items() if name != "of-tomorrow"]
+    assert all(rule["shortDescription"]["text"].endswith("?") for rule in known)
+    assert rules["finite-inputs"]["shortDescription"]["text"] == "Are there NaN or infinite inputs?"
+    assert rules["finite-inputs"]["help"]["text"] == "clean the data"
+    assert rules["of-tomorrow"]["shortDescription"]["text"] == "of-tomorrow"
 
 
 def test_junit_survives_characters_that_xml_cannot_hold() -> None:
@@ -153,6 +211,7 @@ def test_numbers_are_said_as_people_say_them(given: str, text: str) -> None:
 
 def test_a_threat_is_said_in_one_line() -> None:
     assert threat_text(example.result()) == "ℓ∞ ≤ 0.1 in [0, 1]"
+    assert threat_text(example.result(), words("zh")) == "ℓ∞ ≤ 0.1，取值范围 [0, 1]"
     assert threat_plain(example.result()) == "linf <= 0.1 in [0, 1]"
     assert threat_text(example.result(threat={"edits": 3.0, "source": "synonyms"})) == "edits 3, source synonyms"
     assert threat_text(example.result(threat={})) == ""

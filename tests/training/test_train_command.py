@@ -119,6 +119,15 @@ def test_a_network_that_was_trained_before_is_compared_with_what_becomes_of_it(
     assert after.name in page
 
 
+def test_a_chinese_report_calls_before_and_after_by_chinese_words(place: Path) -> None:
+    assert command("sparring.networks:mlp", *SMALL, *QUICK, "--language", "zh", "--out", "a") == 0
+    names = [Result.load(place / "a" / name).name for name in ("before/result.json", "result.json")]
+    assert names == ["sparring.networks:mlp（训练前）", "sparring.networks:mlp（训练后）"]
+    page = (place / "a" / "report.html").read_text(encoding="utf-8")
+    assert "（训练后）" in page
+    assert ", after" not in page
+
+
 def test_ctrl_c_says_how_to_go_on_and_the_rest_gives_the_same_weights(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Literal
 
 from sparring.evaluate.result import Example, Result
@@ -92,19 +93,27 @@ class Stop:
     count: int
     passes: float
     accuracy: float
+    rows: tuple[int, ...]
+    """Which attacks of the result it is made of, counted from 1 as reports do; 0 is the clean run."""
 
 
 def stops(result: Result) -> tuple[Stop, ...]:
     """The course in stretches, from the clean run on: what took turns, or was tried out one after the other, is one."""
     start, *course_ = course(result)
-    found = [Stop("stage", start.attack, 1, start.passes, start.accuracy)]
+    rows = {start.attack: 0} | {attack.name: row for row, attack in enumerate(result.attacks, 1)}
+    found = [_stop("stage", [start], rows)]
     for kind, points in groupby(course_, _kind):
         stretch = list(points)
-        ends = stretch if kind == "stage" else stretch[-1:]
-        found += [Stop(kind, end.attack, len(stretch), end.passes, end.accuracy) for end in ends]
+        parts = [[point] for point in stretch] if kind == "stage" else [stretch]
+        found += [_stop(kind, part, rows) for part in parts]
     return tuple(
         one for one, before in zip(found, [None, *found], strict=False) if not before or one.passes > before.passes
     )
+
+
+def _stop(kind: Literal["stage", "rounds", "adaptive"], points: Sequence[Point], rows: Mapping[str, int]) -> Stop:
+    end, of = points[-1], {rows[point.attack] for point in points if point.attack in rows}
+    return Stop(kind, end.attack, len(points), end.passes, end.accuracy, tuple(sorted(of)))
 
 
 def _kind(point: Point) -> Literal["stage", "rounds", "adaptive"]:
@@ -114,13 +123,39 @@ def _kind(point: Point) -> Literal["stage", "rounds", "adaptive"]:
 
 
 def names(results: Sequence[Result]) -> tuple[str, ...]:
-    """What to call each result: its name, numbered where several carry the same."""
-    seen: dict[str, int] = {}
-    out = []
-    for result in results:
-        seen[result.name] = seen.get(result.name, 0) + 1
-        out.append(result.name if seen[result.name] == 1 else f"{result.name} ({seen[result.name]})")
-    return tuple(out)
+    """What to call each result: its name, numbered where several carry the same (better: `told_apart`)."""
+    return tuple(result.name for result in told_apart(results))
+
+
+def told_apart(results: Sequence[Result], places: Sequence[Path | str] = ()) -> tuple[Result, ...]:
+    """The results under names that no two of them share: where several carry the same, their folder follows.
+
+    `places` are the folders or files that they were read from, one each; without them equal names are numbered.
+    """
+    called = [result.name for result in results]
+    for name in dict.fromkeys(called) if places else ():
+        same = [i for i, result in enumerate(results) if result.name == name]
+        if len(same) > 1:
+            for i, end in zip(same, _ends([Path(places[i]) for i in same]), strict=True):
+                called[i] = f"{name} ({end})"
+    taken: set[str] = set()
+    for i, name in enumerate(called):
+        numbered = (name, *(f"{name} ({k})" for k in range(2, len(called) + 2)))
+        called[i] = next(one for one in numbered if one not in taken)
+        taken.add(called[i])
+    return tuple(
+        result if result.name == name else result.model_copy(update={"name": name})
+        for result, name in zip(results, called, strict=True)
+    )
+
+
+def _ends(places: Sequence[Path]) -> list[str]:
+    """The shortest ends of paths that tell them apart, if any do; a result.json goes by its folder."""
+    parts = [(place.parent if place.name == "result.json" else place).absolute().parts for place in places]
+    lengths = range(1, max(map(len, parts)) + 1)
+    return max(
+        ([Path(*part[-length:]).as_posix() for part in parts] for length in lengths), key=lambda ends: len(set(ends))
+    )
 
 
 def classes(result: Result) -> tuple[str, ...]:

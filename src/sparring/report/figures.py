@@ -140,8 +140,9 @@ def curve(results: Sequence[Result], language: Words | None = None) -> Figure:
 def cost(result: Result, language: Words | None = None) -> Figure:
     """Robust accuracy against the passes spent per example: what each attack added, and its price.
 
-    Stages are numbered, several at once where they are too near to be told apart; rounds in which attacks take turns
-    are one stretch of the line, and so are attempts at adaptive attacks.
+    Numbers are the places of the attacks in the result, as the tables of reports count them. Stages too near to be
+    told apart have one mark; rounds in which attacks take turns are one stretch of the line, and so are attempts at
+    adaptive attacks.
 
     Raises:
         BadInput: the verdict is invalid.
@@ -156,7 +157,10 @@ def cost(result: Result, language: Words | None = None) -> Figure:
     figure, axes = _canvas(4.8, max(3.3, 0.6 + 0.21 * len(stops)))
     axes.plot(spent, after, color=SERIES[0], drawstyle="steps-post", lw=1.6)
     listed = [stop.attack if stop.kind == "stage" else stretches[stop.kind].format(count=stop.count) for stop in stops]
-    entries = [f"{i}  {_short(name, 24)}" for i, name in enumerate((say["cost_start"], *listed))]
+    entries = [
+        say["titled"].format(title=_numbers(stop.rows), name=_short(name, 24))
+        for stop, name in zip((start, *stops), (say["cost_start"], *listed), strict=True)
+    ]
     box = axes.text(1.03, 0.98, "\n".join(entries), transform=axes.transAxes, va="top", ha="left", fontsize=8.5)
     box.set_linespacing(1.7)
     axes.set_xscale("symlog", linthresh=1.0, linscale=0.4)
@@ -168,23 +172,25 @@ def cost(result: Result, language: Words | None = None) -> Figure:
     axes.set_xlim(-0.25, most * 1.7)
     axes.set_xlabel(say["cost_passes"])
     _accuracy_axis(axes, say["cost_accuracy"])
-    _numbered(figure, axes, [(stop.passes, stop.accuracy) for stop in (start, *stops)])
+    _numbered(figure, axes, (start, *stops))
     return figure
 
 
-def _numbered(figure: Figure, axes: Axes, points: Sequence[tuple[float, float]]) -> None:
-    """A mark for each point with its number; one mark for those that would lie on each other."""
+def _numbered(figure: Figure, axes: Axes, stops: Sequence[derive.Stop]) -> None:
+    """A mark for each stop with its numbers; one mark for those that would lie on each other."""
     with _any_font():
         figure.draw_without_rendering()  # it is the layout that says where points are
+    points = [(stop.passes, stop.accuracy) for stop in stops]
     places = axes.transData.transform(points) * 72 / figure.dpi
-    groups = [[i] for i in range(len(points))]
-    while (near := _first_overlap(groups, places)) is not None:
-        groups[near : near + 2] = [groups[near] + groups[near + 1]]
-    for group in groups:
+    marks = list(zip(points, places, (stop.rows for stop in stops), strict=True))
+    while (near := _first_overlap([(place, rows) for _, place, rows in marks])) is not None:
+        (point, place, rows), (_, _, more) = marks[near : near + 2]
+        marks[near : near + 2] = [(point, place, rows + more)]
+    for point, _, rows in marks:
         style = {"boxstyle": "round,pad=0.35,rounding_size=0.8", "fc": PAPER, "ec": SERIES[0], "lw": 1.6}
         axes.annotate(
-            _numbers(group),
-            points[group[0]],
+            _numbers(rows),
+            point,
             ha="center",
             va="center",
             fontsize=8,
@@ -194,15 +200,15 @@ def _numbered(figure: Figure, axes: Axes, points: Sequence[tuple[float, float]])
         )
 
 
-def _numbers(group: Sequence[int]) -> str:
-    return f"{group[0]}" if len(group) == 1 else f"{group[0]}–{group[-1]}"
+def _numbers(rows: Sequence[int]) -> str:
+    return f"{rows[0]}–{rows[-1]}" if len(rows) > 1 else "".join(map(str, rows))
 
 
-def _first_overlap(groups: Sequence[Sequence[int]], places: NDArray[np.float64]) -> int | None:
+def _first_overlap(marks: Sequence[tuple[NDArray[np.float64], Sequence[int]]]) -> int | None:
     """The first of two neighbouring marks that would lie on each other, if any do."""
-    for k, (one, other) in enumerate(pairwise(groups)):
-        across, down = np.abs(places[one[0]] - places[other[0]])
-        room = sum(LETTER * len(_numbers(group)) + 9 for group in (one, other)) / 2
+    for k, ((here, some), (there, others)) in enumerate(pairwise(marks)):
+        across, down = np.abs(here - there)
+        room = sum(LETTER * len(_numbers(rows)) + 9 for rows in (some, others)) / 2
         if across < room and down < MARK:
             return k
     return None
@@ -355,7 +361,8 @@ def _accuracy_axis(axes: Axes, label: str) -> None:
 
 def _legend(axes: Axes, names: Sequence[str]) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    columns = 1 if max(map(len, names)) > 24 else 2
+    left, right = names[: (len(names) + 1) // 2], names[(len(names) + 1) // 2 :]
+    columns = 1 if max(map(len, left)) + max(map(len, right)) > 36 else 2
     legend = axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1.1), ncols=columns, borderaxespad=0)
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_text(_short(name, 48))  # not as labels: Matplotlib drops those that begin with an underscore

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -42,7 +43,7 @@ class Section:
     """A part of the page in the author's own words: a title, paragraphs (blank lines between them) and a figure.
 
     The figure is a Matplotlib figure (put inline, in the page's colours), the text of an SVG, or the bytes of a PNG;
-    `alt` describes it to those who cannot see it. Nothing in it is read as HTML.
+    `alt` describes it to those who cannot see it. What stands in back-ticks is code; nothing is read as HTML.
     """
 
     title: str
@@ -67,7 +68,8 @@ def page(
     `galleries` maps the names of results (`derive.names` where two carry the same) to their pictures. Where a
     verdict is invalid no number of that result is shown.
     """
-    say = words(language)
+    say, tell = words(language), phrases(language)
+    results = derive.told_apart(results)
     names = derive.names(results)
     valid = [result for result in results if result.verdict != "invalid"]
     environment = Environment(
@@ -79,7 +81,8 @@ def page(
     )
     return environment.get_template("page.html.j2").render(
         w=say,
-        tell=phrases(language),
+        tell=lambda sentence: _coded(tell(sentence)),
+        coded=_coded,
         title=title,
         bouts=[
             _bout(result, name, i, galleries.get(name, ()), say)
@@ -89,7 +92,7 @@ def page(
         undrawn=", ".join(n for n, result in zip(names, results, strict=True) if result.verdict == "invalid"),
         pairs=[_pair(results, names, i, j, say) for i, j in combinations(range(len(results)), 2)],
         settings=_side_by_side(
-            [{"threat": threat_text(r), "seed": r.seed, "examples": r.examples} | r.settings for r in results]
+            [{"threat": threat_text(r, say), "seed": r.seed} | _counted(r) | r.settings for r in results]
         ),
         environment=_side_by_side([result.environment for result in results]),
         before=[_section(section, f"b{i}") for i, section in enumerate(sections) if section.place == "before"],
@@ -181,7 +184,7 @@ def _bout(result: Result, name: str, i: int, gallery: Gallery, say: Words) -> _B
         result=result,
         key=f"r{i}",
         name=name,
-        threat=threat_text(result),
+        threat=threat_text(result, say),
         valid=valid,
         tiles=_tiles(result, say),
         fates=tuple(
@@ -267,12 +270,11 @@ def _curves(results: Sequence[Result], say: Words) -> list[tuple[Markup, str]]:
     out = []
     for i, norm in enumerate(norms):
         same = [result for result in drawn if str(result.threat.get("norm", "")) == norm]
-        alt = say["curve_alt"].format(names=", ".join(derive.names(same)))
-        points = "; ".join(
-            f"{name}: " + ", ".join(f"eps {eps_text(p.eps)} {percent(p.robust_accuracy)}" for p in result.curve)
-            for name, result in zip(derive.names(same), same, strict=True)
-        )
-        out.append((Markup(figures.svg(figures.curve(same, say), f"curve{i}")), f"{alt} {points}"))  # noqa: S704
+        lines = (", ".join(f"eps {eps_text(p.eps)} {percent(p.robust_accuracy)}" for p in r.curve) for r in same)
+        names = derive.names(same)
+        points = "; ".join(say["titled"].format(title=n, name=line) for n, line in zip(names, lines, strict=True))
+        alt = say["curve_alt"].format(names=", ".join(names), points=points)
+        out.append((Markup(figures.svg(figures.curve(same, say), f"curve{i}")), alt))  # noqa: S704
     return out
 
 
@@ -291,6 +293,15 @@ def _side_by_side(tables: Sequence[Mapping[str, object]]) -> list[tuple[str, lis
     """Rows of every key in any table, in order of first appearance."""
     keys = dict.fromkeys(key for table in tables for key in table)
     return [(key, [_cell(table.get(key)) for table in tables]) for key in keys]
+
+
+def _counted(result: Result) -> dict[str, int]:
+    return {"examples": result.examples} if result.examples else {}
+
+
+def _coded(text: str) -> Markup:
+    """Text as it is, but for what stands in back-ticks: that is code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  (escaped before)
 
 
 def _cell(value: object) -> str:

@@ -14,14 +14,15 @@ from functools import cache
 from importlib import resources
 from string import Formatter
 from types import MappingProxyType
+from typing import Any
 
 from sparring.report.words import Language
 
 Tell = Callable[[str], str]
 """A sentence in English, in the language of the report."""
 
-JOINTS = {": ": "：", "; ": "；", ", ": "，"}
-"""What sentences are put together with, and what stands there in Chinese."""
+JOINTS = {" → ": " → ", ": ": "：", "; ": "；", ", ": "，"}
+"""What sentences are put together with, and what stands there in Chinese. Older results say `: ` for the arrow."""
 
 NAME = re.compile(r"[\w.-]+(?: ?%)?")
 """Names and numbers are the same in every language."""
@@ -45,7 +46,7 @@ class Phrase:
 
 
 def _place(name: str) -> str:
-    return rf"(?P<{name}>{'.' if name[0].isupper() else '(?:(?![:;] ).)'}+?)"
+    return rf"(?P<{name}>{'.' if name[0].isupper() else '(?:(?![:;] | → ).)'}+?)"
 
 
 def phrases(language: Language = "en") -> Tell:
@@ -77,12 +78,21 @@ def phrases(language: Language = "en") -> Tell:
 @cache
 def sentences(language: Language) -> Mapping[str, str]:
     """What phrases.toml says in a language, by what it is in English."""
-    text = resources.files("sparring.report").joinpath("phrases.toml").read_text(encoding="utf-8")
-    return MappingProxyType(tomllib.loads(text)[language])
+    return MappingProxyType(_file()[language])
+
+
+@cache
+def earlier(language: Language) -> Mapping[str, str]:
+    """The same of what is said no longer, and stands in results that were stored."""
+    return MappingProxyType(_file()["earlier"][language])
+
+
+def _file() -> dict[str, Any]:
+    return tomllib.loads(resources.files("sparring.report").joinpath("phrases.toml").read_text(encoding="utf-8"))
 
 
 @cache
 def _book(language: Language) -> tuple[Phrase, ...]:
     """All phrases of a language, the most particular first."""
-    found = (Phrase.of(english, said) for english, said in sentences(language).items())
+    found = (Phrase.of(english, said) for english, said in {**earlier(language), **sentences(language)}.items())
     return tuple(sorted(found, key=lambda phrase: -phrase.fixed))

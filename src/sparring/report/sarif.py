@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sparring.evaluate.result import Check, Result
+from sparring.evaluate.rates import questions
+from sparring.evaluate.result import Result
 from sparring.report import derive
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -19,13 +20,17 @@ def sarif(results: Sequence[Result], location: str = "result.json") -> str:
 
     Findings point at `location`, a path relative to the repository: an audit has no line of code to blame.
     """
-    checks = {check.name: check for result in results for check in result.checks}
-    rules = [_rule("verdict", "Whether the numbers of the audit can be trusted."), *map(_check_rule, checks.values())]
+    asked = {question.name: question for question in questions()}
+    rules = [_rule("verdict", "Can the numbers of the audit be trusted?")]
+    for check in {check.name: check for result in results for check in result.checks}.values():
+        question = asked.get(check.name)
+        said, remedy = (question.asks, question.remedy) if question else (check.name, check.remedy)
+        rules.append(_rule(check.name, said, remedy))
     findings = []
     for name, result in zip(derive.names(results), results, strict=True):
         if result.verdict != "trusted":
             level = "error" if result.verdict == "invalid" else "warning"
-            said = f"{name}: {result.verdict}: {'; '.join(result.reasons)}"
+            said = f"{name} is {result.verdict}: {'; '.join(result.reasons)}"
             findings.append(_finding("verdict", "fail", level, said, location))
         for check in result.checks:
             said = f"{name}: {check.evidence or check.outcome}"
@@ -36,11 +41,6 @@ def sarif(results: Sequence[Result], location: str = "result.json") -> str:
         driver["version"] = version
     log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": findings}]}
     return json.dumps(log, indent=1, ensure_ascii=False) + "\n"
-
-
-def _check_rule(check: Check) -> dict[str, Any]:
-    said = f"{check.name}: {check.threshold}" if check.threshold else check.name
-    return _rule(check.name, said, check.remedy)
 
 
 def _rule(name: str, said: str, remedy: str = "") -> dict[str, Any]:

@@ -28,7 +28,8 @@ NOT_VALID = Text("not valid", style="red")
 
 def show(result: Result, console: Console) -> None:
     """Print one result. Where the verdict is invalid no number of it is printed, only "not valid"."""
-    console.print(Text.assemble((result.name, "bold"), f"  {threat_plain(result)}, {result.examples} examples"))
+    examples = f", {result.examples} examples" if result.examples else ""
+    console.print(Text.assemble((result.name, "bold"), f"  {threat_plain(result)}{examples}"))
     _verdict(result, console)
     console.print()
     console.print(_numbers([result], [""]))
@@ -79,7 +80,7 @@ OBSTACLES: dict[derive.Obstacle, str] = {
 def _verdict(result: Result, console: Console) -> None:
     console.print(Text(result.verdict.upper(), style=STYLES[result.verdict]))
     for reason in result.reasons:
-        console.print(Text(f"  - {reason}"))
+        console.print(Text(f"  - {reason.replace('→', '->')}"))
 
 
 def _numbers(results: Sequence[Result], names: Sequence[str]) -> Table:

@@ -49,14 +49,14 @@ def eps_text(eps: float) -> str:
     return f"{eps:.4g}"
 
 
-def threat_text(result: Result) -> str:
+def threat_text(result: Result, say: Words | None = None) -> str:
     """The threat in one line: the norm and how far, and whatever else it is made of."""
-    return _threat(result, NORMS, "≤")
+    return _threat(result, NORMS, "≤", say or words())
 
 
 def threat_plain(result: Result) -> str:
     """The threat in one line of ASCII, for terminals."""
-    return _threat(result, {}, "<=")
+    return _threat(result, {}, "<=", words())
 
 
 def passes_text(passes: float) -> str:
@@ -79,13 +79,13 @@ def p_text(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
-def _threat(result: Result, symbols: Mapping[str, str], within: str) -> str:
+def _threat(result: Result, symbols: Mapping[str, str], within: str, say: Words) -> str:
     threat = {name: _value(value) for name, value in result.threat.items()}
     norm, eps = threat.pop("norm", ""), threat.pop("eps", "")
     head = symbols.get(norm, norm) + (f" {within} {eps}" if eps else "")
     if {"low", "high"} <= threat.keys():
-        head += f" in [{threat.pop('low')}, {threat.pop('high')}]"
-    return ", ".join([head.strip()] * bool(head) + [f"{name} {value}" for name, value in threat.items()])
+        head += say["threat_range"].format(low=threat.pop("low"), high=threat.pop("high"))
+    return say["comma"].join([head.strip()] * bool(head) + [f"{name} {value}" for name, value in threat.items()])
 
 
 def _value(value: str | float) -> str:
