@@ -109,6 +109,12 @@ def raises():
 def function():
     model = trained()
     return lambda x: model(torch.from_numpy(x)).detach().numpy()
+
+
+def attack(threat, *, steps: int = 3):
+    from sparring.attacks import pgd
+
+    return pgd(threat, steps=steps)
 '''
 
 TRAINED = ("nets.py:network", "--weights", "weights.pt")
@@ -116,6 +122,7 @@ SMALL = ("--data", "digits", "--limit", "64")
 THREAT = ("--threat", "linf:0.1")
 QUICK = ("--budget", "quick")
 AUDIT = ("audit", *TRAINED, *SMALL, *THREAT, *QUICK)
+ATTACK = ("attack", *TRAINED, *SMALL, *THREAT, "--out", "out")
 
 
 @dataclass(frozen=True)
@@ -302,6 +309,31 @@ BAD_OPTIONS = {
     ("attack", *TRAINED, *SMALL, *THREAT, "--attack", "ddn", "--out", "out"): "a norm of l2",
     ("attack", "nets.py:function", *SMALL, *THREAT, "--attack", "pgd", "--out", "out"): "black-box",
     ("attack", "nets.py:Detached", *SMALL, *THREAT, "--attack", "pgd", "--out", "out"): "black-box",
+    (*ATTACK, "--attack", "pgd", "--set", "stepz=3"): "did you mean 'steps'?",
+    (*ATTACK, "--attack", "pgd", "--set", "steps=ten"): "a whole number",
+    (*ATTACK, "--attack", "pgd", "--set", "steps"): "--set steps=100",
+    (*ATTACK, "--attack", "pgd", "--set", "loss=margn"): "did you mean 'margin'?",
+    (*ATTACK, "--attack", "PGD"): "did you mean 'pgd'? (see: sparring list attacks)",
+    (*ATTACK, "--attack", "nets.py:atack"): "did you mean 'attack'?",
+    (*ATTACK, "--attack", "gone.py:attack"): "no file 'gone.py'",
+    (*ATTACK, "--attack", "nets.py:raises"): "raises() raised TypeError",
+    (*ATTACK, "--attack", "nets.py:attack", "--workers", "2"): "one worker",
+    (*AUDIT, "--split", "train", "--data", "bytes.npz"): "--split train for bytes.npz; need data with splits",
+    (
+        "attack",
+        *TRAINED,
+        "--data",
+        "rows.csv",
+        *THREAT,
+        "--split",
+        "test",
+        "--attack",
+        "pgd",
+        "--out",
+        "out",
+    ): "rows.csv",
+    (*AUDIT, "--split", "train", "--data", "digits:test"): "one split",
+    ("compare", "empty", "empty"): "cannot read empty/result.json",
     ("explain", *TRAINED, *SMALL): "'--out'",
     ("explain", *TRAINED, "--data", "digits", "--method", "guess", "--out", "out"): "integrated-gradients",
     ("explain", "nets.py:OneLogit", "--data", "digits", "--out", "out"): "(B, K)",
@@ -350,6 +382,7 @@ BAD_OPTIONS = {
 @pytest.mark.parametrize("words", BAD_OPTIONS, ids=lambda words: " ".join(words)[-60:])
 def test_wrong_use_is_refused_in_one_line(run: Run, place: Path, words: tuple[str, ...]) -> None:
     Path("empty").mkdir()
+    Path("rows.csv").write_text("a,y\n1,0\n")
     x, y = digits("test").take(range(64))
     np.savez("bytes.npz", x=255 * x.numpy(), y=y.numpy())
     np.savez("counted.npz", x=x.numpy(), y=y.numpy() + 1)
@@ -614,7 +647,7 @@ def test_an_attack_keeps_examples_that_are_inside_the_threat_and_fool_the_model(
     data = ("--data", "digits", "--limit", str(count))
     ended = run("attack", model, *data, "--threat", "linf:0.2", "--attack", name, "--out", "out")
     assert ended.status == 0
-    assert ended.out.endswith("written: out/adversarial.npz\n")
+    assert ended.out.endswith("written: out/adversarial.npz, out/attack.json\n")
     network = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
     network.load_state_dict(weights)
     x, y = digits("test").take(range(64))
@@ -631,6 +664,30 @@ def test_an_attack_keeps_examples_that_are_inside_the_threat_and_fool_the_model(
         assert torch.equal(network(x[index]).argmax(1), y[index])
         assert torch.equal(network(z).argmax(1), found["prediction"])
     assert bool((found["prediction"] != found["label"]).all())
+
+
+def test_an_attack_of_ones_own_and_its_settings_come_from_the_command_line(run: Run, place: Path) -> None:
+    words = ("attack", *TRAINED, *SMALL, "--threat", "linf:0.2")
+    ended = run(*words, "--attack", "nets.py:attack", "--set", "steps=5", "--set", "restarts=2", "--out", "own")
+    assert ended.status == 0, ended.err
+    assert "attack on linf:0.2: broke " in ended.out
+    record = json.loads(Path("own", "attack.json").read_text())
+    assert (record["attack"], record["settings"]) == ("attack", {"steps": 5, "restarts": 2})
+    assert record["broken"] > 0
+    words = (*words, "--attack", "pgd", "--set", "steps=4", "--set", "steps=2", "--set", "loss=margin", "--out", "out")
+    assert run(*words).status == 0
+    record = json.loads(Path("out", "attack.json").read_text())
+    assert record["settings"] == {"steps": 2, "loss": "margin", "restarts": 1}
+
+
+def test_a_split_that_is_asked_for_is_taken_and_written_into_the_command(run: Run, place: Path) -> None:
+    x, y = digits("train").take(range(64))
+    np.savez("parts.npz", x_train=x.numpy(), y_train=y.numpy(), x_test=x.numpy()[:3], y_test=y.numpy()[:3])
+    words = ("audit", *TRAINED, "--data", "parts.npz", *THREAT, *QUICK, "--out")
+    assert run(*words, "out", "--split", "train").status == 0
+    result = Result.load(Path("out", "result.json"))
+    assert result.examples == 64
+    assert "--split train" in result.command
 
 
 def test_an_attack_that_breaks_nothing_writes_an_empty_file(run: Run, place: Path) -> None:
@@ -658,7 +715,9 @@ def test_explain_leaves_a_picture_and_a_number_for_each_example(run: Run, place:
 def test_compare_fails_where_the_second_is_less_robust_than_chance_explains(run: Run, place: Path) -> None:
     run(*AUDIT, "--out", "out")
     first = Path("out", "result.json")
-    assert run("compare", str(first), str(first)).status == 0
+    same = run("compare", str(first), str(first))
+    assert same.status == 0
+    assert run("compare", "out", "out").out == same.out, "a folder stands for the result in it"
     worse = json.loads(first.read_text())
     for row in worse["per_example"]:
         row["broken_by"] = row["broken_by"] or "square"
@@ -756,6 +815,31 @@ def described(url: str, **settings: Any) -> str:
     return "endpoint.json"
 
 
+def answering(weights: dict[str, Any], left: list[int]) -> type[BaseHTTPRequestHandler]:
+    """A server of the network with these weights, that fails once `left` requests have been answered."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
+    model.load_state_dict(weights)
+
+    class Answer(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1  # one packet an answer
+
+        def do_POST(self) -> None:
+            x = torch.tensor(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["inputs"])
+            with torch.no_grad():
+                body = json.dumps({"outputs": model(x).tolist()}).encode()
+            left[0] -= 1
+            self.send_response(200 if left[0] >= 0 else 500)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    return Answer
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[[type[BaseHTTPRequestHandler]], str]]:
     """Answer requests on a port of this machine until the test ends."""
@@ -795,38 +879,55 @@ def test_an_endpoint_that_breaks_down_in_the_middle_leaves_a_run_to_resume(
 ) -> None:
     pytest.importorskip("httpx")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
-    model.load_state_dict(weights)
     left = [40]
-
-    class Answer(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1  # one packet an answer
-
-        def do_POST(self) -> None:
-            x = torch.tensor(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["inputs"])
-            with torch.no_grad():
-                body = json.dumps({"outputs": model(x).tolist()}).encode()
-            left[0] -= 1
-            self.send_response(200 if left[0] >= 0 else 500)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    endpoint = described(serve(Answer), timeout_s=5)
+    endpoint = described(serve(answering(weights, left)), timeout_s=5)
     data = ("--data", "digits", "--limit", "24", "--batch-size", "8")
     words = ("attack", endpoint, *data, *THREAT, "--attack", "uniform-noise", "--out", "out")
     broken = run(*words)
     assert broken.status == 2
-    assert "answered 500" in broken.err.splitlines()[-1]
+    last = broken.err.splitlines()[-1]
+    assert "answered 500" in last
+    assert last.endswith("what is done is kept in out: add --resume to the same command to go on")
     left[0] = 10**6
+    again = run(*words)
+    assert "holds an unfinished run" in again.err
+    assert again.err.count("--resume") == 1, "what was refused before its first batch has added nothing"
     resumed = run(*words, "--resume")
     assert resumed.status == 0, resumed.err
     assert run(*words[:-1], "whole").status == 0
     assert Path("out", "adversarial.npz").read_bytes() == Path("whole", "adversarial.npz").read_bytes()
+
+
+@pytest.mark.frameworks
+@pytest.mark.parametrize("queries", [None, 2000])
+def test_an_endpoint_says_what_bounds_its_queries_and_how_many_it_has_had(
+    run: Run,
+    weights: dict[str, Any],
+    serve: Callable[[type[BaseHTTPRequestHandler]], str],
+    monkeypatch: pytest.MonkeyPatch,
+    queries: int | None,
+) -> None:
+    pytest.importorskip("httpx")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("sparring.progress.SOON", 0.02)
+    settings = {} if queries is None else {"queries": queries}
+    endpoint = described(serve(answering(weights, [10**6])), timeout_s=5, **settings)
+    words = ("attack", endpoint, "--data", "digits", "--limit", "24", *THREAT, "--attack", "square")
+    ended = run(*words, "--set", "queries=20", "--out", "out")
+    assert ended.status == 0, ended.err
+    first, *lines = ended.err.splitlines()
+    assert first.endswith(
+        "not known beforehand; "
+        + ("2,000 at most" if queries else "nothing bounds them: set queries in its description")
+    )
+    assert re.search(r"\nclean: 24 examples, \d+ queries so far\n", ended.err)
+    assert re.search(r"\nsquare: \d+ examples, \d+ queries so far\n", ended.err)
+    assert any(re.fullmatch(r"127\.0\.0\.1:\d+/predict, \d+ queries so far", line) for line in lines), "in between"
+    if queries:
+        spent = run(*words, "--set", "queries=5000", "--out", "more")
+        assert spent.status == 2
+        assert "of 2000 queries, the budget of each command" in spent.err
+        assert spent.err.endswith("add --resume to the same command to go on\n")
 
 
 def test_an_endpoint_has_one_worker_so_that_its_budget_is_kept(run: Run, place: Path) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+import sparring
 from sparring.evaluate import Result
+from sparring.models.endpoint import PLACES, SETTINGS, Endpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGLISH = ROOT / "docs" / "en"
@@ -106,6 +112,53 @@ def test_a_model_of_every_framework_is_audited_as_the_page_says(tmp_path: Path) 
     carry_out(ENGLISH / "audit-your-own-model.md", tmp_path)
     audited = {path.parent.name for path in tmp_path.glob("*/result.json")}
     assert audited == {"torch", "keras", "sklearn", "onnx", "endpoint", "templates"}
+
+
+def test_the_commands_for_an_attack_of_ones_own_run_as_the_page_says(tmp_path: Path) -> None:
+    printed = carry_out(ENGLISH / "add-an-attack.md", tmp_path)
+    assert "frank-wolfe on linf:0.1: broke " in "".join(printed.values())
+    record = json.loads((tmp_path / "mine" / "attack.json").read_text(encoding="utf-8"))
+    assert record["settings"]["steps"] == 20
+    for page in (ENGLISH, CHINESE):
+        described = (page / "reference.md").read_text(encoding="utf-8")
+        assert not [name for name in record.keys() - {"sparring"} if f"`{name}`" not in described]
+
+
+@pytest.mark.parametrize(
+    "page", [ENGLISH / "reference.md", CHINESE / "reference.md"], ids=lambda page: page.parent.name
+)
+def test_every_setting_of_an_endpoint_stands_in_the_reference_with_its_default(page: Path) -> None:
+    section = re.split(r"^## (?:Endpoints|端点)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1]
+    section = section.partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (?:`(.*?)` )?\| \S.*\|$", section, re.MULTILINE)
+    assert rows == [(one.name, default(one)) for one in fields(Endpoint) if one.name in SETTINGS]
+    assert not [place for place in PLACES if place not in section]
+
+
+def default(one: Field[Any]) -> str:
+    """The default of a setting as TOML has it; empty where there is none."""
+    value = one.default if one.default_factory is MISSING else one.default_factory()
+    if value is MISSING or value is None:
+        return ""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f'{key} = "{part}"' for key, part in value.items()) + " }" if value else "{}"
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
+
+
+def test_a_result_is_read_as_the_reference_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.rand(40, 2, generator=torch.Generator().manual_seed(0))
+    model = torch.nn.Linear(2, 2, bias=False)
+    model.weight.data = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    sparring.audit(model, (x, model(x).argmax(1)), sparring.linf(0.1), suite="quick", out=tmp_path / "audit")
+    texts = [
+        text for language, _, text in blocks(ENGLISH / "reference.md") if language == "python" and "Result" in text
+    ]
+    assert len(texts) == 1
+    place = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", texts[0]]
+    done = subprocess.run(command, cwd=tmp_path, env=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(Result.load(tmp_path / "audit" / "result.json").verdict)
 
 
 PAIRS = [

@@ -8,7 +8,7 @@ import shlex
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,6 +19,7 @@ from click.core import ParameterSource
 from sparring import __version__
 from sparring.allocator import keep_freed
 from sparring.errors import BadInput, named
+from sparring.progress import learning, watching
 from sparring.tables import TABLES
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from sparring.evaluate import Result
-    from sparring.evaluate.run import Watch
     from sparring.models.victim import Victim
+    from sparring.registry import Entry
     from sparring.threats import Ball
     from sparring.types import Boxed, Data
 
@@ -37,6 +38,7 @@ GATE, REFUSED, INTERRUPTED = 1, 2, 130
 AUDITED = ("ledger.sqlite", "result.json", "gallery.npz", "report.html")
 """What an audit leaves in its folder."""
 
+GO_ON = "what is done is kept in {}: add --resume to the same command to go on"
 PLAIN_WIDTH = 160
 """Columns of a table that goes into a file or a pipe, where rich would fold at 80."""
 
@@ -100,7 +102,7 @@ MODEL = _options(
 )
 DATA = _options(
     click.option("--data", required=True, metavar="DATA", help="A name (digits, mnist), .npz, folder, .csv, factory."),
-    click.option("--split", default="test", show_default=True, help="Which part of a named data set."),
+    click.option("--split", metavar="NAME", help="Which part of data that have several. [default: test]"),
     click.option("--limit", type=click.IntRange(min=1), help="Only the first N examples."),
 )
 BOUNDS = click.option(
@@ -162,7 +164,7 @@ def audit(**given: Any) -> int:
     if given["train"] is not None and given["defence"] is None:
         raise BadInput("--train without --defence", "a defence that learns", "see: sparring list defences")
     judge = partial(run, certify=given["certify"]) if given["defence"] is None else _defended(given)
-    with _resumable(out), _watch() as watch:
+    with _resumable(out), watching(victim) as watch:
         result = judge(
             victim,
             data,
@@ -216,34 +218,37 @@ def doctor(**given: Any) -> int:
 @MODEL
 @DATA
 @THREAT
-@click.option("--attack", "name", required=True, metavar="NAME", help="See: sparring list attacks.")
+@click.option("--attack", "name", required=True, metavar="NAME", help="sparring list attacks; or file.py:factory.")
+@click.option("--set", "assigned", multiple=True, metavar="KEY=VALUE", help="A setting of the attack, as steps=100.")
 @RUN
-@click.option("--out", type=Path, required=True, help="The folder for adversarial.npz.")
+@click.option("--out", type=Path, required=True, help="The folder for adversarial.npz and attack.json.")
 def attack(**given: Any) -> int:
     """Run one attack on MODEL, and keep the adversarial examples.
 
-    Takes any threat: sparring list threats. An attack that has to learn does so from the first 500 examples.
+    Takes any threat: sparring list threats. An attack that has to learn does so from the first 500 examples. One of
+    your own is a factory (threat) -> Attack, as file.py:factory or package.module:factory.
     """
-    from sparring.evaluate.collect import collect
-    from sparring.registry import find
+    from sparring.evaluate.collect import chosen, collect
 
-    entry, threat = find("attacks", given["name"]), _threat(given)
-    out = _folder(given["out"], "ledger.sqlite", "adversarial.npz")
+    entry, threat = _entry(given), _threat(given)
+    settings = chosen(entry, _settings(given["assigned"]))
+    out = _folder(given["out"], "ledger.sqlite", "adversarial.npz", "attack.json")
     victim, data = _met(given)
-    with _resumable(out), _watch() as watch:
+    with _resumable(out), watching(victim) as watch:
         found = collect(
             victim,
             data,
             entry,
             threat,
             out,
+            settings=settings,
             seed=given["seed"],
             batch_size=given["batch_size"],
             workers=given["workers"],
             resume=given["resume"],
             watch=watch,
         )
-    attacked = found.examples - found.already_wrong
+    attacked = found.right_before
     if found.learned_from:
         passes = f"{found.learning.forward:,} forward and {found.learning.backward:,} backward passes"
         click.echo(f"{entry.name} learned from the first {found.learned_from} examples: {passes}")
@@ -251,7 +256,7 @@ def attack(**given: Any) -> int:
     click.echo(f"{found.survive_storage} of them survive storage in 8 bits")
     passes = f"{found.cost.forward / max(attacked, 1):.1f} forward and {found.cost.backward / max(attacked, 1):.1f}"
     click.echo(f"{passes} backward passes an example, {found.cost.seconds:.1f} s")
-    click.echo(f"written: {found.file}")
+    click.echo(f"written: {found.file}, {found.record}")
     return 0
 
 
@@ -328,7 +333,7 @@ def train(**given: Any) -> int:
     from sparring.training.settings import layers
 
     out = _folder(given["out"], *AUDITED, "weights.pt", "train.toml", "history.csv")
-    with _resumable(out), _course() as told, _watch() as watch:
+    with _resumable(out), learning() as told, watching() as watch:
         done = run(
             recipe=given["recipe"],
             out=out,
@@ -360,7 +365,7 @@ def train(**given: Any) -> int:
 @MODEL
 @click.argument("asked", metavar="[PROPERTY]", required=False, type=Path)
 @click.option("--data", metavar="DATA", help="As for an audit; or a PROPERTY in its place.")
-@click.option("--split", default="test", show_default=True, help="Which part of a named data set.")
+@click.option("--split", metavar="NAME", help="Which part of data that have several. [default: test]")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N examples.")
 @click.option("--threat", metavar="NORM:EPS", help="As for an audit.")
 @BOUNDS
@@ -411,7 +416,7 @@ def certify(**given: Any) -> None:
     made = None if given["method"] == "smoothing" else find("certificates", given["method"]).make(**settings)
     victim, data, threat = _bout(given)
     how = made or Smoothing(sigma=given["sigma"], n0=100, n=given["samples"], rule=Asked(threat.eps))
-    with _resumable(out), _watch() as watch:
+    with _resumable(out), watching(victim) as watch:
         found = prove(victim, data, threat, how, out=out, resume=given["resume"], watch=watch)
     share = found.certified_accuracy
     click.echo(f"{found.right} of {found.examples} examples are classified correctly")
@@ -429,13 +434,16 @@ def certify(**given: Any) -> None:
 def compare(first: Path, second: Path) -> int:
     """Compare two results example by example.
 
+    FIRST and SECOND are the folders of two audits, or the result.json in each.
+
     Status 1 if the second is less robust than chance explains, or one of them is invalid.
     """
     from sparring.evaluate import Result
-    from sparring.report.derive import Pair, pair
+    from sparring.report.derive import Pair, pair, told_apart
     from sparring.report.terminal import compare as show
 
-    results = [Result.load(first), Result.load(second)]
+    files = [place / "result.json" if place.is_dir() else place for place in (first, second)]
+    results = told_apart([Result.load(file) for file in files], [first, second])
     show(results, _console())
     found = pair(*results)
     if isinstance(found, Pair):
@@ -458,7 +466,7 @@ def report(folder: Path, language: Any, junit: Path | None, sarif: Path | None, 
     FOLDER/report.html shows the result in FOLDER, or those in its subfolders side by side.
     """
     from sparring import report as reports
-    from sparring.report.derive import names
+    from sparring.report.derive import names, told_apart
     from sparring.report.junit import junit as as_junit
     from sparring.report.sarif import sarif as as_sarif
 
@@ -466,7 +474,7 @@ def report(folder: Path, language: Any, junit: Path | None, sarif: Path | None, 
     if not inside:
         raise BadInput(f"no result.json in {folder}", "the folder of an audit", "run: sparring audit ... --out FOLDER")
     found = [reports.read(place) for place in inside]
-    results = [result for result, _ in found]
+    results = told_apart([result for result, _ in found], inside)
     galleries = dict(zip(names(results), (pictures for _, pictures in found), strict=True))
     page = reports.write(_folder(folder, "report.html"), results, galleries, language=language)
     click.echo(f"report: {page}")
@@ -570,11 +578,32 @@ def _lessons(given: dict[str, Any]) -> Data:
     from sparring.data import load
     from sparring.evaluate.identity import of_data
 
-    audited, taught = load(given["data"], split=given["split"]), load(given["train"] or given["data"], split="train")
+    audited, taught = _examples(given), load(given["train"] or given["data"], split="train")
     if of_data(audited).partition(", ")[2] == of_data(taught).partition(", ")[2]:  # by whatever names
         need = "other data to train it on"
         raise BadInput("a defence that learns, and data without a training part", need, "give --train DATA")
     return taught
+
+
+def _entry(given: dict[str, Any]) -> Entry:
+    """The attack that was asked for, by its name or as a factory of one's own."""
+    from sparring.registry import attack
+
+    entry = attack(given["name"])
+    if ":" in given["name"] and given["workers"] > 1:
+        need = "one worker: its code does not travel"
+        raise BadInput(f"--workers {given['workers']} with {given['name']}", need, "leave --workers out")
+    return entry
+
+
+def _settings(assigned: Sequence[str]) -> dict[str, Any]:
+    """What every `--set` says; the last one of a name counts."""
+    from sparring.training.settings import assigned as said
+
+    try:
+        return {key: value for text in assigned for key, value in said(text).items()}
+    except BadInput as error:
+        raise BadInput(error.given, error.need, "write for example --set steps=100") from None
 
 
 def _threat(given: dict[str, Any]) -> Boxed:
@@ -592,11 +621,10 @@ def _threat(given: dict[str, Any]) -> Boxed:
 def _met(given: dict[str, Any]) -> tuple[Victim, Data]:
     """Model and data, once they have met: data of another shape than the model's is refused here."""
     from sparring.data import first
-    from sparring.data import load as load_data
     from sparring.evaluate.run import one_budget
     from sparring.models.loading import load
 
-    data = load_data(given["data"], split=given["split"])
+    data = _examples(given)
     data = data if given["limit"] is None else first(data, given["limit"])
     example = data.take([0])[0] if len(data) else None
     found = load(given["model"], weights=given["weights"], trust=given["trust"], example=example)
@@ -604,6 +632,13 @@ def _met(given: dict[str, Any]) -> tuple[Victim, Data]:
     victim = _placed(found, given)
     _introduce(victim, data)
     return victim, data
+
+
+def _examples(given: dict[str, Any]) -> Data:
+    """The data that were asked for; a split only of what has splits."""
+    from sparring.data import load, load_split
+
+    return load(given["data"]) if given["split"] is None else load_split(given["data"], given["split"])
 
 
 def _placed(victim: Victim, given: dict[str, Any]) -> Victim:
@@ -675,13 +710,29 @@ def _gate(result: Result, fail_under: float | None) -> str | None:
 
 @contextmanager
 def _resumable(out: Path | None) -> Iterator[None]:
-    """Say on Ctrl-C how to go on, where something was kept."""
+    """Say how to go on, where something was kept: on Ctrl-C, and where a model or its server fails on the way."""
+    before = _unfinished(out)
     try:
         yield
     except KeyboardInterrupt:
         if out is None:
             raise
-        raise Stopped(f"stopped; what is done is kept in {out}: add --resume to the same command to go on") from None
+        raise Stopped(f"stopped; {GO_ON.format(out)}") from None
+    except BadInput as error:
+        if _unfinished(out) == before:  # refused before the first batch
+            raise
+        raise BadInput(error.given, error.need, f"{error.do}; {GO_ON.format(out)}") from error
+
+
+def _unfinished(out: Path | None) -> dict[Path, int]:
+    """The batches in each ledger of a run that has not come to its end; of one that is damaged, none."""
+    found: dict[Path, int] = {}
+    for path in [] if out is None else [out / "ledger.sqlite", *out.glob("*/ledger.sqlite")]:
+        address = f"{path.resolve().as_uri()}?mode=ro"
+        with suppress(sqlite3.Error, TypeError), closing(sqlite3.connect(address, uri=True)) as base:
+            finished, batches = base.execute("SELECT finished, (SELECT COUNT(*) FROM bouts) FROM run").fetchone()
+            found |= {path: batches} if batches and not finished else {}
+    return found
 
 
 def _command(name: str, given: dict[str, Any]) -> str:
@@ -690,7 +741,7 @@ def _command(name: str, given: dict[str, Any]) -> str:
     words += ["--budget", given["budget"], "--seed", str(given["seed"])]
     for key in ("weights", "limit", "passes", "certify"):
         words += [f"--{key}", str(given[key])] if given[key] is not None else []
-    words += ["--split", given["split"]] if given["split"] != "test" else []
+    words += ["--split", given["split"]] if given["split"] not in (None, "test") else []
     words += ["--bounds", *map(str, given["bounds"])] if given["bounds"] != (0.0, 1.0) else []
     words += ["--trust"] if given["trust"] else []
     for key in ("defence", "train"):
@@ -708,104 +759,10 @@ def _again(given: dict[str, Any]) -> str:
     return shlex.join(words)
 
 
-@contextmanager
-def _course() -> Iterator[Callable[[Any], None]]:
-    """Training as a bar with the accuracies beside it, where errors go to a terminal; elsewhere a line an epoch."""
-    from rich.console import Console
-
-    from sparring.training.alarms import Alarm, Epoch
-    from sparring.training.trainer import Looked, Progress, Resumed
-
-    def accuracies(epoch: Epoch) -> str:
-        if epoch.clean is None or epoch.robust is None:
-            return ""
-        return f"clean {epoch.clean:.1%}, robust {epoch.robust:.1%}"
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-
-        def say(event: Any) -> None:
-            match event:
-                case Looked(epoch=epoch):
-                    said = ", ".join(part for part in (f"loss {epoch.loss:.4f}", accuracies(epoch)) if part)
-                    click.echo(f"epoch {epoch.epoch}: {said} ({epoch.seconds:.0f} s)", err=True)
-                case Resumed(step=step):
-                    click.echo(f"goes on after update {step}", err=True)
-                case Alarm():
-                    click.echo(f"ALARM {event}", err=True)
-
-        yield say
-        return
-
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-    from rich.text import Text
-
-    columns = (
-        TextColumn("epoch {task.fields[epoch]}"),
-        BarColumn(),
-        TextColumn("loss {task.fields[loss]}"),
-        TextColumn("[bold]{task.fields[accuracies]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=console) as bar:
-        task = bar.add_task("", total=None, epoch="", loss="", accuracies="")
-
-        def show(event: Any) -> None:
-            match event:
-                case Progress() as now:
-                    bar.update(
-                        task,
-                        completed=now.step,
-                        total=now.steps,
-                        epoch=f"{now.epoch}/{now.epochs}",
-                        loss=f"{now.loss:.3f}",
-                    )
-                    if now.step == now.steps:
-                        bar.stop()
-                case Looked(epoch=epoch) if accuracies(epoch):
-                    bar.update(task, accuracies=accuracies(epoch))
-                case Alarm():
-                    bar.console.print(Text(f"ALARM {event}", "bold red"))
-
-        yield show
-
-
 def _console() -> Console:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-
-
-@contextmanager
-def _watch() -> Iterator[Watch]:
-    """A progress bar for each stage, where errors go to a terminal; elsewhere a line for each that is done."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-
-        def tell(stage: str, done: int, total: int) -> None:
-            if done == total:
-                click.echo(f"{stage}: {total} examples", err=True)
-
-        yield tell
-        return
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        tasks: dict[str, Any] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            task = tasks.get(stage)
-            if task is None:
-                task = tasks[stage] = progress.add_task(stage, total=total)
-            progress.update(task, completed=done)
-
-        yield show
 
 
 def _print(console: Console, head: tuple[str, ...], rows: Sequence[tuple[str | Text, ...]]) -> None:

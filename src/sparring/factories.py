@@ -8,12 +8,12 @@ import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 from sparring.errors import BadInput, named
+from sparring.spelling import hint
 
 FORM = "package.module:factory or path/to/file.py:factory"
 
@@ -85,12 +85,8 @@ def _find(module: ModuleType, path: str, name: str) -> object:
     value: object = module
     for part in name.split("."):
         if not hasattr(value, part):
-            close = get_close_matches(part, dir(value), n=1)
-            raise BadInput(
-                f"'{path}' has no '{name}'",
-                "a name that is there",
-                f"did you mean '{close[0]}'?" if close else "check the spelling",
-            )
+            do = hint(part, [one for one in dir(value) if not one.startswith("__")], "check the spelling")
+            raise BadInput(f"'{path}' has no '{name}'", "a name that is there", do)
         value = getattr(value, part)
     return value
 

@@ -9,13 +9,14 @@ training. A threat's takes its size, then `low` and `high`; those of a defence a
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from sparring.errors import BadInput
+from sparring.factories import build
+from sparring.spelling import hint, nearest
 from sparring.types import Access
 
 Kind = Literal["attacks", "threats", "defences", "detectors", "objectives", "augmentations", "certificates"]
@@ -95,6 +96,35 @@ def find(kind: Kind, name: str) -> Entry:
     known = members(kind)
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, 1)
-    do = f"did you mean {near[0]!r}?" if near else f"run: sparring list {kind}"
-    raise BadInput(f"unknown {kind.rstrip('s')} {name!r}", f"one of {', '.join(known)}", do)
+    given, near = f"unknown {kind.rstrip('s')} {name!r}", nearest(name, known)
+    if near is not None:
+        raise BadInput(given, "one that there is", f"did you mean {near!r}? (see: sparring list {kind})")
+    need = f"one of {', '.join(known)}" if len(known) <= FEW else f"one of {len(known)} names"
+    raise BadInput(given, need, f"see: sparring list {kind}")
+
+
+def attack(spec: str) -> Entry:
+    """The attack of this name, or that of a `file.py:name` or `module:name`: a factory `(threat) -> Attack`.
+
+    The code of the file or module runs, on import. Where it registers the factory, what was registered is believed;
+    of any other nothing is known, so that it is tried on every threat and on every model.
+
+    Raises:
+        BadInput: no such name, file or module, or no function there.
+    """
+    path, colon, name = spec.rpartition(":")
+    if not colon or not path or not name:
+        return find("attacks", spec)
+    there = cast(dict[str, Any], build(f"{path}:__dict__"))  # to name the factory would be to call it without a threat
+    make = there.get(name)
+    if not callable(make):
+        do = hint(name, [one for one, value in there.items() if callable(value)], "check the spelling")
+        given = f"{path!r} has no {name!r}" if make is None else f"{spec!r} is of type {type(make).__name__}"
+        raise BadInput(given, "a factory: a function (threat) -> Attack", do)
+    registered = (entry for entry in members("attacks").values() if entry.make is make)
+    threats = tuple(one for one in members("threats") if one not in Entry.norms)
+    return next(registered, Entry(name=name, make=make, needs="labels", threats=threats))
+
+
+FEW = 12
+"""So many names go into one line; more are left to the list."""

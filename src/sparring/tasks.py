@@ -13,7 +13,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, fields
-from difflib import get_close_matches
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +23,7 @@ from sparring.data.arrays import Array, Lazy, floats, inputs, numbers
 from sparring.data.arrays import labels as class_labels
 from sparring.errors import BadInput
 from sparring.goals import Direction, Endless, Labels, Measured, Never, Pixels, Targeted, Untargeted, Values
+from sparring.spelling import hint
 from sparring.types import Data, Goal, Model
 
 Checked = tuple[Array, tuple[str, ...]]
@@ -410,8 +410,7 @@ def parse(text: str) -> Task:
     """
     name, *given = text.split(":")
     if name not in TASKS:
-        close = get_close_matches(name, TASKS, 1)
-        do = f"did you mean {close[0]!r}?" if close else "choose one of them"
+        do = hint(name, TASKS, "choose one of them")
         raise BadInput(f"unknown task {name!r}", f"one of {', '.join(TASKS)}", do)
     slots, settings = _settings(TASKS[name]), dict[str, object]()
     form = ":".join([name, *(field.name if field.default is MISSING else f"[{field.name}]" for field in slots)])

@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from sparring.data import Arrays, load
+from sparring.data import Arrays, load, load_split
 from sparring.errors import BadInput
 
 
@@ -36,6 +37,45 @@ def test_a_name_may_carry_its_split():
     assert (load("digits").name, load("digits:train").name) == ("digits:test", "digits:train")
     assert load("digits", split="train").name == "digits:train"
     assert load("digits:test", split="train").name == "digits:test"
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """Data with splits and without, in the folder in which the test runs."""
+    monkeypatch.chdir(tmp_path)
+    x, y = np.ones((3, 2)), np.arange(3)
+    np.savez("whole.npz", x=x, y=y)
+    np.savez("parts.npz", x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
+    (tmp_path / "a.csv").write_text("a,y\n1,0\n")
+    (tmp_path / "mine.py").write_text("import numpy as np\ndef make(): return np.ones((3, 2)), np.arange(3)\n")
+    for place in ("photos/cat", "photos/dog", "sets/train/cat", "sets/test/cat"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / place / "a.png")
+
+
+@pytest.mark.parametrize("spec", ["whole.npz", "a.csv", "mine.py:make", "photos"])
+def test_a_split_of_data_that_have_none_is_refused_where_it_was_asked_for(sources, spec):
+    assert len(load(spec, split="train")), "else it counts only where there are several"
+    with pytest.raises(BadInput, match=rf"^--split train for {spec}; need data with splits; leave it out$"):
+        load_split(spec, "train")
+
+
+@pytest.mark.parametrize("spec", ["digits", "parts.npz", "parts.npz:train", "sets", "sets:train", "digits:train"])
+def test_a_split_of_data_that_have_some_is_taken(sources, spec):
+    assert len(load_split(spec, "train")) == len(load(spec, split="train"))
+
+
+@pytest.mark.parametrize("spec", ["parts.npz:train", "sets:train", "digits:train"])
+def test_two_different_splits_are_one_too_many(sources, spec):
+    with pytest.raises(BadInput, match=rf"^--split test for {spec}; need one split"):
+        load_split(spec, "test")
+
+
+def test_what_is_not_there_is_said_before_its_splits(sources):
+    with pytest.raises(BadInput, match=r"no file 'gone\.npz'"):
+        load_split("gone.npz", "train")
+    with pytest.raises(BadInput, match="no val"):
+        load_split("sets", "val")
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_one():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sparring.data import load
+from sparring.data import load, load_split
 from sparring.errors import BadInput
 
 pytestmark = pytest.mark.frameworks
@@ -109,6 +109,9 @@ def test_one_split_saved_alone_keeps_its_name_whatever_is_asked_for(tmp_path):
     datasets.Dataset.from_dict({"a": [1.0], "label": [0]}, split="train").save_to_disk(path)
     assert load(f"hf:{path}", split="test").name == f"hf:{path}/train"
     assert load(f"hf:{path}/train").name == f"hf:{path}/train"
+    assert load_split(f"hf:{path}/train", "train").name == f"hf:{path}/train"
+    with pytest.raises(BadInput, match="data with splits"):
+        load_split(f"hf:{path}", "train")
     assert f"is only the split train; need the split test; say hf:{path}" in refusal(f"hf:{path}/test")
 
 

@@ -16,6 +16,22 @@ def test_numbers_and_a_label_column_are_read(tmp_path):
     assert y.tolist() == [0, 2]
 
 
+def test_words_as_labels_become_classes_in_alphabetical_order(tmp_path):
+    (tmp_path / "a.csv").write_text('target,a\ndog,1\n "cat",2\n\ndog,3\n"an eel, long",4\n')
+    data = load(str(tmp_path / "a.csv"))
+    x, y = data.take(range(4))
+    assert data.classes == ("an eel, long", "cat", "dog")
+    assert y.tolist() == [2, 1, 2, 0]
+    assert x.flatten().tolist() == [1, 2, 3, 4]
+
+
+def test_numbers_as_labels_have_no_names(tmp_path):
+    (tmp_path / "a.csv").write_text("a,target\n1,2\n5,0\n")
+    data = load(str(tmp_path / "a.csv"))
+    assert data.classes == ()
+    assert data.take([0, 1])[1].tolist() == [2, 0]
+
+
 def test_a_table_of_one_row_is_a_table(tmp_path):
     (tmp_path / "a.csv").write_text("a,y\n1,2\n")
     assert load(str(tmp_path / "a.csv")).take([0])[0].shape == (1, 1)
@@ -24,14 +40,20 @@ def test_a_table_of_one_row_is_a_table(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("a,b\n1,2\n", "0 columns called label or y"),
-        ("a,label,y\n1,2,3\n", "2 columns called label or y"),
-        ("a;y\n1;2\n", "0 columns called label or y"),
+        ("a,b\n1,2\n", "0 columns called label, y or target (a, b)"),
+        ("a,label,y\n1,2,3\n", "2 columns called label, y or target (a, label, y)"),
+        ("a;y\n1;2\n", "(a;y); need a header, commas, one label column, and features; separate the cells by commas"),
+        ("a\ty\n1\t2\n", r"not by '\t'"),
+        (",".join(map(str, range(30))) + "\n", "17, 18, 19, ...)"),
         ("y\n1\n", "and features"),
-        ("", "0 columns"),
+        ("", "0 columns called label, y or target (no header)"),
         ("a,y\n", "empty"),
         ("a,colour,y\n1,2,0\n1,red,0\n", "column 'colour' of 'a.csv' has 'red' in line 3"),
-        ("a,y\n1,cat\n", "column 'y' of 'a.csv' has 'cat' in line 2"),
+        ("a,y\n1,cat\n1,2\n", "column 'y' of 'a.csv' has 'cat' in line 2"),
+        ("a,y\n1,cat\n1,\n", "column 'y' of 'a.csv' has 'cat' in line 2"),
+        ("y,a\ncat,1\ndog,red\n", "column 'a' of 'a.csv' has 'red' in line 3"),
+        ("y,a\ncat,1\ndog,nan\n", "column 'a' of 'a.csv' has 'nan' in line 3"),
+        ("a,y\n1,cat\n1,dog,3\n", "line 3 of 'a.csv' has 3 cells, the header 2"),
         ("a,b,y\n1,,0\n", "column 'b' of 'a.csv' has '' in line 2"),
         ("a,y\n1,0\n1,2,3\n", "line 3 of 'a.csv' has 3 cells, the header 2"),
         ("a,y\n1,2,3\n1,2,3\n", "2 names and 3 columns"),

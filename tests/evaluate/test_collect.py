@@ -1,5 +1,8 @@
 """Any threat, and attacks that learn: what `sparring attack` does with them."""
 
+import json
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +15,8 @@ from sparring.evaluate.collect import LESSONS, collect
 from sparring.models.loading import adopt
 from sparring.models.torch import function
 from sparring.networks import mlp
-from sparring.registry import find
-from sparring.threats import parse
+from sparring.registry import Entry, find
+from sparring.threats import Ball, parse
 
 CASES = [
     ("pose-random", "pose:30"),
@@ -77,6 +80,93 @@ def test_an_attack_for_other_threats_or_for_images_is_refused_in_one_line(victim
     flat = Arrays("flat", some(8).take(range(8))[0].flatten(1).numpy(), some(8).take(range(8))[1].numpy())
     with pytest.raises(BadInput, match="images"):
         collect(adopt(mlp(hidden=32)), flat, find("attacks", "advgan"), parse("linf:0.1"), tmp_path)
+
+
+def test_settings_reach_the_attack_and_a_record_says_what_was_run_and_at_what_cost(victim, tmp_path):
+    entry, threat = find("attacks", "pgd"), parse("linf:0.05")
+    given = {"steps": 7, "loss": "probability-margin"}
+    found = collect(victim, some(20), entry, threat, tmp_path, settings=given, seed=3)
+    record = json.loads(found.record.read_text())
+    assert found.record == tmp_path / "attack.json"
+    assert record["attack"] == "pgd"
+    assert record["settings"] == {"steps": 7, "loss": "probability_margin", "restarts": 1}
+    assert record["threat"] == {"name": "linf:0.05", "low": 0.0, "high": 1.0}
+    assert (record["seed"], record["examples"], record["right_before"]) == (3, 20, found.right_before)
+    assert record["broken"] == len(found.broken)
+    assert record["forward_per_example"] == found.cost.forward / found.right_before
+    assert record["backward_per_example"] == found.cost.backward / found.right_before <= 7
+    assert record["seconds"] == found.cost.seconds > 0
+
+
+def test_restarts_fit_every_attack_and_break_no_less(victim, tmp_path):
+    entry, threat = find("attacks", "pgd"), parse("linf:0.04")
+    once = collect(victim, some(40), entry, threat, tmp_path / "once", settings={"steps": 3})
+    more = collect(victim, some(40), entry, threat, tmp_path / "more", settings={"steps": 3, "restarts": 4})
+    assert len(more.broken) >= len(once.broken) > 0
+    assert more.cost.backward > 2 * once.cost.backward
+    with pytest.raises(BadInput, match="does not learn"):
+        collect(victim, some(8), find("attacks", "universal"), threat, tmp_path / "no", settings={"restarts": 2})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"stepz": 3}, "'pgd.stepz'; need one of steps, loss, restarts; did you mean 'steps'"),
+        ({"steps": "ten"}, "steps = 'ten'; need a whole number"),
+        ({"steps": 0}, "steps = 0; need 1 or more"),
+        ({"restarts": 0}, "restarts = 0; need 1 or more"),
+        ({"loss": "margn"}, "did you mean 'margin'"),
+        ({"loss": 3}, "loss = 3; need a function"),
+        ({"eps": 0.1}, "the setting 'pgd.eps'"),
+    ],
+)
+def test_settings_that_an_attack_does_not_take_are_refused_in_one_line(victim, tmp_path, given, said):
+    with pytest.raises(BadInput, match=said) as refusal:
+        collect(victim, some(8), find("attacks", "pgd"), parse("linf:0.1"), tmp_path / "out", settings=given)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "out").exists()
+
+
+def own(make, **facts):
+    return Entry(name="own", make=make, **facts)
+
+
+def test_an_attack_of_ones_own_is_run_judged_and_recorded(victim, tmp_path):
+    @dataclass(frozen=True)
+    class Darken:
+        threat: Ball
+        share: float
+
+        def __call__(self, model, x, goal, rng):
+            return (x - self.share * self.threat.eps).clamp(0)
+
+    def darken(threat, *, share: float = 1):  # types that are no text, as in a file without postponed annotations
+        return Darken(threat, share)
+
+    found = collect(victim, some(20), own(darken), parse("linf:0.3"), tmp_path, settings={"share": 0.5})
+    assert json.loads(found.record.read_text())["settings"] == {"share": 0.5, "restarts": 1}
+    assert max(found.distances, default=0) <= 0.15 + 1e-6
+    cheating = collect(victim, some(20), own(darken), parse("linf:0.1"), tmp_path, settings={"share": 5})
+    assert cheating.broken == (), "what it hands over is outside of the threat"
+    with pytest.raises(BadInput, match="share = 'much'; need a number"):
+        collect(victim, some(8), own(darken), parse("linf:0.1"), tmp_path, settings={"share": "much"})
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda threat: 3, "own gave int; need an attack"),
+        (lambda threat: len, "own gave builtin_function_or_method; need an attack"),
+        (lambda threat: 1 / 0, r"own\(\) raised ZeroDivisionError: .* need a factory"),
+        (lambda threat, n=1: 1 / (n - 2), r"own\(n=2\) raised ZeroDivisionError: .* need settings that fit it"),
+        (lambda: None, r"own\(\) raised TypeError"),
+    ],
+)
+def test_a_factory_that_gives_no_attack_is_refused_in_one_line(victim, tmp_path, make, said):
+    settings = {"n": 2} if "n=2" in said else {}
+    with pytest.raises(BadInput, match=said):
+        collect(victim, some(8), own(make), parse("linf:0.1"), tmp_path / "out", settings=settings)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_random_model_is_attacked_the_same_whatever_batch_size_is_asked_for(victim, tmp_path):

@@ -211,7 +211,7 @@ def test_the_budget_is_never_exceeded():
     victim = adopt(endpoint(plain, queries=12, batch=2))
     victim(X)
     victim(X)
-    with pytest.raises(BudgetSpent, match="10 of 12 queries"):
+    with pytest.raises(BudgetSpent, match="10 of 12 queries, the budget of each command"):
         victim(X)
     assert victim.call.spent == 10
     victim(X[:2])
@@ -424,7 +424,7 @@ def test_a_toml_file_describes_an_endpoint(tmp_path):
     assert described.request == {"instances": "{inputs}"}
     assert described.classes == ("cat", "dog")
     assert victim.name == "model.test:8443/v1"
-    assert victim.notes == ("at most 1000 queries", "labels are positions in [cat, dog]")
+    assert victim.notes == ("at most 1000 queries for each command", "labels are positions in [cat, dog]")
 
 
 @pytest.mark.parametrize(

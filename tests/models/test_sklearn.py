@@ -1,3 +1,4 @@
+import copy
 import io
 import json
 import zipfile
@@ -81,6 +82,17 @@ def test_a_classifier_agrees_with_its_decision_function(name, classes, seed):
     assert out.shape == (120, classes)
     if "svm" not in name or classes == 2 or "linear svm" in name:  # predict of one-vs-one resolves ties in its own way
         assert np.array_equal(model.classes_[out.argmax(1)], model.predict(x))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_classifier_runs_in_double_precision_too_and_says_the_same(name, classes):
+    x, y = data(0, classes)
+    victim = adapter.adopt(CLASSIFIERS[name]().fit(x, y))
+    single = victim(torch.from_numpy(x).float())
+    double = copy.deepcopy(victim.module).double()(torch.from_numpy(x))
+    assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
+    torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -331,6 +343,16 @@ def test_types_that_skops_does_not_trust_are_named_and_refused(tmp_path):
     skops.dump(model, tmp_path / "model.skops")
     with pytest.raises(BadInput, match=r"shadow.*--trust"):
         adapter.load(tmp_path / "model.skops")
+
+
+def test_a_forest_in_a_skops_file_needs_trust_as_the_page_says(tmp_path):
+    skops = pytest.importorskip("skops.io")
+    x, y = data(0, 3)
+    model = ensemble.RandomForestClassifier(3, random_state=0).fit(x, y)
+    skops.dump(model, tmp_path / "model.skops")
+    with pytest.raises(BadInput, match=r"sklearn\.tree\._tree\.Tree.*--trust"):
+        adapter.load(tmp_path / "model.skops")
+    assert adapter.load(tmp_path / "model.skops", trust=True).access == "scores"
 
 
 def shadow(a, b):

@@ -33,21 +33,30 @@ def load_hugging_face(name: str, split: str = "test") -> Lazy:
             from `datasets` as 8).
 
     """
-    folder, _, last = name.rpartition("/")
-    said = bool(folder) and last in SPLITS and not Path(name).is_dir()
-    if said:
-        name, split = folder, last
+    name, said = parted(name)
+    split = said or split
     table = _open(name, split)
-    if (Path(name) / "state.json").is_file():  # one split alone, or a set without any: it is not called another
-        alone = str(table.split or "")
-        if said and alone != split:
-            what = f"only the split {alone}" if alone else "without splits"
+    if alone(name):  # it is not called another
+        held = str(table.split or "")
+        if said and held != split:
+            what = f"only the split {held}" if held else "without splits"
             raise BadInput(f"hf:{name} is {what}", f"the split {split}", f"say hf:{name}")
-        split = alone
+        split = held
     column = _label(table, name)
     classes = tuple(getattr(table.features[column], "names", ()))
     y, notes = labels(np.asarray(table[column][:]), f"hf:{name}")
     return Lazy(f"hf:{name}/{split}" if split else f"hf:{name}", _reader(table, column, name), y, classes, notes)
+
+
+def parted(name: str) -> tuple[str, str]:
+    """The name of a data set, and the split that stands behind it; empty where none does."""
+    folder, _, last = name.rpartition("/")
+    return (folder, last) if folder and last in SPLITS and not Path(name).is_dir() else (name, "")
+
+
+def alone(name: str) -> bool:
+    """Whether `save_to_disk` wrote one split there by itself, or a set without any."""
+    return (Path(name) / "state.json").is_file()
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,7 @@ def _open(name: str, split: str) -> Any:
     """One split as a table that is read from disk."""
     datasets = require("datasets", "datasets")
     try:
-        if (Path(name) / "state.json").is_file():
+        if alone(name):
             return datasets.load_from_disk(name)
         if (Path(name) / "dataset_dict.json").is_file():
             splits = datasets.load_from_disk(name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,13 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from sparring.data.arrays import Array, Arrays, numbers
-from sparring.data.hugging_face import load_hugging_face
+from sparring.data.hugging_face import alone, load_hugging_face, parted
 from sparring.data.named import DATASETS
-from sparring.data.npz import load_npz
-from sparring.data.pictures import load_folder
+from sparring.data.npz import arrays, load_npz
+from sparring.data.pictures import load_folder, splits
 from sparring.data.table import load_csv
 from sparring.errors import BadInput, named
 from sparring.factories import build
+from sparring.spelling import hint
 from sparring.types import Data
 
 GIVES = "a Data, a pair (x, y) of arrays, or a torch Dataset of pairs (x, label)"
@@ -36,7 +36,7 @@ def load(spec: str, *, split: str = "test") -> Data:
       of pairs; its code runs
 
     `:train`, or another split, after a name, an `.npz` or a folder asks for that split; else `split` counts, where
-    the source has several.
+    the source has several. One that has none is taken whole; `load_split` refuses it.
 
     Raises:
         BadInput: nothing of that name, or what the loader of its kind refuses.
@@ -62,6 +62,40 @@ def load(spec: str, *, split: str = "test") -> Data:
             raise _unknown(source) from None
         raise
     return _from_value(spec, value)
+
+
+def load_split(spec: str, split: str) -> Data:
+    """`load`, for a split that somebody asked for: what has none is not taken whole instead.
+
+    Raises:
+        BadInput: data without splits, or `spec` names another one; and what `load` refuses.
+
+    """
+    found, said = load(spec, split=split), _said(spec)
+    if said not in ("", split):
+        raise BadInput(f"--split {split} for {spec}", "one split", "leave one of them out")
+    if not said and not _has_splits(spec):
+        raise BadInput(f"--split {split} for {spec}", "data with splits", "leave it out")
+    return found
+
+
+def _said(spec: str) -> str:
+    """The split that stands in `spec` itself; empty where none does."""
+    if spec.startswith("hf:"):
+        return parted(spec[3:])[1]
+    source, _, said = spec.rpartition(":")
+    split = source in DATASETS or (not source.endswith(".py") and Path(source).exists() and not Path(spec).exists())
+    return said if source and split else ""
+
+
+def _has_splits(spec: str) -> bool:
+    """Whether `split` makes a difference to what `load` gives, where `spec` names none."""
+    path = Path(spec)
+    if spec.startswith("hf:"):
+        return not alone(spec[3:])
+    if path.is_dir():
+        return bool(splits(path))
+    return spec in DATASETS or (path.suffix.lower() == ".npz" and not {"x", "y"} <= arrays(path))
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,9 +184,8 @@ def _from_value(spec: str, value: Any) -> Data:
 
 def _unknown(name: str) -> BadInput:
     """There is nothing of that name."""
-    close = get_close_matches(name, DATASETS, n=1)
     return BadInput(
         f"no data set, file, folder or module '{name}'",
         f"{', '.join(DATASETS)}, a path, hf:NAME or module:factory",
-        f"did you mean '{close[0]}'?" if close else "check the spelling",
+        hint(name, DATASETS, "check the spelling"),
     )

@@ -53,6 +53,12 @@ def read_npz(path: Path, choices: Sequence[tuple[str, ...]]) -> tuple[Array, ...
     raise BadInput(f"'{path.name}' holds {', '.join(sorted(held)) or 'nothing'}", f"arrays {wanted}", DO)
 
 
+def arrays(path: Path) -> set[str]:
+    """The names of the arrays that an `.npz` holds."""
+    with zipfile.ZipFile(path) as file:
+        return {name.removesuffix(".npy") for name in file.namelist()}
+
+
 def _member(path: Path, file: zipfile.ZipFile, name: str) -> Array:
     """One array: mapped where it is stored as it is, else decompressed. Either way its CRC is checked."""
     entry = file.getinfo(name)

@@ -36,12 +36,12 @@ def load_folder(folder: Path, split: str = "test") -> Lazy:
             that differ, a labels.csv that does not match.
 
     """
+    if names := splits(folder):
+        if split not in names:
+            have = ", ".join(names)
+            raise BadInput(f"'{folder}' has {have}, no {split}", "one of these", f"say {folder.name}:{names[0]}")
+        folder = folder / split
     below = _subfolders(folder)
-    if below and all(part.name in SPLITS for part in below):
-        if folder / split not in below:
-            have = ", ".join(part.name for part in below)
-            raise BadInput(f"'{folder}' has {have}, no {split}", "one of these", f"say {folder.name}:{below[0].name}")
-        folder, below = folder / split, _subfolders(folder / split)
     table = folder / "labels.csv"
     if table.is_file():
         files, y, classes = _listed(folder, table)
@@ -56,6 +56,12 @@ def load_folder(folder: Path, split: str = "test") -> Lazy:
         raise BadInput(f"'{folder}' holds no images in class folders", LAYOUT, "check the path")
     _same_size(files)
     return Lazy(folder.resolve().name, Files(tuple(files)), y, classes)
+
+
+def splits(folder: Path) -> tuple[str, ...]:
+    """The names of its subfolders, where all of them are those of splits."""
+    names = tuple(part.name for part in _subfolders(folder))
+    return names if all(name in SPLITS for name in names) else ()
 
 
 @dataclass(frozen=True)

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from inspect import Parameter, Signature, signature
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sparring import __version__
-from sparring.attacks import pgd, square
-from sparring.errors import BadInput
+from sparring.attacks import Restarts, pgd, square
+from sparring.errors import BadInput, named
 from sparring.evaluate import identity
 from sparring.evaluate.doctor import Diagnosis, examine
 from sparring.evaluate.ledger import Cost, Ledger
 from sparring.evaluate.run import DRAWS, Ring, Runner, Watch, accept, asked, home, one_thread, silent, workforce
 from sparring.evaluate.verdict import treated
 from sparring.goals import Untargeted
+from sparring.losses import cross_entropy, dlr, logit, margin, probability_margin
 from sparring.models.victim import Victim, inference, scores
-from sparring.registry import Entry
+from sparring.registry import Entry, members
+from sparring.spelling import hint
 from sparring.streams import Streams
 from sparring.threats import Ball, linf
+from sparring.training.fitting import fits
 from sparring.types import Amortised, Attack, Boxed, Data
 from sparring.writing import in_one_move
 
@@ -30,11 +37,16 @@ LESSONS = 500
 """The examples that an attack learns from, if it is one that learns: the first of the data."""
 
 
+LOSSES = {loss.__name__.replace("_", "-"): loss for loss in (cross_entropy, margin, dlr, logit, probability_margin)}
+"""What the setting `loss` may say in a word."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Catch:
     """What an attack made: positions of the examples that it broke, and how far it had to go for them.
 
-    `cost` is that of attacking, `learning` that of learning from the first `learned_from` examples before.
+    `cost` is that of attacking, `learning` that of learning from the first `learned_from` examples before. `record`
+    is the file that says all this to a machine.
     """
 
     examples: int
@@ -44,8 +56,14 @@ class Catch:
     survive_storage: int
     cost: Cost
     file: Path
+    record: Path
     learned_from: int = 0
     learning: Cost = field(default_factory=Cost)
+
+    @property
+    def right_before(self) -> int:
+        """The examples that the model gets right: those that are attacked."""
+        return self.examples - self.already_wrong
 
 
 def collect(
@@ -55,6 +73,7 @@ def collect(
     threat: Boxed,
     out: Path,
     *,
+    settings: Mapping[str, object] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     workers: int = 1,
@@ -64,20 +83,27 @@ def collect(
     """Attack every example that the model gets right, and write the successes to `out/adversarial.npz`.
 
     The file holds `index` (N,), `label` (N,), `prediction` (N,), `x` and `z` (N, *shape) float32, and `distance`
-    (N,). A killed run resumes from the ledger in `out`. The doctor looks first, as before an audit; within 8/255 of
-    the range, where the threat is no ball.
+    (N,). `out/attack.json` says what was run and what it cost. A killed run resumes from the ledger in `out`. The
+    doctor looks first, as before an audit; within 8/255 of the range, where the threat is no ball.
+
+    `settings` are those of the attack's factory; `loss` may be one of `LOSSES` by name. `restarts` fits every attack
+    that does not learn: so many runs, each on what still stands.
 
     Raises:
-        BadInput: an attack that is not for this threat or this model, or a set-up in which nothing can be believed.
+        BadInput: an attack that is not for this threat or this model, settings that it does not take, or a set-up in
+            which nothing can be believed.
     """
+    _suits(entry, data, threat)
+    taken = chosen(entry, settings or {})
+    attack = _made(entry, threat, taken)
     with one_thread():
         small = linf(8 / 255 * (threat.high - threat.low), low=threat.low, high=threat.high)
         diagnosis = examine(victim, data, threat if isinstance(threat, Ball) else small, seed=seed)
-        attack = _made(entry, data, threat, diagnosis)
+        _sound(entry, diagnosis)
         victim = treated(victim, diagnosis)
         draws = DRAWS if diagnosis.failed("randomness") else 1
         ring = Ring(victim=victim, data=data, threat=threat, seed=seed, draws=draws, kept=len(data))
-        settings: dict[str, object] = {
+        key: dict[str, object] = {
             "version": __version__,
             "model": identity.of_model(victim, data, steady=draws == 1),
             "data": identity.of_data(data),
@@ -85,12 +111,14 @@ def collect(
             "seed": seed,
         }
         size = ring.batch_size(batch_size)
-        with workforce(ring, workers) as pool, Ledger(out / "ledger.sqlite", settings, resume=resume) as ledger:
+        with workforce(ring, workers) as pool, Ledger(out / "ledger.sqlite", key, resume=resume) as ledger:
             runner = Runner(ring=ring, ledger=ledger, batch_size=size, pool=pool, watch=watch)
             ready, lessons, learning = _taught(ring, entry.name, attack)
-            found = _run(runner, entry.name, ready, out / "adversarial.npz")
+            found = replace(_run(runner, entry.name, ready, out), learned_from=lessons, learning=learning)
+            with in_one_move(found.record) as stream:
+                stream.write(json.dumps(_record(entry, taken, threat, key, found), indent=1).encode() + b"\n")
             ledger.finish()
-    return replace(found, learned_from=lessons, learning=learning)
+    return found
 
 
 def strike(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,22 +142,120 @@ def strike(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> tuple[
     return x, z, decided
 
 
-def _made(entry: Entry, data: Data, threat: Boxed, diagnosis: Diagnosis) -> Attack:
-    """The attack, if it can be run on this model and these data within this threat."""
+def _known(entry: Entry) -> dict[str, Parameter]:
+    """The settings that an attack takes, and `restarts`; their types by name, however the factory writes them."""
+    found = {
+        name: one.replace(annotation=getattr(one.annotation, "__name__", one.annotation), kind=Parameter.KEYWORD_ONLY)
+        for name, one in signature(entry.make).parameters.items()
+        if one.default is not Parameter.empty
+    }
+    restarts = Parameter("restarts", Parameter.KEYWORD_ONLY, default=1, annotation="int")
+    return found if "restarts" in found else {**found, "restarts": restarts}
+
+
+def chosen(entry: Entry, given: Mapping[str, object]) -> dict[str, Any]:
+    """Settings as the factory of an attack takes them; losses may be said by name.
+
+    Raises:
+        BadInput: a name that it does not take, or a value of another type; a count below 1.
+    """
+
+    def taking() -> None:
+        """Stands for the factory: has its settings."""
+
+    known = _known(entry)
+    taking.__signature__ = Signature(list(known.values()))  # type: ignore[attr-defined]
+    found = {
+        name: _loss(value) if name == "loss" and name in known and isinstance(value, str) else value
+        for name, value in given.items()
+    }
+    fits(entry.name, taking, found)
+    ours = members("attacks").get(entry.name) is entry
+    for name, value in found.items():
+        counts = known[name].annotation == "int" and (ours or name == "restarts")
+        if counts and isinstance(value, int) and value < 1:
+            raise BadInput(f"{entry.name}.{name} = {value}", "1 or more", "give another value")
+    return found
+
+
+def _loss(name: str) -> Callable[..., Tensor]:
+    """The loss of this name."""
+    if (said := name.replace("_", "-")) not in LOSSES:
+        raise BadInput(f"loss = {name!r}", f"one of {', '.join(LOSSES)}", hint(said, LOSSES, "check the spelling"))
+    return LOSSES[said]
+
+
+def _made(entry: Entry, threat: Boxed, settings: Mapping[str, Any]) -> Attack:
+    """The attack with these settings."""
+    rest = dict(settings)
+    restarts = 1 if "restarts" in signature(entry.make).parameters else rest.pop("restarts", 1)
+    try:
+        attack: Any = entry.make(threat, **rest)
+    except BadInput:
+        raise
+    except Exception as error:  # settings, or code, of the user's
+        said = ", ".join(f"{name}={value!r}" for name, value in rest.items())
+        need = "settings that fit it" if rest else "a factory (threat) -> Attack"
+        raise BadInput(
+            f"{entry.name}({said}) raised {named(error)}", need, "mend them" if rest else "mend it"
+        ) from error
+    if not callable(attack) or not hasattr(attack, "threat"):
+        need = "an attack: a threat, and a call (model, x, goal, rng) -> z"
+        raise BadInput(f"{entry.name} gave {type(attack).__name__}", need, "return one")
+    if restarts == 1:
+        return attack  # type: ignore[no-any-return]
+    if isinstance(attack, Amortised):
+        raise BadInput(f"restarts for {entry.name}", "an attack that does not learn", "leave restarts out")
+    return Restarts(attacks=(attack,), times=restarts)
+
+
+def _record(
+    entry: Entry, given: Mapping[str, object], threat: Boxed, key: Mapping[str, object], found: Catch
+) -> dict[str, object]:
+    """What was run, what it did, and what it cost an example that was right before."""
+    settings = {name: given.get(name, one.default) for name, one in _known(entry).items()}
+    plain = (bool, int, float, str, type(None))
+    each = max(found.right_before, 1)
+    return {
+        "sparring": __version__,
+        "attack": entry.name,
+        "settings": {
+            name: value if isinstance(value, plain) else identity.of_attack(value) for name, value in settings.items()
+        },
+        "threat": {"name": str(threat), "low": threat.low, "high": threat.high},
+        "model": key["model"],
+        "data": key["data"],
+        "seed": key["seed"],
+        "examples": found.examples,
+        "right_before": found.right_before,
+        "broken": len(found.broken),
+        "survive_storage": found.survive_storage,
+        "forward_per_example": found.cost.forward / each,
+        "backward_per_example": found.cost.backward / each,
+        "seconds": found.cost.seconds,
+        "learned_from": found.learned_from,
+        "learning": {"forward": found.learning.forward, "backward": found.learning.backward},
+    }
+
+
+def _suits(entry: Entry, data: Data, threat: Boxed) -> None:
+    """Refuse an attack that is not for this threat or these data."""
     if str(threat).partition(":")[0] not in entry.kinds:
         fitting = f"a norm of {', '.join(entry.norms)}" if entry.norms else f"the threat {' or '.join(entry.threats)}"
         raise BadInput(f"{entry.name} on {threat}", fitting, "choose another attack")
     shape = tuple(data.take([0])[0].shape[1:])
     if entry.shape == "image" and len(shape) != 3:
         raise BadInput(f"{entry.name} on inputs of shape {shape}", "images (C, H, W)", "choose another attack")
+
+
+def _sound(entry: Entry, diagnosis: Diagnosis) -> None:
+    """Refuse a set-up in which nothing can be believed, and a model without the gradients that the attack needs."""
     bad = next((check for check in diagnosis.checks if check.fatal), None)
     if bad is not None:
         need = f"one that passes the check {bad.name}"
         raise BadInput(f"a set-up that is not sound: {bad.evidence}", need, bad.remedy)
     if entry.needs == "gradients" and not diagnosis.differentiable:
         raise BadInput(f"{entry.name} on a model without gradients", "gradients", "choose a black-box attack")
-    attack: Attack = entry.make(threat)
-    return attack
 
 
 def _taught(ring: Ring, name: str, attack: Attack) -> tuple[Attack, int, Cost]:
@@ -143,9 +269,9 @@ def _taught(ring: Ring, name: str, attack: Attack) -> tuple[Attack, int, Cost]:
     return learned, len(lessons), ring.cost(start, view)
 
 
-def _run(runner: Runner, name: str, attack: Attack, file: Path) -> Catch:
+def _run(runner: Runner, name: str, attack: Attack, out: Path) -> Catch:
     """Attack what is right before, and write down what is wrong after."""
-    data, ledger = runner.ring.data, runner.ledger
+    data, ledger, file = runner.ring.data, runner.ledger, out / "adversarial.npz"
     clean = runner.sweep("clean", None, range(len(data)))
     usable = {
         example: outcome for example, outcome in clean.items() if outcome.prediction >= 0 and not outcome.rejected
@@ -173,4 +299,5 @@ def _run(runner: Runner, name: str, attack: Attack, file: Path) -> Catch:
         survive_storage=sum(bool(outcomes[example].survives_storage) for example in broken),
         cost=ledger.cost(name),
         file=file,
+        record=out / "attack.json",
     )

@@ -58,7 +58,8 @@ class Endpoint:
 
     A header may name environment variables, `${TOKEN}`; they are read when the endpoint is adopted and never shown.
 
-    `queries` bounds the examples sent, `per_second` the requests. Answers 429, 502, 503, 504, time-outs and broken
+    `queries` bounds the examples sent, `per_second` the requests: by each command, or in Python by each victim that was
+    made of it; a run that is resumed may send as many again. Answers 429, 502, 503, 504, time-outs and broken
     connections are tried again up to `retries` times after `wait_s * 2^k` seconds with jitter, or what Retry-After asks
     for, up to `longest_wait_s`. An example counts when it is answered, times out or the connection breaks, not when it
     is turned away; `clock`, `sleep`, `jitter` and `transport` (httpx's) are there to be replaced in tests.
@@ -156,7 +157,7 @@ def adopt(obj: Endpoint) -> Victim:
             "an Endpoint",
             "describe it with sparring.models.endpoint.Endpoint",
         )
-    notes = [f"at most {obj.queries} queries" if obj.queries is not None else "no query budget"]
+    notes = [f"at most {obj.queries} queries for each command" if obj.queries is not None else "no query budget"]
     if "{png}" in found(obj.request):
         notes.append("inputs are rounded to 8 bits")
     if isinstance(obj.classes, tuple):
@@ -327,7 +328,7 @@ class Client:
         e = self.endpoint
         if e.queries is not None and self.spent + examples > e.queries:
             raise BudgetSpent(
-                f"{e.name} has had {self.spent} of {e.queries} queries",
+                f"{e.name} has had {self.spent} of {e.queries} queries, the budget of each command",
                 f"{examples} more",
                 "raise queries or attack fewer examples",
             )

@@ -265,6 +265,7 @@ class Kernel(nn.Module):
     """Kernel values against the support vectors, then one weighted sum a pair of classes `(B, pairs)`.
 
     In double precision: the sums of an SVM cancel, and single precision would flip decisions that scikit-learn makes.
+    What comes out is of the input's type.
     """
 
     support: Tensor
@@ -281,7 +282,7 @@ class Kernel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the decision value of every pair."""
-        x = x.double()
+        given, x = x.dtype, x.double()
         dot = x @ self.support.T
         if self.shape == "rbf":
             squared = (x * x).sum(1, keepdim=True) - 2 * dot + (self.support * self.support).sum(1)
@@ -292,7 +293,7 @@ class Kernel(nn.Module):
             values = torch.tanh(self.gamma * dot + self.coef0)
         else:
             values = dot
-        return (values @ self.weight.T + self.bias).float()
+        return (values @ self.weight.T + self.bias).to(given)
 
 
 class Votes(nn.Module):
@@ -312,9 +313,10 @@ class Votes(nn.Module):
 
     def forward(self, decisions: Tensor) -> Tensor:
         """Count the votes of every pair and add up how sure it is."""
+        first, second = (part.to(decisions.dtype) for part in (self.first, self.second))
         for_second = (decisions < 0).to(decisions.dtype)
-        votes = for_second @ self.second + (1 - for_second) @ self.first
-        sure = decisions @ self.first - decisions @ self.second
+        votes = for_second @ second + (1 - for_second) @ first
+        sure = decisions @ first - decisions @ second
         return votes + sure / (3 * (sure.abs() + 1))
 
 

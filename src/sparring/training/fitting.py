@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import Any
 
 from sparring.errors import BadInput
+from sparring.spelling import hint
 
 KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "a whole number"),
@@ -28,11 +28,8 @@ def fits(place: str, make: Callable[..., Any], given: Mapping[str, Any]) -> None
     known = {name: one for name, one in signature(make).parameters.items() if one.default is not Parameter.empty}
     for name, value in given.items():
         if name not in known:
-            near = get_close_matches(name, known, 1)
             need = f"one of {', '.join(known)}" if known else "no settings"
-            raise BadInput(
-                f"the setting '{place}.{name}'", need, f"did you mean {near[0]!r}?" if near else "leave it out"
-            )
+            raise BadInput(f"the setting '{place}.{name}'", need, hint(name, known, "leave it out"))
         types, said = KINDS.get(str(known[name].annotation), ((type(value),), ""))
         if not isinstance(value, types) or isinstance(value, bool) > (bool in types):  # a bool is an int to Python
             raise BadInput(f"{place}.{name} = {value!r}", said, "give another value")

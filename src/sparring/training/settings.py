@@ -6,7 +6,6 @@ import json
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import partial
 from importlib import resources
 from inspect import signature
@@ -21,6 +20,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from sparring.attacks import pgd
 from sparring.errors import BadInput
 from sparring.registry import Entry, find, members
+from sparring.spelling import hint
 from sparring.streams import Streams
 from sparring.threats import Ball, parse
 from sparring.training.augmentations import Mixup, each
@@ -176,8 +176,7 @@ class Settings(Part):
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"]))
             if first["type"] == "extra_forbidden":
-                near = get_close_matches(str(first["loc"][-1]), _names(cls), 1)
-                do = f"did you mean {near[0]!r}?" if near else "see docs/en/train.md"
+                do = hint(str(first["loc"][-1]), _names(cls), "see docs/en/train.md")
                 raise BadInput(f"the setting '{place}'", "one that there is", do) from None
             said = "one of them" if first["type"] == "too_long" else first["msg"].removeprefix("Input should be ")
             raise BadInput(f"{place} = {first['input']!r}", said, "give another value") from None
