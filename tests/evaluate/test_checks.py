@@ -12,6 +12,7 @@ from sparring.data import Arrays
 from sparring.evaluate import checks, examine
 from sparring.evaluate.checks import CHECKS, Question, Record
 from sparring.evaluate.doctor import LOOKS
+from sparring.evaluate.judging import exact
 from sparring.evaluate.ledger import Outcome
 from sparring.evaluate.outputs import agree, apart
 from sparring.evaluate.result import Check
@@ -233,7 +234,7 @@ def test_scores_that_are_no_numbers_under_attack_fail() -> None:
 def test_where_nothing_stands_no_doubt_is_left_but_luck() -> None:
     asked = {look.question.name: look.question for look in (*CHECKS, *LOOKS)}
     names = ("gradients", "access", "randomness", "claims")
-    settled = {check.name: check.outcome for check in checks.exact([asked[name].failed("so") for name in names])}
+    settled = {check.name: check.outcome for check in exact([asked[name].failed("so") for name in names])}
     assert settled == {"gradients": "warn", "access": "warn", "randomness": "fail", "claims": "fail"}
 
 

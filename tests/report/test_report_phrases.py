@@ -13,8 +13,8 @@ import pytest
 import sparring
 from sparring.data import Arrays
 from sparring.evaluate.doctor import examine
+from sparring.evaluate.judging import judge
 from sparring.evaluate.result import Check
-from sparring.evaluate.verdict import judge
 from sparring.models.loading import adopt
 from sparring.report.page import page
 from sparring.report.phrases import earlier, phrases, sentences
@@ -72,7 +72,7 @@ def test_every_sentence_of_a_check_or_an_alarm_has_its_chinese(module: Path) -> 
 
 
 def test_every_phrase_is_still_said() -> None:
-    speaking = [*SPEAKING, PACKAGE / "evaluate" / "verdict.py", PACKAGE / "evaluate" / "defended.py"]
+    speaking = [*SPEAKING, *(PACKAGE / "evaluate" / f"{name}.py" for name in ("bout", "judging", "defended"))]
     text = "\n".join(
         sentence
         for module in speaking

@@ -7,7 +7,7 @@ the run has no such stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -122,19 +122,6 @@ DOUBTFUL = frozenset(
 
 HIDDEN = "hidden-paths"
 """The check whose warning says that they may."""
-
-UPPER_BOUND = (DOUBTFUL - {"randomness"}) | {"access", "adaptive", "convergence", "logits", "unaware"}
-"""Checks whose failure says that a better attack would break more."""
-
-
-def exact(checks: Sequence[Check]) -> tuple[Check, ...]:
-    """The same checks of a model of which nothing stands: no attack could break more, and such doubts are warnings."""
-    return tuple(
-        check.model_copy(update={"outcome": "warn"})
-        if check.outcome == "fail" and check.name in UPPER_BOUND and not check.fatal
-        else check
-        for check in checks
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

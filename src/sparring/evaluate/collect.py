@@ -18,10 +18,10 @@ from sparring import __version__
 from sparring.attacks import Restarts, pgd, square
 from sparring.errors import BadInput, named
 from sparring.evaluate import identity
+from sparring.evaluate.case import treated
 from sparring.evaluate.doctor import Diagnosis, examine
 from sparring.evaluate.ledger import Cost, Ledger
 from sparring.evaluate.run import DRAWS, Ring, Runner, Watch, accept, asked, home, one_thread, silent, workforce
-from sparring.evaluate.verdict import treated
 from sparring.goals import Untargeted
 from sparring.losses import cross_entropy, dlr, logit, margin, probability_margin
 from sparring.models.victim import Victim, inference, scores

@@ -23,16 +23,18 @@ from torch import Tensor, nn
 from sparring.attacks import Restarts, pgd_cosine, square
 from sparring.attacks.within import Within
 from sparring.errors import BadInput
-from sparring.evaluate import checks as run_checks
 from sparring.evaluate import identity
+from sparring.evaluate.assembly import joined
+from sparring.evaluate.checks import UNAWARE as BEATEN
 from sparring.evaluate.given import Examples, ball, examples, with_gradients
+from sparring.evaluate.judging import exact, judge
 from sparring.evaluate.ledger import admit
 from sparring.evaluate.outputs import agree
 from sparring.evaluate.result import AttackRecord, Defended, Interval, Result, Verdict
 from sparring.evaluate.run import accept, asked, home, one_thread, own_draws
 from sparring.evaluate.statistics import clopper_pearson
 from sparring.evaluate.suites import last_resort
-from sparring.evaluate.verdict import audit, joined, judge
+from sparring.evaluate.verdict import audit
 from sparring.goals import Never, Untargeted
 from sparring.losses import cross_entropy, margin
 from sparring.models.loading import adopt
@@ -273,9 +275,9 @@ def audit_defence(
         adaptive = joined(adaptive, attack, fell)
         unaware, missed = clopper_pearson(len(subject) - len(fell), len(subject)), adaptive.attacks[-1].broke
         said = f"{missed} examples fell to an attack that does not know the defence, and not to the adaptive one"
-        checks = (*checks, run_checks.UNAWARE.answered(said, bad=missed > 0))
+        checks = (*checks, BEATEN.answered(said, bad=missed > 0))
         if not adaptive.robust_accuracy.estimate:
-            checks = run_checks.exact(checks)
+            checks = exact(checks)
     verdict, reasons = judge(checks)
     numbers = Defended(
         name=name,

@@ -453,9 +453,9 @@ def crumpled() -> nn.Module:
     return behind(Crumple())
 
 
-@specimen("hashed noise", "broken", "shattered-gradients", "loss-noise")
+@specimen("hashed noise", "broken", "shattered-gradients", "loss-noise", verdict="trusted")
 def hashed_noise() -> nn.Module:
-    """Noise that is a function of the input: the same each time, and another one next to it."""
+    """Noise that is a function of the input, another one next to it: nothing stands, which no doubt can change."""
     return behind(Crumple(height=0.3))
 
 
