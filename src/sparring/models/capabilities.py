@@ -113,7 +113,7 @@ CAPABILITIES: tuple[Capability, ...] = (
     ),
     Capability(
         framework="scikit-learn: every other classifier",
-        loaded="the same files",
+        loaded="the same files; trees and forests in `.skops` with `--trust` too",
         access="scores or labels",
         extra="sklearn",
         test="test_sklearn.py::test_everything_else_gives_what_it_has_and_says_so",
