@@ -372,15 +372,15 @@ class _Reader:
         match name:
             case "relu":
                 return self.add(Rectifier(), x)
-            case "leaky_relu" if 0 <= (slope := settings.get("negative_slope", (*args, 0.01)[1])) <= 1:
-                return self.add(Rectifier(slope), x)
+            case "leaky_relu":
+                return self.layer(nn.LeakyReLU(*args[1:], **settings), x)
             case "tanh":
                 return self.add(Sigmoid(), x)
             case "sigmoid":
                 return self.add(LOGISTIC, x)
             case "softplus":
                 return self.layer(nn.Softplus(*args[1:], **settings), x)
-            case "dropout" if not settings.get("training", (*args, 0.5, True)[2 if len(args) > 2 else -1]):
+            case "dropout" if not _drops(*args[1:], **settings):
                 return x
             case "contiguous" | "detach":
                 return x
@@ -448,6 +448,11 @@ def _as_torch_has_it(layer: nn.Module) -> bool:
     renewing = all(type(hook).__module__.startswith("torch.nn.utils.") for hook in layer._forward_pre_hooks.values())
     own = "forward" in vars(layer) or not type(layer).forward.__module__.startswith("torch.nn.modules.")
     return renewing and not layer._forward_hooks and not own
+
+
+def _drops(p: float = 0.5, training: bool = True, inplace: bool = False) -> bool:
+    """Whether torch's function `dropout`, called so, leaves anything out."""
+    return training
 
 
 def _operands(args: tuple[Any, ...], settings: dict[str, Any]) -> tuple[Any, ...] | None:

@@ -15,6 +15,11 @@ from sparring.types import Defence, Model
 from sparring.views import RandomTransform, Transform, bpda
 
 
+def climbed(clean: Callable[..., Tensor], surrogate: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
+    """The transform that attacks see, random or not: with the gradient of its stand-in, if it has one."""
+    return clean if surrogate is None else bpda(clean, surrogate)
+
+
 class Cleaned(nn.Module):
     """A model that sees its inputs through a transform. Submodules keep the modes that they have."""
 
@@ -64,7 +69,7 @@ class Cleaning:
 
     def adaptive(self, model: Model) -> Model:
         """The same outputs, with the gradient of the stand-in."""
-        return Cleaned(model, self.clean if self.surrogate is None else bpda(self.clean, self.surrogate))
+        return Cleaned(model, climbed(self.clean, self.surrogate))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +99,7 @@ class RandomCleaning:
 
     def adaptive(self, model: Model) -> Model:
         """The same, with the gradient of the stand-in."""
-        return Cleaned(model, Drawn(self.clean if self.surrogate is None else bpda(self.clean, self.surrogate)))
+        return Cleaned(model, Drawn(climbed(self.clean, self.surrogate)))
 
 
 @dataclass(frozen=True)

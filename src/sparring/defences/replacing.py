@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sparring.defences.cleaning import Cleaned, Learning
+from sparring.defences.cleaning import Cleaned, Learning, climbed
 from sparring.defences.learning import afresh, retrained, trainable
 from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.threats import linf
 from sparring.types import Defence, Model
-from sparring.views import Transform, bpda, mean, unchanged
+from sparring.views import Transform, mean, unchanged
 
 if TYPE_CHECKING:
     from sparring.training import Objective
@@ -40,7 +40,7 @@ class Replacement:
 
     def adaptive(self, model: Model) -> Model:
         """The same outputs, with the gradient of the stand-in."""
-        return Cleaned(self.network, self.clean if self.surrogate is None else bpda(self.clean, self.surrogate))
+        return Cleaned(self.network, climbed(self.clean, self.surrogate))
 
 
 class Mean(nn.Module):
