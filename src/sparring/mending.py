@@ -65,15 +65,16 @@ def obstacles(model: Model, x: Tensor) -> tuple[str, ...]:
 
 
 def rescaled(model: Model) -> Model:
-    """The best output of every row at 10, the middle one at 0: no scale of the logits saturates the loss.
+    """The best output of every row at 10, the third best at 0: no scale of the logits saturates the loss.
 
-    Not the least: of a class that is masked by -1e9, all others would be the same.
+    Not the least: beside a class that is masked by -1e9, all others would be the same.
     """
 
     def view(x: Tensor) -> Tensor:
         outputs = model(x)
-        middle, most = outputs.detach().median(1, keepdim=True).values, outputs.detach().amax(1, keepdim=True)
-        return 10 * (outputs - middle) / (most - middle).clamp(min=1e-30)
+        best = outputs.detach().topk(min(3, outputs.shape[1]), dim=1).values
+        least, most = best[:, -1:], best[:, :1]
+        return 10 * (outputs - least) / (most - least).clamp(min=1e-30)
 
     return view
 
@@ -106,7 +107,8 @@ def _moderate(x: Tensor, most: float) -> Tensor:
 def _softened_softmax(x: Tensor, *given: Any, **kwargs: Any) -> Tensor:
     dim = kwargs.get("dim", given[0] if given else None)
     assert dim is not None
-    low, high = x.detach().aminmax(dim=dim, keepdim=True)
+    seen = x.detach()
+    low, high = seen.masked_fill(seen < MASKED, torch.inf).amin(dim, keepdim=True), seen.amax(dim, keepdim=True)
     return (x / ((high - low) / 20).clamp(min=1)).softmax(dim)
 
 
@@ -154,6 +156,10 @@ SQUASHING = ("sigmoid", "tanh", "softmax", "hardsigmoid")
 SATURATING = (*SQUASHING, "clamp", "clip", "hardtanh", "relu6")
 
 
+MASKED = -1e8
+"""Below this a number is a mask, as attention has it: no softmax is saturated by it."""
+
+
 class _Mend(TorchFunctionMode):
     """While active, what stops a gradient is exact forward and soft backward.
 
@@ -196,7 +202,8 @@ class _Mend(TorchFunctionMode):
         if name.rstrip("_") not in SATURATING:
             return True
         flat = (value == 0) | (value.abs() == 1) if name.startswith(SQUASHING) else value != x
-        return bool(flat.float().mean() > 0.5)
+        seen = flat[x >= MASKED]
+        return bool(seen.float().mean() > 0.5)
 
     def _known(self, value: Tensor, soft: Tensor) -> Tensor:
         """The value, with the gradient of what stands for it, now or once it is a float tensor again."""

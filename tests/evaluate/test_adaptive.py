@@ -293,14 +293,44 @@ def test_a_mended_model_keeps_no_graph_in_its_buffers() -> None:
     assert not watching.get_buffer("seen").requires_grad
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_rescaled_outputs_lie_around_0_to_10_and_decide_as_before_whatever_class_is_masked(masked: bool) -> None:
+@pytest.mark.parametrize("masked", [0, 1, 20])
+@pytest.mark.parametrize("classes", [3, 10])
+def test_rescaled_outputs_lie_around_0_to_10_and_decide_as_before_whatever_class_is_masked(
+    classes: int, masked: int
+) -> None:
     network, (x, _) = honest("relu"), held_out(16)
-    view = rescaled(lambda z: torch.cat([1000 * network(z), torch.full((len(z), int(masked)), -1e9)], 1))
-    outputs = view(x)
-    assert torch.allclose(outputs.median(1).values, torch.zeros(16))
+    view = rescaled(lambda z: torch.cat([1000 * network(z)[:, :classes], torch.full((len(z), masked), -1e9)], 1))
+    outputs, plain = view(x), network(x)[:, :classes]
+    assert torch.allclose(outputs.topk(3).values[:, 2], torch.zeros(16))
     assert torch.allclose(outputs.amax(1), torch.full((16,), 10.0))
-    assert torch.equal(outputs.argmax(1), network(x).argmax(1))
+    assert torch.equal(outputs.argmax(1), plain.argmax(1))
+    best = plain.topk(3, dim=1).values
+    torch.testing.assert_close(outputs.topk(2).values[:, 1], 10 * (best[:, 1] - best[:, 2]) / (best[:, 0] - best[:, 2]))
+
+
+class Windowed(nn.Module):
+    """Attention over the rows of an image, each to its neighbours alone."""
+
+    def __init__(self, mask: float) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.first, self.last = nn.Linear(28, 8), nn.Linear(28 * 8, 10)
+        near = (torch.arange(28)[:, None] - torch.arange(28)).abs() < 3
+        self.register_buffer("mask", torch.zeros(28, 28).masked_fill(~near, mask))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(x[:, 0])
+        seen = (h @ h.transpose(1, 2) / 8**0.5 + self.get_buffer("mask")).softmax(2) @ h
+        return self.last(seen.flatten(1))
+
+
+@pytest.mark.parametrize("mask", [-torch.inf, -1e9])
+def test_masked_attention_is_no_saturation(mask: float) -> None:
+    x = held_out(4)[0]
+    net = Windowed(mask)
+    assert obstacles(net, x) == ()
+    torch.testing.assert_close(slope(mended(net), x), slope(net, x))
 
 
 def test_a_caller_without_gradients_gets_the_same_attack() -> None:

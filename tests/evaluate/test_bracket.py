@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparring.errors import BadInput
 from sparring.evaluate import Result, audit
-from sparring.evaluate.assembly import agree
+from sparring.evaluate.assembly import refuse_contradictions
 from sparring.evaluate.bracket import rungs
 from sparring.evaluate.ledger import Ledger
 from sparring.evaluate.result import Example
@@ -147,7 +147,7 @@ def test_certificates_that_were_stopped_go_on_from_the_ledger(
 def test_a_proof_and_an_attack_that_contradict_each_other_are_one_line() -> None:
     rows = [Example(index=7, label=0, clean=0, broken_by="fgsm", distance=0.1, certified=False, proved=0.2)]
     with pytest.raises(BadInput, match=r"example 7, which is proved to stand within 0.2, and broken at 0.1"):
-        agree(rows)
+        refuse_contradictions(rows)
 
 
 def test_what_cannot_be_certified_is_refused_in_one_line() -> None:

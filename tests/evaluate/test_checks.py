@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -206,7 +208,7 @@ def test_a_class_at_minus_a_billion_hides_no_change(mask: bool) -> None:
         assert outcomes(noisy)["randomness"].outcome == "fail"
 
 
-@given(scale=floats(1e-3, 1e3), shift=floats(-10, 10))
+@given(scale=floats(1e-2, 1e3), shift=floats(-1, 1))
 @settings(max_examples=20, deadline=None)
 def test_neither_scale_nor_shift_nor_a_masked_class_changes_how_far_outputs_are_apart(
     scale: float, shift: float
@@ -216,10 +218,61 @@ def test_neither_scale_nor_shift_nor_a_masked_class_changes_how_far_outputs_are_
     far = torch.full((12, 1), -1e9)
     found = apart(z, other)
     assert (found > 0).all()
-    torch.testing.assert_close(apart(scale * z + shift, scale * other + shift), found, rtol=0.05, atol=1e-4)
+    moved = apart(scale * z + scale * shift, scale * other + scale * shift)
+    torch.testing.assert_close(moved, found, rtol=0.05, atol=1e-4)
     torch.testing.assert_close(apart(torch.cat([z, far], 1), torch.cat([other, far], 1)), found)
     assert not apart(z, z).any()
     assert agree(z, z + 1e-7)
+
+
+class Beside(nn.Module):
+    """The honest network, with a habit that changes none of its outputs."""
+
+    def __init__(self, habit: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.network, self.habit = honest("relu"), habit
+        self.scale = nn.Parameter(torch.ones(10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.habit(self.network(x), self.scale)
+
+
+def noting(h: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    _ = h.detach().mean(), (h > 0).float().mean().item()
+    with torch.no_grad():
+        _ = torch.arange(3)
+    return h
+
+
+@pytest.mark.parametrize(
+    "habit",
+    [
+        noting,
+        lambda h, scale: h - h.detach().amax(1, keepdim=True) * 0,
+        lambda h, scale: h * scale.detach().sign(),
+        lambda h, scale: torch.where(scale > 0.5, h, 0 * h),
+        lambda h, scale: h * scale.data.round(),
+    ],
+    ids=["notes", "shift", "signs", "pruned", "rounded"],
+)
+def test_what_a_model_does_beside_its_outputs_or_to_its_weights_hides_no_path(
+    habit: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> None:
+    model = Beside(habit)
+    assert outcomes(model)["hidden-paths"].outcome == "pass"
+    assert model.scale.requires_grad
+
+
+def test_a_path_that_gradients_pass_over_is_said() -> None:
+    found = outcomes(find("gated").make())["hidden-paths"]
+    assert found.outcome == "warn"
+    assert "comparison" in found.evidence
+
+
+def test_outputs_of_one_score_agree_to_the_last_bit() -> None:
+    one = torch.rand(5, 1)
+    assert agree(one, one.clone())
+    assert not agree(one, one + 1e-6)
 
 
 def test_scores_that_are_no_numbers_under_attack_fail() -> None:

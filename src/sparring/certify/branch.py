@@ -376,7 +376,7 @@ class _Tree:
                 z = self.bound(self.afresh(bounds))
         z = self.divided(z, math.inf)
         least = min([self.closed, *(part.least for part in (*self.open, *self.stuck))])
-        status: Status = "broken" if z is not None else "certified" if least > 0 else "unknown"
+        status: Status = "broken" if z is not None else "certified" if least > TIE else "unknown"  # a tie is no margin
         return Answer(status, least, z, self.count)
 
     def divided(self, z: Tensor | None, most: float) -> Tensor | None:

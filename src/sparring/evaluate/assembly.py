@@ -68,7 +68,7 @@ def assembled(case: Case, story: Story) -> Result:
         )
         for example, outcome in sorted(clean.items())
     )
-    agree(rows)
+    refuse_contradictions(rows)
     fine = 32 if case.plan().nearest is not None else 0
     attacks = {stage for _, stages in story.fought.values() for stage in stages}
     blows = Counter(blow.attack for blow in broken.values())
@@ -120,7 +120,7 @@ def assembled(case: Case, story: Story) -> Result:
     )
 
 
-def agree(rows: Sequence[Example]) -> None:
+def refuse_contradictions(rows: Sequence[Example]) -> None:
     """Refuse a proof and an attack that contradict each other: one of the two is wrong, and nothing can be said."""
     for row in rows:
         if row.proved and row.distance is not None and row.proved > row.distance:

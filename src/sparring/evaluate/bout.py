@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparring.attacks.grid import Grid
 from sparring.attacks.restarts import Restarts
@@ -15,11 +15,7 @@ from sparring.evaluate import checks as run_checks
 from sparring.evaluate.bracket import WALKS, Prover, entry
 from sparring.evaluate.case import Case, Make, whole_box
 from sparring.evaluate.ledger import Cost, Outcome
-from sparring.evaluate.result import (
-    Check,
-    Forecast,
-    Progress,
-)
+from sparring.evaluate.result import Check, Forecast, Progress
 from sparring.evaluate.run import Runner, home, own_draws
 from sparring.evaluate.schedule import Round, choose, outlook, settled
 from sparring.evaluate.statistics import spread
@@ -28,9 +24,6 @@ from sparring.models.victim import inference
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Attack
-
-if TYPE_CHECKING:
-    pass
 
 SAMPLE = 128
 """Examples that a question to the finished run is put to, at most."""
@@ -239,22 +232,23 @@ def _doubted(bout: Bout) -> bool:
 def _adapt(bout: Bout) -> Make:
     """Fit attacks to the model: a search on a few of what stands, then what it found on all of it, the nearest first.
 
-    Costs no more than `adaptive.SHARE` of what was spent until then, half of it at most on the search. Returns the
-    best attack that was found, or where nothing stands the likeliest, for the curve.
+    Costs no more than `adaptive.SHARE` of what was spent until then, half of it at most on the search. Returns, for the
+    curve, the best attack that was found, or where nothing was tried the likeliest, behind the one without any view.
     """
     case, ring = bout.case, bout.runner.ring
     passes = adaptive.SHARE * sum(bout.cost(stage) for stage in bout.outcomes)
     standing = sorted(bout.ranked())
     some = standing or bout.right
     few = [some[place] for place in spread(len(some), adaptive.SAMPLE)]
+    plain = case.climber(steps=20, times=1)
     if not few:
-        return case.climber(steps=20, times=1)
+        return plain
     found = _survey(bout, few)
     passes -= bout.cost("survey")
     field = adaptive.candidates(case.threat, replace(found, random=False), case.diagnosis.classes)  # draws are averaged
     field = tuple(replace(one, onward=found.random) for one in field)
     if not standing:
-        return adaptive.Resized(field[0], steps=20)
+        return Behind(plain, adaptive.Resized(field[0], steps=20))
 
     def attempt(one: adaptive.Candidate, steps: int) -> adaptive.Trial:
         stage = f"adaptive: {one}, {steps} steps"
@@ -274,7 +268,19 @@ def _adapt(bout: Bout) -> Make:
                 bout.fight(stage, "adaptive", one.run(adaptive.LAST), fit, name)
                 bout.note(name, stage, run + 1)
                 passes -= bout.cost(stage)
-    return adaptive.Resized((*plan, *field)[0], steps=20)
+    return Behind(plain, adaptive.Resized((*plan, *field)[0], steps=20))
+
+
+@dataclass(frozen=True)
+class Behind:
+    """An attack, and behind it another one on what it leaves."""
+
+    first: Make
+    second: Make
+
+    def __call__(self, threat: Ball) -> Attack:
+        """Both on this threat."""
+        return Restarts(attacks=(self.first(threat), self.second(threat)), times=2)
 
 
 def _survey(bout: Bout, few: Sequence[int]) -> adaptive.Findings:

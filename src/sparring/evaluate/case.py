@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,9 +16,6 @@ from sparring.evaluate.suites import Suite, build, last_resort, margin_runs
 from sparring.models.victim import Victim
 from sparring.threats import Ball
 from sparring.types import Access, Attack, Data, Defence
-
-if TYPE_CHECKING:
-    pass
 
 CURVE = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Where accuracy is measured, as multiples of the audited eps."""

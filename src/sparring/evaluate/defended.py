@@ -25,7 +25,7 @@ from sparring.attacks.within import Within
 from sparring.errors import BadInput
 from sparring.evaluate import identity
 from sparring.evaluate.assembly import joined
-from sparring.evaluate.checks import UNAWARE as BEATEN
+from sparring.evaluate.checks import UNAWARE
 from sparring.evaluate.given import Examples, ball, examples, with_gradients
 from sparring.evaluate.judging import exact, judge
 from sparring.evaluate.ledger import admit
@@ -60,7 +60,7 @@ QUERIES = 1000
 
 BATCH = 200
 
-UNAWARE = "unaware transfer"
+TRANSFER = "unaware transfer"
 """What an adaptive audit calls the attack with the examples that were made on the bare model."""
 
 
@@ -275,7 +275,7 @@ def audit_defence(
         adaptive = joined(adaptive, attack, fell)
         unaware, missed = clopper_pearson(len(subject) - len(fell), len(subject)), adaptive.attacks[-1].broke
         said = f"{missed} examples fell to an attack that does not know the defence, and not to the adaptive one"
-        checks = (*checks, BEATEN.answered(said, bad=missed > 0))
+        checks = (*checks, UNAWARE.answered(said, bad=missed > 0))
         if not adaptive.robust_accuracy.estimate:
             checks = exact(checks)
     verdict, reasons = judge(checks)
@@ -346,7 +346,7 @@ def _transferred(
             distances = threat.distance(z, x).cpu()[broken]
             fell |= dict(zip(rows[broken].tolist(), distances.tolist(), strict=True))
     record = AttackRecord(
-        name=UNAWARE,
+        name=TRANSFER,
         config=identity.of_attack(attack),
         broke=0,
         attacked=len(data),

@@ -59,6 +59,20 @@ def _loaded(source: tuple[str, str | None, bool, Tensor | None], changes: dict[s
 
 
 @contextmanager
+def frozen(model: object) -> Iterator[None]:
+    """Let the weights of the torch module behind a model ask for no gradient meanwhile."""
+    module = model.module if isinstance(model, Victim) else model
+    weights = [p for p in module.parameters() if p.requires_grad] if isinstance(module, nn.Module) else []
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
+
+
+@contextmanager
 def inference(model: object) -> Iterator[None]:
     """Put the torch module behind a model into inference mode, and give every submodule its own mode back."""
     module = model.module if isinstance(model, Victim) else model

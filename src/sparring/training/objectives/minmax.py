@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +15,7 @@ from torch.nn import functional
 from sparring.errors import BadInput
 from sparring.goals import Measured, Never
 from sparring.models import load
-from sparring.models.victim import inference
+from sparring.models.victim import frozen, inference
 from sparring.search import forward
 from sparring.streams import Streams
 from sparring.threats import Ball
@@ -65,20 +64,8 @@ def searched(
     The weights ask for no gradient meanwhile: nothing need be kept of the passes for their sake. `view` is what the
     attack is to see of the network, where that is not the network itself.
     """
-    with inference(network), _frozen(network):
+    with inference(network), frozen(network):
         return attack(network if view is None else view, x, goal, rng).detach()
-
-
-@contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    weights = [p for p in network.parameters() if p.requires_grad]
-    for weight in weights:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for weight in weights:
-            weight.requires_grad_(True)
 
 
 def slope(network: nn.Module, z: Tensor, loss: Callable[[Tensor], Tensor], *, graph: bool = False) -> Tensor:
