@@ -114,20 +114,16 @@ def test_a_ledger_tells_defences_apart_and_knows_one_again():
     assert texts == [of_attack(defence) for defence in made()]
 
 
-def test_an_adaptive_view_that_is_beaten_by_an_unaware_attack_makes_the_verdict_suspect(monkeypatch):
-    """Everything falls, so they say, to the examples that were made on the bare model."""
-    attack, count = defended._transferred, 30
+class Backwards(Replacement):
+    """A view whose gradients lead away from what breaks it."""
 
-    def all_fell(*given, **settings):
-        return attack(*given, **settings)[0], dict.fromkeys(range(count), 0.1)
+    def adaptive(self, model):
+        return bpda(network(), lambda z: -network()(z))
 
-    monkeypatch.setattr(defended, "_transferred", all_fell)
-    found = audit_defence(network(), median(), first(digits("test"), count), linf(0.1), suite="quick", passes=0)
-    assert found.missed > 0
-    assert found.verdict == "trusted"  # of a model of which nothing stands no doubt is left
-    monkeypatch.setattr(defended, "_transferred", lambda *given, **settings: (all_fell(*given, **settings)[0], fell))
-    fell = {row.index: 0.1 for row in found.bare.per_example[::2]}
-    found = audit_defence(network(), median(), first(digits("test"), count), linf(0.1), suite="quick", passes=0)
+
+def test_an_adaptive_view_that_is_beaten_by_an_unaware_attack_makes_the_verdict_suspect():
+    data = first(digits("test"), 60)
+    found = audit_defence(network(), Backwards(network()), data, linf(0.05), suite="quick", passes=0)
     assert found.missed > 0
     assert found.verdict == "suspect"
     assert any("does not know the defence" in reason for reason in found.reasons)
@@ -135,7 +131,7 @@ def test_an_adaptive_view_that_is_beaten_by_an_unaware_attack_makes_the_verdict_
     whole, robust = found.adaptive, found.adaptive.robust_accuracy.estimate
     assert robust <= found.unaware.estimate
     assert [row.broken_by for row in whole.per_example].count("unaware transfer") == found.missed
-    assert all(row.distance <= 0.3001 for row in whole.per_example if row.broken_by == "unaware transfer")
+    assert all(row.distance <= 0.0501 for row in whole.per_example if row.broken_by == "unaware transfer")
     at_eps = next(point for point in whole.curve if point.eps == whole.threat["eps"])
     assert robust == at_eps.robust_accuracy == derive.standing(whole)[-1] == derive.course(whole)[-1].accuracy
 
