@@ -24,7 +24,6 @@ from sparring.defences import (
     bit_depth,
     jpeg,
     magnet,
-    median,
     noise,
 )
 from sparring.defences.detectors import trained
@@ -41,7 +40,7 @@ from sparring.registry import find
 from sparring.report import derive
 from sparring.streams import Streams
 from sparring.threats import linf
-from sparring.views import unchanged
+from sparring.views import bpda, unchanged
 from sparring.zoo.honest import attention, relu
 
 
