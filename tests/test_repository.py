@@ -20,6 +20,7 @@ from torch import nn
 from sparring import audit_defence
 from sparring.defences import bit_depth
 from sparring.evaluate import Check, audit
+from sparring.registry import members
 from sparring.threats import linf
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +57,67 @@ def test_what_pages_take_from_the_code_is_what_the_code_says() -> None:
 
 def test_nothing_is_translated_that_no_page_needs() -> None:
     assert not reference()["unused"](), "translate what stands there now, in tools/chinese.toml"
+
+
+def test_no_table_that_a_chinese_page_takes_from_the_code_has_english_in_it() -> None:
+    written = reference()
+    chinese = [page for page in written["pages"]() if page.parent.name == "zh" or page.name.endswith(".zh.md")]
+    blocks = [match[0] for page in chinese for match in written["BLOCK"].finditer(text(page))]
+    lines = "\n".join(blocks).splitlines()
+    cells = {cell.strip() for line in lines if line.startswith("|") for cell in written["CELLS"].split(line)}
+    assert len(cells) > 500
+    assert not sorted(filter(is_english, cells)), "translate them in tools/chinese.toml, and run: make docs"
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "Uniform draws from the ball: a control, not an attack.",
+        "passes",
+        "`Interval` or null",
+        "2 steps + 2 steps",
+        "Few coordinates, changed to the edge (Papernot 等，2016)。",
+        "用差分进化: bred by scores",
+    ],
+)
+def test_english_in_a_cell_is_noticed(cell: str) -> None:
+    assert is_english(cell)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "以 DLR 为损失的 Auto-PGD（Croce 与 Hein，2020）。",
+        "从强噪声走一步（de Jorge 等，2022）。",
+        "去掉 dropout 和第二个线性层",
+        "`a model of scores`",
+        "linf l2 recolour",
+        "linf:8/255",
+        "Hugging Face transformers",
+        "scikit-learn",
+        "160,866",
+        "---",
+        "",
+    ],
+)
+def test_names_code_and_numbers_are_no_english(cell: str) -> None:
+    assert not is_english(cell)
+
+
+NAMES = {"transformers", "scikit-learn", "torch.export"}
+"""What is written in small letters in every language; threats are, too."""
+
+
+def is_english(cell: str) -> bool:
+    """Whether words of English stand in a cell, besides names and code.
+
+    One in small letters is enough where nothing is Chinese; else two in a row, for Chinese borrows `dropout` as well.
+    """
+    names = NAMES | members("threats").keys()
+    said = re.sub(r"`[^`]*`", "`", cell)
+    said = re.sub(r"[A-Za-z][\w.-]*\w", lambda word: "`" if word[0] in names else word[0], said)
+    chinese = re.search(r"[\u4e00-\u9fff]", said)
+    return bool(re.search(r"[A-Za-z]{2},? +[a-z]{2}" if chinese else r"(?<![A-Za-z])[a-z]{2}", said))
 
 
 def reference() -> dict[str, Any]:

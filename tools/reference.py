@@ -3,7 +3,8 @@
     python tools/reference.py
 
 Tables come out in the language of the page: every cell is looked up in `tools/chinese.toml`, then among the phrases of
-the reports, and stays English where it is in neither. Also writes `docs/result.schema.json`. Run by `make docs`.
+the reports, and stays as it is where it is in neither: right for names, code and numbers; of English a test complains.
+Also writes `docs/result.schema.json`. Run by `make docs`.
 """
 
 from __future__ import annotations

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+BEGUN = 3
+"""Fewer letters than these begin too many names to mean one of them."""
+
 
 def hint(name: str, known: Iterable[str], otherwise: str) -> str:
     """What to do about a name that there is not: take the nearest one, if one is near."""
@@ -12,13 +15,24 @@ def hint(name: str, known: Iterable[str], otherwise: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The name that was meant, most likely: the one with the fewest slips, if these are few for its length.
+    """The name that was meant, most likely.
 
-    Upper and lower case are one. A letter too many, too few, another, or two that are swapped are one slip each.
+    That is the shortest that begins with what was written, hyphens aside, if this has at least `BEGUN` letters; else
+    the one with the fewest slips, if these are few for its length. Upper and lower case are one. A letter too many,
+    too few, another, or two that are swapped are one slip each.
     """
+    known, start = list(known), _joined(name)
+    begun = [one for one in known if _joined(one).startswith(start)] if len(start) >= BEGUN else []
+    if begun:
+        return min(begun, key=lambda one: (len(one), _slips(name, one)))
     slips = {one: (_slips(name.casefold(), one.casefold()), _slips(name, one)) for one in known}
     near = min(slips, key=slips.__getitem__, default=None)
     return near if near is not None and slips[near][0] <= (len(name) + 1) // 3 else None
+
+
+def _joined(name: str) -> str:
+    """A name in lower case, as one word."""
+    return name.casefold().translate(dict.fromkeys(map(ord, "-_ ")))
 
 
 def _slips(a: str, b: str) -> int:

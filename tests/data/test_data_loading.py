@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sparring.data import Arrays, load, load_split
+from sparring.data import DATASETS, Arrays, load, load_split
 from sparring.errors import BadInput
 
 
@@ -69,6 +69,18 @@ def test_a_split_of_data_that_have_some_is_taken(sources, spec):
 def test_two_different_splits_are_one_too_many(sources, spec):
     with pytest.raises(BadInput, match=rf"^--split test for {spec}; need one split"):
         load_split(spec, "test")
+
+
+def test_a_split_that_contradicts_is_refused_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setitem(DATASETS, "digits", None)
+    with pytest.raises(BadInput, match="need one split"):
+        load_split("digits:train", "test")
+
+
+def test_an_empty_split_is_not_taken_for_none_at_all(sources):
+    for spec in ("digits:", "parts.npz:"):
+        with pytest.raises(BadInput):
+            load(spec)
 
 
 def test_what_is_not_there_is_said_before_its_splits(sources):

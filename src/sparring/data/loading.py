@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from PIL import Image
@@ -42,26 +42,7 @@ def load(spec: str, *, split: str = "test") -> Data:
         BadInput: nothing of that name, or what the loader of its kind refuses.
 
     """
-    if spec.startswith("hf:"):
-        return load_hugging_face(spec[3:], split)
-    if spec in DATASETS:
-        return DATASETS[spec](split)
-    source, _, said = spec.rpartition(":")
-    if source in DATASETS:
-        return DATASETS[source](said)
-    if Path(spec).exists() or Path(spec).suffix.lower() in (".npz", ".csv"):
-        return _from_path(Path(spec), split)
-    if source and not source.endswith(".py") and Path(source).exists():
-        return _split_of(Path(source), said)
-    if not source:
-        raise _unknown(spec)
-    try:
-        value = build(spec)
-    except BadInput as error:
-        if error.given == f"no module '{source}'":
-            raise _unknown(source) from None
-        raise
-    return _from_value(spec, value)
+    return _taken(Source.of(spec), split)
 
 
 def load_split(spec: str, split: str) -> Data:
@@ -71,31 +52,76 @@ def load_split(spec: str, split: str) -> Data:
         BadInput: data without splits, or `spec` names another one; and what `load` refuses.
 
     """
-    found, said = load(spec, split=split), _said(spec)
-    if said not in ("", split):
+    source = Source.of(spec)
+    if source.split not in (None, split):
         raise BadInput(f"--split {split} for {spec}", "one split", "leave one of them out")
-    if not said and not _has_splits(spec):
+    found = _taken(source, split)  # first, for what is not there has no splits either
+    if source.split is None and not source.has_splits():
         raise BadInput(f"--split {split} for {spec}", "data with splits", "leave it out")
     return found
 
 
-def _said(spec: str) -> str:
-    """The split that stands in `spec` itself; empty where none does."""
-    if spec.startswith("hf:"):
-        return parted(spec[3:])[1]
-    source, _, said = spec.rpartition(":")
-    split = source in DATASETS or (not source.endswith(".py") and Path(source).exists() and not Path(spec).exists())
-    return said if source and split else ""
+@dataclass(frozen=True)
+class Source:
+    """What stands after `--data`, taken apart: of which kind it is, its name there, and the split, if one is said."""
+
+    kind: Literal["hub", "name", "path", "factory"]
+    name: str
+    split: str | None = None
+
+    @classmethod
+    def of(cls, spec: str) -> Source:
+        """What a spec means: whatever `load` can read, or a factory."""
+        if spec.startswith("hf:"):
+            name, split = parted(spec[3:])
+            return cls("hub", name, split or None)
+        if spec in DATASETS:
+            return cls("name", spec)
+        before, _, after = spec.rpartition(":")
+        if before in DATASETS:
+            return cls("name", before, after)
+        if Path(spec).exists() or Path(spec).suffix.lower() in (".npz", ".csv"):
+            return cls("path", spec)
+        if before and not before.endswith(".py") and Path(before).exists():
+            return cls("path", before, after)
+        return cls("factory", spec)
+
+    def has_splits(self) -> bool:
+        """Whether a split makes a difference to what is loaded, where none is said."""
+        path = Path(self.name)
+        if self.kind == "path" and path.is_dir():
+            return bool(splits(path))
+        if self.kind == "path":
+            return path.suffix.lower() == ".npz" and not {"x", "y"} <= arrays(path)
+        return self.kind == "name" or (self.kind == "hub" and not alone(self.name))
 
 
-def _has_splits(spec: str) -> bool:
-    """Whether `split` makes a difference to what `load` gives, where `spec` names none."""
-    path = Path(spec)
-    if spec.startswith("hf:"):
-        return not alone(spec[3:])
-    if path.is_dir():
-        return bool(splits(path))
-    return spec in DATASETS or (path.suffix.lower() == ".npz" and not {"x", "y"} <= arrays(path))
+def _taken(source: Source, split: str) -> Data:
+    """What a source gives; `split`, where it says none itself."""
+    name, said = source.name, source.split
+    match source.kind:
+        case "hub":
+            return load_hugging_face(name if said is None else f"{name}/{said}", split)
+        case "name":
+            return DATASETS[name](split if said is None else said)
+        case "path":
+            return _from_path(Path(name), split) if said is None else _split_of(Path(name), said)
+        case "factory":
+            return _made(name)
+
+
+def _made(spec: str) -> Data:
+    """What a factory gives, as a data set."""
+    module, _, _ = spec.rpartition(":")
+    if not module:
+        raise _unknown(spec)
+    try:
+        value = build(spec)
+    except BadInput as error:
+        if error.given == f"no module '{module}'":
+            raise _unknown(module) from None
+        raise
+    return _from_value(spec, value)
 
 
 @dataclass(frozen=True, eq=False)
