@@ -117,6 +117,39 @@ def attack(threat, *, steps: int = 3):
     return pgd(threat, steps=steps)
 '''
 
+MINE = """
+from dataclasses import dataclass
+from typing import Any
+
+from sparring.attacks import pgd
+
+
+@dataclass
+class Mine:
+    threat: Any
+    make: Any
+
+    def __call__(self, model, x, goal, rng):
+        return self.make(x)
+
+
+def far(threat):
+    return Mine(threat, lambda x: x + 100)
+
+
+def fails(threat):
+    return Mine(threat, lambda x: 1 / 0)
+
+
+def late(threat):
+    left = [1, 0]
+    return Mine(threat, lambda x: x / left.pop(0) if left[0] else 1 / 0)
+
+
+def climbs(threat):
+    return pgd(threat)
+"""
+
 TRAINED = ("nets.py:network", "--weights", "weights.pt")
 SMALL = ("--data", "digits", "--limit", "64")
 THREAT = ("--threat", "linf:0.1")
@@ -678,6 +711,43 @@ def test_an_attack_of_ones_own_and_its_settings_come_from_the_command_line(run: 
     assert run(*words).status == 0
     record = json.loads(Path("out", "attack.json").read_text())
     assert record["settings"] == {"steps": 2, "loss": "margin", "restarts": 1}
+
+
+def test_an_attack_of_ones_own_that_cheats_or_fails_is_told(run: Run, place: Path) -> None:
+    Path("mine.py").write_text(MINE)
+    words = ("attack", *TRAINED, *SMALL, *THREAT, "--out", "out", "--attack")
+    ended = run(*words, "mine.py:far")
+    assert ended.status == 0, ended.err
+    rejected = json.loads(Path("out", "attack.json").read_text())["rejected"]
+    assert rejected > 0
+    assert "broke 0 of" in ended.out
+    assert f"\n{rejected} claims were rejected: outside of the threat or of the bounds\n" in ended.out
+    nearest = run(*words, "deepfool", "--threat", "linf:0.01")
+    assert "of its finds are outside of the threat: it looks for the nearest" in nearest.out
+    assert "rejected" not in run(*words, "fgsm").out
+    before = Path("out", "attack.json").read_bytes()
+    for _ in range(2):  # the folder is not blocked
+        failed = run(*words, "mine.py:fails")
+        assert failed.status == 2
+        assert failed.err.splitlines()[-1].startswith(
+            "sparring: fails raised ZeroDivisionError: division by zero; need"
+        )
+        assert "--resume" not in failed.err
+    assert Path("out", "attack.json").read_bytes() == before
+    for spec in ("math:hypot", "builtins:dict"):
+        refused(run, (*words, spec), f"{spec.partition(':')[2]} does not say what it takes; need a factory")
+
+
+def test_a_refusal_that_going_on_would_meet_again_gets_no_such_advice(run: Run, place: Path) -> None:
+    Path("mine.py").write_text(MINE)
+    words = ("attack", "nets.py:function", "--data", "digits", "--limit", "24", "--batch-size", "8", *THREAT)
+    for name in ("late", "climbs"):
+        ended = run(*words, "--attack", f"mine.py:{name}", "--out", name)
+        assert ended.status == 2
+        assert "--resume" not in ended.err
+        assert Path(name, "ledger.sqlite").exists()
+    assert run(*words, "--attack", "uniform-noise", "--out", "climbs").status == 0, "what had not begun blocks nothing"
+    assert "holds an unfinished run" in run(*words, "--attack", "uniform-noise", "--out", "late").err
 
 
 def test_a_split_that_is_asked_for_is_taken_and_written_into_the_command(run: Run, place: Path) -> None:

@@ -60,6 +60,11 @@ from sparring.attacks import pgd
 def mine(threat, *, steps: int = 3):
     return pgd(threat, steps=steps)
 
+class Family:
+    @staticmethod
+    def other(threat):
+        return pgd(threat, steps=4)
+
 number = 3
 """
 
@@ -72,6 +77,7 @@ def test_an_attack_may_be_a_factory_of_ones_own(tmp_path, monkeypatch):
         assert entry.name == "mine"
         assert set(entry.kinds) == set(members("threats"))
         assert entry.make(linf(0.1), steps=2).steps == 2
+    assert attack("own_attacks_of_a_test.py:Family.other").make(linf(0.1)).steps == 4
     assert attack("pgd") is members("attacks")["pgd"]
     assert attack("sparring.attacks:pgd") is members("attacks")["pgd"], "what is registered is known"
 
@@ -81,6 +87,7 @@ def test_an_attack_may_be_a_factory_of_ones_own(tmp_path, monkeypatch):
     [
         ("a.py:mien", "'a.py' has no 'mien'; .* did you mean 'mine'"),
         ("a.py:number", "'a.py:number' is of type int; need a factory"),
+        ("a.py:mine.gone", "'a.py' has no 'mine.gone'"),
         ("gone.py:mine", "no file 'gone.py'"),
         ("no_such_package:mine", "no module 'no_such_package'"),
         (":mine", "unknown attack ':mine'"),

@@ -254,6 +254,10 @@ def attack(**given: Any) -> int:
         click.echo(f"{entry.name} learned from the first {found.learned_from} examples: {passes}")
     click.echo(f"{entry.name} on {threat}: broke {len(found.broken)} of {attacked} examples that the model gets right")
     click.echo(f"{found.survive_storage} of them survive storage in 8 bits")
+    if found.rejected and entry.aims == "smallest perturbation":
+        click.echo(f"{found.rejected} of its finds are outside of the threat: it looks for the nearest, however far")
+    elif found.rejected:
+        click.echo(f"{found.rejected} claims were rejected: outside of the threat or of the bounds")
     passes = f"{found.cost.forward / max(attacked, 1):.1f} forward and {found.cost.backward / max(attacked, 1):.1f}"
     click.echo(f"{passes} backward passes an example, {found.cost.seconds:.1f} s")
     click.echo(f"written: {found.file}, {found.record}")
@@ -710,7 +714,10 @@ def _gate(result: Result, fail_under: float | None) -> str | None:
 
 @contextmanager
 def _resumable(out: Path | None) -> Iterator[None]:
-    """Say how to go on, where something was kept: on Ctrl-C, and where a model or its server fails on the way."""
+    """Say how to go on, where something was kept: on Ctrl-C, and where what fails on the way may pass.
+
+    Servers come back, and a spent budget is raised; of other refusals going on would only end in the same one.
+    """
     before = _unfinished(out)
     try:
         yield
@@ -719,7 +726,9 @@ def _resumable(out: Path | None) -> Iterator[None]:
             raise
         raise Stopped(f"stopped; {GO_ON.format(out)}") from None
     except BadInput as error:
-        if _unfinished(out) == before:  # refused before the first batch
+        from sparring.models.endpoint import MayPass
+
+        if not isinstance(error, MayPass) or _unfinished(out) == before:  # refused before the first batch
             raise
         raise BadInput(error.given, error.need, f"{error.do}; {GO_ON.format(out)}") from error
 

@@ -28,13 +28,7 @@ def build(spec: str) -> object:
         BadInput: no colon, no such file, module or name, or an exception while importing or calling.
 
     """
-    path, colon, name = spec.rpartition(":")
-    if not colon or not path or not name:
-        raise BadInput(f"'{spec}'", FORM, "name the function after a colon")
-    file = Path(path) if path.endswith(".py") else None
-    with _importable(file.resolve().parent if file else Path.cwd()):
-        module = _run(file) if file else _import(path)
-        value = _find(module, path, name)
+    with _located(spec) as value:
         if not (inspect.isroutine(value) or inspect.isclass(value) or isinstance(value, partial)):
             return value
         try:
@@ -45,6 +39,27 @@ def build(spec: str) -> object:
             raise BadInput(
                 f"'{spec}' raised {named(error)}", "a factory that runs without arguments", "mend it, or wrap it in one"
             ) from error
+
+
+def locate(spec: str) -> object:
+    """Import what `spec` names, and leave it as it is: what needs arguments is for the caller to call.
+
+    Raises:
+        BadInput: no colon, no such file, module or name, or an exception while importing.
+    """
+    with _located(spec) as value:
+        return value
+
+
+@contextmanager
+def _located(spec: str) -> Iterator[object]:
+    """What `spec` names, while modules beside it can be imported."""
+    path, colon, name = spec.rpartition(":")
+    if not colon or not path or not name:
+        raise BadInput(f"'{spec}'", FORM, "name the function after a colon")
+    file = Path(path) if path.endswith(".py") else None
+    with _importable(file.resolve().parent if file else Path.cwd()):
+        yield _find(_run(file) if file else _import(path), path, name)
 
 
 def _run(file: Path) -> ModuleType:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 from sparring.errors import BadInput
-from sparring.factories import build
-from sparring.spelling import hint, nearest
+from sparring.factories import locate
+from sparring.spelling import nearest
 from sparring.types import Access
 
 Kind = Literal["attacks", "threats", "defences", "detectors", "objectives", "augmentations", "certificates"]
@@ -115,12 +115,10 @@ def attack(spec: str) -> Entry:
     path, colon, name = spec.rpartition(":")
     if not colon or not path or not name:
         return find("attacks", spec)
-    there = cast(dict[str, Any], build(f"{path}:__dict__"))  # to name the factory would be to call it without a threat
-    make = there.get(name)
+    make = locate(spec)
     if not callable(make):
-        do = hint(name, [one for one, value in there.items() if callable(value)], "check the spelling")
-        given = f"{path!r} has no {name!r}" if make is None else f"{spec!r} is of type {type(make).__name__}"
-        raise BadInput(given, "a factory: a function (threat) -> Attack", do)
+        need = "a factory: a function (threat) -> Attack"
+        raise BadInput(f"{spec!r} is of type {type(make).__name__}", need, "name another one")
     registered = (entry for entry in members("attacks").values() if entry.make is make)
     threats = tuple(one for one in members("threats") if one not in Entry.norms)
     return next(registered, Entry(name=name, make=make, needs="labels", threats=threats))

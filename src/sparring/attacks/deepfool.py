@@ -31,6 +31,17 @@ def untargeted(goal: Goal, name: str) -> None:
         raise BadInput(given, f"an untargeted one for {name}, which picks the nearest class", "use fmn")
 
 
+def enough(classes: int, name: str) -> int:
+    """So many classes, of which one is the label.
+
+    Raises:
+        BadInput: less than two: there is no rival among them.
+    """
+    if classes < 2:
+        raise BadInput(f"{name}.classes = {classes}", "2 or more: the label, and a rival", "give another value")
+    return classes
+
+
 def rivals(outputs: Tensor, labels: Tensor) -> Tensor:
     """All classes but the labels, likeliest first, `(B, K - 1)`."""
     return outputs.scatter(1, labels.unsqueeze(1), -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
@@ -125,4 +136,4 @@ def deepfool(threat: Ball, *, steps: int = 50, classes: int = 10) -> DeepFool:
 
     Moosavi-Dezfooli et al. (2016).
     """
-    return DeepFool(threat=threat, steps=steps, classes=classes)
+    return DeepFool(threat=threat, steps=steps, classes=enough(classes, "deepfool"))

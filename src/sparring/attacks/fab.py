@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparring.attacks.deepfool import leads, nearest_rival, rivals, untargeted
+from sparring.attacks.deepfool import enough, leads, nearest_rival, rivals, untargeted
 from sparring.attacks.nearest import Nearest
 from sparring.losses import margin
 from sparring.norms import rows
@@ -172,7 +172,7 @@ def halved(search: Nearest, x: Tensor, times: int = 3) -> Tensor:
 )
 def fab(threat: Ball, *, steps: int = 100, classes: int = 10) -> FAB:
     """A small change by projections on the linearised boundary and on the box (Croce and Hein, 2020)."""
-    return FAB(threat=threat, steps=steps, classes=classes)
+    return FAB(threat=threat, steps=steps, classes=enough(classes, "fab"))
 
 
 @register(

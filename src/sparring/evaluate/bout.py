@@ -233,22 +233,21 @@ def _adapt(bout: Bout) -> Make:
     """Fit attacks to the model: a search on a few of what stands, then what it found on all of it, the nearest first.
 
     Costs no more than `adaptive.SHARE` of what was spent until then, half of it at most on the search. Returns, for the
-    curve, the best attack that was found, or where nothing was tried the likeliest, behind the one without any view.
+    curve, the best attack that was found, or where nothing was tried the likeliest.
     """
     case, ring = bout.case, bout.runner.ring
     passes = adaptive.SHARE * sum(bout.cost(stage) for stage in bout.outcomes)
     standing = sorted(bout.ranked())
     some = standing or bout.right
     few = [some[place] for place in spread(len(some), adaptive.SAMPLE)]
-    plain = case.climber(steps=20, times=1)
     if not few:
-        return plain
+        return case.climber(steps=20, times=1)
     found = _survey(bout, few)
     passes -= bout.cost("survey")
     field = adaptive.candidates(case.threat, replace(found, random=False), case.diagnosis.classes)  # draws are averaged
     field = tuple(replace(one, onward=found.random) for one in field)
     if not standing:
-        return Behind(plain, adaptive.Resized(field[0], steps=20))
+        return _backed(adaptive.Resized(field[0], steps=20), case)
 
     def attempt(one: adaptive.Candidate, steps: int) -> adaptive.Trial:
         stage = f"adaptive: {one}, {steps} steps"
@@ -268,7 +267,12 @@ def _adapt(bout: Bout) -> Make:
                 bout.fight(stage, "adaptive", one.run(adaptive.LAST), fit, name)
                 bout.note(name, stage, run + 1)
                 passes -= bout.cost(stage)
-    return Behind(plain, adaptive.Resized((*plan, *field)[0], steps=20))
+    return _backed(adaptive.Resized((*plan, *field)[0], steps=20), case)
+
+
+def _backed(fitted: Make, case: Case) -> Make:
+    """The fitted attack, and behind it the plain one where there are gradients: what was fitted may be worse."""
+    return Behind(fitted, case.climber(steps=20, times=1)) if case.access == "gradients" else fitted
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any
@@ -16,7 +21,7 @@ from torch import Tensor
 
 from sparring import __version__
 from sparring.attacks import Restarts, pgd, square
-from sparring.errors import BadInput, named
+from sparring.errors import BadInput, line, named
 from sparring.evaluate import identity
 from sparring.evaluate.case import treated
 from sparring.evaluate.doctor import Diagnosis, examine
@@ -24,18 +29,22 @@ from sparring.evaluate.ledger import Cost, Ledger
 from sparring.evaluate.run import DRAWS, Ring, Runner, Watch, accept, asked, home, one_thread, silent, workforce
 from sparring.goals import Untargeted
 from sparring.losses import cross_entropy, dlr, logit, margin, probability_margin
+from sparring.models.endpoint import MayPass
 from sparring.models.victim import Victim, inference, scores
 from sparring.registry import Entry, members
 from sparring.spelling import hint
 from sparring.streams import Streams
 from sparring.threats import Ball, linf
 from sparring.training.fitting import fits
-from sparring.types import Amortised, Attack, Boxed, Data
+from sparring.types import Amortised, Attack, Boxed, Data, Goal, Model
 from sparring.writing import in_one_move
 
 LESSONS = 500
 """The examples that an attack learns from, if it is one that learns: the first of the data."""
 
+
+CLEAN = "clean"
+"""The stage that only looks at the examples; an attack has a stage of its own name."""
 
 LOSSES = {loss.__name__.replace("_", "-"): loss for loss in (cross_entropy, margin, dlr, logit, probability_margin)}
 """What the setting `loss` may say in a word."""
@@ -45,8 +54,9 @@ LOSSES = {loss.__name__.replace("_", "-"): loss for loss in (cross_entropy, marg
 class Catch:
     """What an attack made: positions of the examples that it broke, and how far it had to go for them.
 
-    `cost` is that of attacking, `learning` that of learning from the first `learned_from` examples before. `record`
-    is the file that says all this to a machine.
+    `rejected` are the examples for which it handed over a success outside of its threat or of the bounds. `cost` is
+    that of attacking, `learning` that of learning from the first `learned_from` examples before. `record` is the file
+    that says all this to a machine.
     """
 
     examples: int
@@ -54,6 +64,7 @@ class Catch:
     broken: tuple[int, ...]
     distances: tuple[float, ...]
     survive_storage: int
+    rejected: int
     cost: Cost
     file: Path
     record: Path
@@ -86,16 +97,19 @@ def collect(
     (N,). `out/attack.json` says what was run and what it cost. A killed run resumes from the ledger in `out`. The
     doctor looks first, as before an audit; within 8/255 of the range, where the threat is no ball.
 
-    `settings` are those of the attack's factory; `loss` may be one of `LOSSES` by name. `restarts` fits every attack
-    that does not learn: so many runs, each on what still stands.
+    `settings` are those of the attack's factory; `loss` may be one of `LOSSES` by name, where the factory's is a
+    function. `restarts` fits every attack that does not learn: so many runs, each on what still stands within the
+    threat. Of an attack that is none of Sparring's own, a run is resumed with the same code alone.
 
     Raises:
-        BadInput: an attack that is not for this threat or this model, settings that it does not take, or a set-up in
-            which nothing can be believed.
+        BadInput: an attack that is not for this threat or this model, settings that it does not take, a set-up in
+            which nothing can be believed, or an attack of one's own that raises, or returns other than inputs.
     """
     _suits(entry, data, threat)
     taken = chosen(entry, settings or {})
     attack = _made(entry, threat, taken)
+    code = _code(entry.make, attack)
+    attack = _repeated(entry, _guarded(attack, entry.name, threat) if code else attack, taken)
     with one_thread():
         small = linf(8 / 255 * (threat.high - threat.low), low=threat.low, high=threat.high)
         diagnosis = examine(victim, data, threat if isinstance(threat, Ball) else small, seed=seed)
@@ -109,14 +123,18 @@ def collect(
             "data": identity.of_data(data),
             "attack": identity.of_attack(attack),
             "seed": seed,
+            **({"code": code} if code else {}),
         }
+        stage = f"{entry.name} (attack)" if entry.name == CLEAN else entry.name
         size = ring.batch_size(batch_size)
         with workforce(ring, workers) as pool, Ledger(out / "ledger.sqlite", key, resume=resume) as ledger:
             runner = Runner(ring=ring, ledger=ledger, batch_size=size, pool=pool, watch=watch)
-            ready, lessons, learning = _taught(ring, entry.name, attack)
-            found = replace(_run(runner, entry.name, ready, out), learned_from=lessons, learning=learning)
+            with _unblocked(ledger, stage):
+                ready, lessons, learning = _taught(ring, stage, attack)
+                found = replace(_run(runner, stage, ready, out), learned_from=lessons, learning=learning)
+            record = _plain(_record(entry, taken, threat, key, found))
             with in_one_move(found.record) as stream:
-                stream.write(json.dumps(_record(entry, taken, threat, key, found), indent=1).encode() + b"\n")
+                stream.write(json.dumps(record, indent=1, allow_nan=False).encode() + b"\n")
             ledger.finish()
     return found
 
@@ -142,19 +160,37 @@ def strike(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> tuple[
     return x, z, decided
 
 
+def _parameters(entry: Entry) -> Mapping[str, Parameter]:
+    """What the factory of an attack takes.
+
+    Raises:
+        BadInput: it does not say, as some functions and classes that are not written in Python.
+    """
+    try:
+        return signature(entry.make).parameters
+    except (TypeError, ValueError):
+        need = "a factory: a function (threat) -> Attack"
+        raise BadInput(f"{entry.name} does not say what it takes", need, "wrap it in one") from None
+
+
 def _known(entry: Entry) -> dict[str, Parameter]:
     """The settings that an attack takes, and `restarts`; their types by name, however the factory writes them."""
     found = {
-        name: one.replace(annotation=getattr(one.annotation, "__name__", one.annotation), kind=Parameter.KEYWORD_ONLY)
-        for name, one in signature(entry.make).parameters.items()
+        name: one.replace(annotation=_type(one.annotation), kind=Parameter.KEYWORD_ONLY)
+        for name, one in _parameters(entry).items()
         if one.default is not Parameter.empty
     }
     restarts = Parameter("restarts", Parameter.KEYWORD_ONLY, default=1, annotation="int")
     return found if "restarts" in found else {**found, "restarts": restarts}
 
 
+def _type(annotation: object) -> str:
+    """The name of a type."""
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+
+
 def chosen(entry: Entry, given: Mapping[str, object]) -> dict[str, Any]:
-    """Settings as the factory of an attack takes them; losses may be said by name.
+    """Settings as the factory of an attack takes them; a loss may be said by name where the factory's is a function.
 
     Raises:
         BadInput: a name that it does not take, or a value of another type; a count below 1.
@@ -165,8 +201,9 @@ def chosen(entry: Entry, given: Mapping[str, object]) -> dict[str, Any]:
 
     known = _known(entry)
     taking.__signature__ = Signature(list(known.values()))  # type: ignore[attr-defined]
+    losses = "loss" in known and callable(known["loss"].default)
     found = {
-        name: _loss(value) if name == "loss" and name in known and isinstance(value, str) else value
+        name: _loss(value) if name == "loss" and losses and isinstance(value, str) else value
         for name, value in given.items()
     }
     fits(entry.name, taking, found)
@@ -186,9 +223,8 @@ def _loss(name: str) -> Callable[..., Tensor]:
 
 
 def _made(entry: Entry, threat: Boxed, settings: Mapping[str, Any]) -> Attack:
-    """The attack with these settings."""
-    rest = dict(settings)
-    restarts = 1 if "restarts" in signature(entry.make).parameters else rest.pop("restarts", 1)
+    """The attack with these settings, run once."""
+    rest = {name: value for name, value in settings.items() if name in _parameters(entry)}
     try:
         attack: Any = entry.make(threat, **rest)
     except BadInput:
@@ -202,11 +238,125 @@ def _made(entry: Entry, threat: Boxed, settings: Mapping[str, Any]) -> Attack:
     if not callable(attack) or not hasattr(attack, "threat"):
         need = "an attack: a threat, and a call (model, x, goal, rng) -> z"
         raise BadInput(f"{entry.name} gave {type(attack).__name__}", need, "return one")
+    return attack  # type: ignore[no-any-return]
+
+
+def _repeated(entry: Entry, attack: Attack, settings: Mapping[str, Any]) -> Attack:
+    """The attack as often as `restarts` says, unless that is a setting of its factory."""
+    restarts = 1 if "restarts" in _parameters(entry) else settings.get("restarts", 1)
     if restarts == 1:
-        return attack  # type: ignore[no-any-return]
+        return attack
     if isinstance(attack, Amortised):
         raise BadInput(f"restarts for {entry.name}", "an attack that does not learn", "leave restarts out")
     return Restarts(attacks=(attack,), times=restarts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """An attack that is none of Sparring's: what it raises and what it returns is looked at.
+
+    It gets a copy of the inputs, so that it cannot change what it is measured by; for the same reason the threat is
+    that of the run, whatever its own.
+    """
+
+    attack: Attack
+    name: str
+    threat: Boxed
+
+    def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
+        """What the attack returns, `(B, *shape)`.
+
+        Raises:
+            BadInput: it raised, or returned anything else.
+        """
+        with _said(self.name):
+            z: object = self.attack(model, x.clone(), goal, rng)
+        if not isinstance(z, Tensor) or z.shape != x.shape:
+            what = f"a tensor {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
+            raise BadInput(f"{self.name} returned {what}", f"a tensor like x, {tuple(x.shape)}", "mend it")
+        return z.detach().to(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnLearner(Own):
+    """One that learns."""
+
+    attack: Amortised
+
+    def fit(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Attack:
+        """The attack as it has learned from these examples.
+
+        Raises:
+            BadInput: it raised.
+        """
+        with _said(self.name):
+            learned = self.attack.fit(model, x.clone(), goal, rng)
+        return Own(attack=learned, name=self.name, threat=self.threat)
+
+
+def _guarded(attack: Attack, name: str, threat: Boxed) -> Own:
+    """An attack of one's own, looked at."""
+    if isinstance(attack, Amortised):
+        return OwnLearner(attack=attack, name=name, threat=threat)
+    return Own(attack=attack, name=name, threat=threat)
+
+
+@contextmanager
+def _said(name: str) -> Iterator[None]:
+    """Say in one line what an attack of one's own raises; where memory ran out, its batch is halved."""
+    try:
+        yield
+    except (BadInput, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) and "memory" in line(error).lower():
+            raise
+        need = "an attack: a call (model, x, goal, rng) -> z"
+        raise BadInput(f"{name} raised {named(error)}", need, "mend it") from error
+
+
+def _code(make: object, attack: object) -> str:
+    """Sixteen hexadecimal digits of the files that an attack of one's own is from; nothing of Sparring's."""
+    make = make.func if isinstance(make, partial) else inspect.unwrap(make)  # type: ignore[arg-type]
+    things = (make, attack if inspect.isroutine(attack) else type(attack))
+    if all(str(getattr(thing, "__module__", "")).startswith("sparring.") for thing in things):
+        return ""
+    return hashlib.sha256(b"".join(map(_source, things))).hexdigest()[:16]
+
+
+def _source(thing: object) -> bytes:
+    """The file that something is from, or its class; nothing of what is not written in Python."""
+    try:
+        file = inspect.getsourcefile(thing if inspect.isroutine(thing) or isinstance(thing, type) else type(thing))
+    except (TypeError, OSError):
+        return b""
+    return Path(file).read_bytes() if file is not None and Path(file).is_file() else b""
+
+
+@contextmanager
+def _unblocked(ledger: Ledger, stage: str) -> Iterator[None]:
+    """What is refused before the attack's first batch, and would be again, leaves no run that must be gone on with."""
+    try:
+        yield
+    except BadInput as error:
+        begun = ledger.stages()
+        if begun and stage not in begun and not isinstance(error, MayPass):
+            ledger.finish()
+        raise
+
+
+def _plain(value: object) -> object:
+    """A value as JSON has it: what is no plain value, and no finite number, as text."""
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case None | bool() | int() | float() | str():
+            return value
+        case list() | tuple():
+            return [_plain(one) for one in value]
+        case dict():
+            return {str(key): _plain(one) for key, one in value.items()}
+    return identity.of_attack(value)
 
 
 def _record(
@@ -214,14 +364,12 @@ def _record(
 ) -> dict[str, object]:
     """What was run, what it did, and what it cost an example that was right before."""
     settings = {name: given.get(name, one.default) for name, one in _known(entry).items()}
-    plain = (bool, int, float, str, type(None))
     each = max(found.right_before, 1)
     return {
         "sparring": __version__,
         "attack": entry.name,
-        "settings": {
-            name: value if isinstance(value, plain) else identity.of_attack(value) for name, value in settings.items()
-        },
+        "settings": settings,
+        **({"code": key["code"]} if "code" in key else {}),
         "threat": {"name": str(threat), "low": threat.low, "high": threat.high},
         "model": key["model"],
         "data": key["data"],
@@ -229,6 +377,7 @@ def _record(
         "examples": found.examples,
         "right_before": found.right_before,
         "broken": len(found.broken),
+        "rejected": found.rejected,
         "survive_storage": found.survive_storage,
         "forward_per_example": found.cost.forward / each,
         "backward_per_example": found.cost.backward / each,
@@ -258,27 +407,27 @@ def _sound(entry: Entry, diagnosis: Diagnosis) -> None:
         raise BadInput(f"{entry.name} on a model without gradients", "gradients", "choose a black-box attack")
 
 
-def _taught(ring: Ring, name: str, attack: Attack) -> tuple[Attack, int, Cost]:
+def _taught(ring: Ring, stage: str, attack: Attack) -> tuple[Attack, int, Cost]:
     """The attack, once it has learned from the first examples if it is one that learns; how many, and at what cost."""
     if not isinstance(attack, Amortised):
         return attack, 0, Cost()
     start, view, lessons = time.perf_counter(), ring.attacked(), range(min(LESSONS, len(ring.data)))
     x, y = (part.to(home(ring.victim)) for part in ring.data.take(lessons))
     with inference(ring.victim):
-        learned = attack.fit(view, x, Untargeted(y), Streams.of(ring.seed, lessons).at(name).at("learn"))
+        learned = attack.fit(view, x, Untargeted(y), Streams.of(ring.seed, lessons).at(stage).at("learn"))
     return learned, len(lessons), ring.cost(start, view)
 
 
-def _run(runner: Runner, name: str, attack: Attack, out: Path) -> Catch:
+def _run(runner: Runner, stage: str, attack: Attack, out: Path) -> Catch:
     """Attack what is right before, and write down what is wrong after."""
     data, ledger, file = runner.ring.data, runner.ledger, out / "adversarial.npz"
-    clean = runner.sweep("clean", None, range(len(data)))
+    clean = runner.sweep(CLEAN, None, range(len(data)))
     usable = {
         example: outcome for example, outcome in clean.items() if outcome.prediction >= 0 and not outcome.rejected
     }
     right = [example for example, outcome in usable.items() if not outcome.reached]
-    outcomes = runner.sweep(name, attack, right)
-    points = {example: z for example in right if (z := ledger.point(name, example)) is not None}
+    outcomes = runner.sweep(stage, attack, right)
+    points = {example: z for example in right if (z := ledger.point(stage, example)) is not None}
     broken = tuple(points)
     x, y = data.take(broken or [0])
     with in_one_move(file) as stream:
@@ -297,7 +446,8 @@ def _run(runner: Runner, name: str, attack: Attack, out: Path) -> Catch:
         broken=broken,
         distances=tuple(outcomes[example].distance or 0.0 for example in broken),
         survive_storage=sum(bool(outcomes[example].survives_storage) for example in broken),
-        cost=ledger.cost(name),
+        rejected=sum(outcome.rejected for outcome in outcomes.values()),
+        cost=ledger.cost(stage),
         file=file,
         record=out / "attack.json",
     )

@@ -38,8 +38,16 @@ LONGEST_S = 1e6
 PLACES = ("{input}", "{inputs}", "{png}")
 
 
-class BudgetSpent(BadInput):
+class MayPass(BadInput):
+    """What may be over by the time one asks again: a run that it stops can be gone on with."""
+
+
+class BudgetSpent(MayPass):
     """The next request would go beyond the endpoint's query budget; it was not sent."""
+
+
+class Unanswered(MayPass):
+    """The server cannot be reached, does not answer in time, or answers with an error or no JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +154,9 @@ def adopt(obj: Endpoint) -> Victim:
     """Attack the model behind an `Endpoint`. The victim's `call` is a `Client`, which counts in `spent`.
 
     Raises:
-        BadInput: not an Endpoint, or a header names an environment variable that is not set; when called, everything
-            that goes wrong with the connection or the answer, one line each.
+        BadInput: not an Endpoint, or a header names an environment variable that is not set; when called, an answer
+            that holds no scores or labels where they should be, one line each.
+        Unanswered: when called, if no answer comes, or another one than 200 with JSON.
         BudgetSpent: when called, if the next request would go beyond `queries`.
 
     """
@@ -300,12 +309,14 @@ class Client:
                 trouble = f"did not answer within {e.timeout_s:g} s"
             except self._httpx.ConnectError as error:
                 self.spent -= examples
-                raise self._bad(f"cannot be reached: {first_line(error)}", "a running server", "check url") from None
+                raise self._failed(f"cannot be reached: {first_line(error)}", "a running server", "check url") from None
             except self._httpx.RequestError as error:  # such as a kept connection that the server has closed meanwhile
                 trouble = f"broke the connection: {first_line(error)}"
             except (self._httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host that no name server can have
                 self.spent -= examples
-                raise self._bad(f"is no address: {first_line(error)}", "an http(s):// address", "correct url") from None
+                raise self._failed(
+                    f"is no address: {first_line(error)}", "an http(s):// address", "correct url"
+                ) from None
             else:
                 if answer.status_code not in BUSY:
                     return self._json(answer, content)
@@ -315,12 +326,12 @@ class Client:
             if attempt == e.retries:
                 break
             if asked > e.longest_wait_s:
-                raise self._bad(
+                raise self._failed(
                     f"{trouble} and asks to wait {asked:.0f} s", f"{e.longest_wait_s:g} s", "come back later"
                 )
             backoff = min(e.wait_s * 2.0 ** min(attempt, 99), e.longest_wait_s) * (0.5 + 0.5 * e.jitter())
             e.sleep(max(asked, backoff))
-        raise self._bad(
+        raise self._failed(
             f"{trouble}, {e.retries + 1} times", "an answer", "check the server, or raise timeout_s or retries"
         )
 
@@ -354,12 +365,12 @@ class Client:
         if not 200 <= answer.status_code < 300:
             # The body may quote the request with its secrets; the status says enough.
             do = "check the headers" if answer.status_code in {401, 403} else "check url, method and request"
-            raise self._bad(f"answered {answer.status_code} {answer.reason_phrase}".strip(), "200", do)
+            raise self._failed(f"answered {answer.status_code} {answer.reason_phrase}".strip(), "200", do)
         try:
             return json.loads(content)
         except (ValueError, RecursionError):  # no JSON, no text, a number of thousands of digits, lists thousands deep
             kind = answer.headers.get("Content-Type", "no type")
-            raise self._bad(f"answered with something else than JSON ({kind})", "JSON", "check url") from None
+            raise self._failed(f"answered with something else than JSON ({kind})", "JSON", "check url") from None
 
     def _scores(self, answer: Any, examples: int) -> Tensor:
         scores = self._follow(answer, self.endpoint.response)
@@ -436,6 +447,9 @@ class Client:
 
     def _bad(self, what: str, need: str, do: str) -> BadInput:
         return BadInput(f"{self.endpoint.name} {what}", need, do)
+
+    def _failed(self, what: str, need: str, do: str) -> Unanswered:
+        return Unanswered(f"{self.endpoint.name} {what}", need, do)
 
 
 # --- the address, the template, the path and the scores

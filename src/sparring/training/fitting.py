@@ -18,6 +18,15 @@ KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
 }
 """Types that TOML has, by their names in a signature."""
 
+PLAIN = (bool, int, float, str, list, tuple, dict)
+"""What text can say."""
+
+TABLES = frozenset({"list", "tuple", "dict", "Sequence", "Mapping"})
+"""Types that hold others."""
+
+ANYTHING = frozenset({"Any", "object", "_empty", "<class 'inspect._empty'>"})
+"""What a signature says where it says nothing of the type."""
+
 
 def fits(place: str, make: Callable[..., Any], given: Mapping[str, Any]) -> None:
     """Refuse settings that a factory does not take: names without a default, and values of another type.
@@ -30,10 +39,30 @@ def fits(place: str, make: Callable[..., Any], given: Mapping[str, Any]) -> None
         if name not in known:
             need = f"one of {', '.join(known)}" if known else "no settings"
             raise BadInput(f"the setting '{place}.{name}'", need, hint(name, known, "leave it out"))
-        types, said = KINDS.get(str(known[name].annotation), ((type(value),), ""))
+        if known[name].default is None and not isinstance(value, PLAIN):
+            continue  # made in Python
+        kinds = _kinds(known[name])
+        if not kinds:
+            raise BadInput(
+                f"{place}.{name} = {value!r}", "what only Python can make", "leave it out, or say it in Python"
+            )
+        types, said = KINDS.get(" | ".join(kinds), ((type(value),), ""))
         if not isinstance(value, types) or isinstance(value, bool) > (bool in types):  # a bool is an int to Python
             raise BadInput(f"{place}.{name} = {value!r}", said, "give another value")
         if isinstance(value, float) and not math.isfinite(value):
             raise BadInput(f"{place}.{name} = {value:g}", "a finite number", "give another value")
         if callable(known[name].default) and not callable(value):
             raise BadInput(f"{place}.{name} = {value!r}", "a function", "leave it out, or say it in Python")
+
+
+def _kinds(one: Parameter) -> list[str]:
+    """The types that a parameter takes, by name; of one that is None unless it is given, those alone that text can say.
+
+    `Gallery | None` leaves nothing, `int | None` is `int`.
+    """
+    said = str(one.annotation).removeprefix("typing.")
+    if one.default is not None:
+        return [said]
+    said = said.removeprefix("Optional[").removesuffix("]") if said.startswith("Optional[") else said
+    heads = {kind: kind.partition("[")[0].rpartition(".")[2] for kind in said.split(" | ") if kind != "None"}
+    return [kind for kind, head in heads.items() if head in KINDS or head in TABLES or kind in ANYTHING]
