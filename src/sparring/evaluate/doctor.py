@@ -504,7 +504,7 @@ def _mending_matters(model: Model, x: Tensor) -> bool:
     """Whether the pullback of the outputs is another one once what stops gradients is mended, by over a thousandth."""
     pulled = []
     for view in (model, mended(model)):
-        with own_draws("hidden paths"):
+        with own_draws("mending"):
             point = x.detach().clone().requires_grad_()
             outputs = view(point)
             signs = Streams.of(0, [0]).sign(*outputs.shape[1:], device=outputs.device).to(outputs)
