@@ -94,7 +94,7 @@ def test_a_detached_model_is_suspect_and_attacked_by_its_scores() -> None:
 
 def test_noise_inside_the_model_is_suspect() -> None:
     torch.manual_seed(0)
-    result = audit(find("noise").make(), held_out(), THREAT, suite="quick")
+    result = audit(find("noise").make(), held_out(60), THREAT, suite="quick")
     assert result.verdict == "suspect"
     assert "randomness" in failed(result)
 
