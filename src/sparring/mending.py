@@ -58,10 +58,40 @@ def _buffers_left_alone() -> Iterator[None]:
 
 
 def obstacles(model: Model, x: Tensor) -> tuple[str, ...]:
-    """The functions of torch, by name, that stop the gradient of `x` inside a model. Costs a forward pass."""
-    with torch.enable_grad(), _buffers_left_alone(), _Mend() as mode:
-        model(x.detach().requires_grad_())
-    return tuple(dict.fromkeys(mode.met))
+    """The functions of torch, by name, that stop gradients of the outputs on their way back to `x`.
+
+    Those that are met, where the pullback is another one by over a thousandth once they are mended: what a model does
+    beside its outputs stops none. Costs a forward and a backward pass; two of each where any is met.
+    """
+    mode = _Mend()
+
+    def watched(z: Tensor) -> Tensor:
+        with _buffers_left_alone(), mode:
+            return model(z)
+
+    whole = _pulled(watched, x)
+    if not mode.met:
+        return ()
+    plain = _pulled(model, x)
+    return tuple(dict.fromkeys(mode.met)) if float((whole - plain).norm()) > 1e-3 * float(plain.norm()) else ()
+
+
+def _pulled(model: Model, x: Tensor) -> Tensor:
+    """The gradient in `x` of outputs with random signs, zero where there is none, with the same random numbers."""
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        point = x.detach().clone().requires_grad_()
+        outputs = model(point)
+        if not outputs.requires_grad:
+            return torch.zeros_like(x)
+        signs = Streams.of(0, [0]).sign(*outputs.shape[1:], device=outputs.device).to(outputs)
+        try:
+            (gradient,) = torch.autograd.grad((outputs * signs).sum(), point, allow_unused=True)
+        except (NotImplementedError, RuntimeError) as error:
+            if "derivative" not in str(error):  # as of torch.floor_divide, which has none
+                raise
+            gradient = None
+    return torch.zeros_like(x) if gradient is None else gradient.detach().nan_to_num()
 
 
 def rescaled(model: Model) -> Model:

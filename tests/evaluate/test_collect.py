@@ -26,7 +26,7 @@ from sparring.registry import attack as named
 from sparring.search import Search
 from sparring.streams import Streams
 from sparring.threats import Ball, linf, parse
-from sparring.training.fitting import fits
+from sparring.training.fitting import fits, settings_of
 from sparring.views import Counted
 
 CASES = [
@@ -313,8 +313,8 @@ def test_what_is_none_unless_it_is_given_takes_what_its_annotation_says():
             chosen(own(make), bad)
     assert chosen(find("attacks", "admix"), {"pool": margin}) == {"pool": margin}, "in Python"
     teach = find("objectives", "distillation").make
-    fits("objective", teach, {"teacher": nn.Linear(1, 1)})
-    fits("objective", teach, {"teacher": "teacher.pt"})
+    fits("objective", settings_of(teach), {"teacher": nn.Linear(1, 1)})
+    fits("objective", settings_of(teach), {"teacher": "teacher.pt"})
 
 
 def test_settings_are_recorded_as_json_has_them(victim, tmp_path):

@@ -188,16 +188,16 @@ def pictures(case: Case, story: Story, ledger: Ledger) -> Gallery:
     """The first examples that were broken, before and after."""
     from sparring.report.gallery import Picture, confidence
 
-    pictures: list[Picture] = []
+    found: list[Picture] = []
     model, probabilities = asked(case.victim), case.victim.probabilities
     for example in sorted(story.broken):
         z = ledger.point(story.broken[example].stage, example)
-        if z is None or len(pictures) == PICTURES:
+        if z is None or len(found) == PICTURES:
             break
         x, y = case.data.take([example])
         with torch.no_grad(), inference(case.victim), own_draws(case.seed, "pictures", example):
             before, after = model(torch.cat([x, z.unsqueeze(0)]).to(home(case.victim))).cpu().numpy()
-        pictures.append(
+        found.append(
             Picture(
                 index=example,
                 label=int(y),
@@ -207,4 +207,4 @@ def pictures(case: Case, story: Story, ledger: Ledger) -> Gallery:
                 z=z.numpy(),
             )
         )
-    return tuple(pictures)
+    return tuple(found)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
-from inspect import Parameter, Signature, signature
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +18,12 @@ from torch import Tensor
 
 from sparring import __version__
 from sparring.attacks import Restarts, pgd, square
-from sparring.errors import BadInput, line, named
+from sparring.errors import BadInput, named
 from sparring.evaluate import identity
 from sparring.evaluate.case import treated
 from sparring.evaluate.doctor import Diagnosis, examine
 from sparring.evaluate.ledger import Cost, Ledger
+from sparring.evaluate.own import code_of, guarded
 from sparring.evaluate.run import DRAWS, Ring, Runner, Watch, accept, asked, home, one_thread, silent, workforce
 from sparring.goals import Untargeted
 from sparring.losses import cross_entropy, dlr, logit, margin, probability_margin
@@ -35,8 +33,8 @@ from sparring.registry import Entry, members
 from sparring.spelling import hint
 from sparring.streams import Streams
 from sparring.threats import Ball, linf
-from sparring.training.fitting import fits
-from sparring.types import Amortised, Attack, Boxed, Data, Goal, Model
+from sparring.training.fitting import fits, settings_of
+from sparring.types import Amortised, Attack, Boxed, Data
 from sparring.writing import in_one_move
 
 LESSONS = 500
@@ -108,8 +106,8 @@ def collect(
     _suits(entry, data, threat)
     taken = chosen(entry, settings or {})
     attack = _made(entry, threat, taken)
-    code = _code(entry.make, attack)
-    attack = _repeated(entry, _guarded(attack, entry.name, threat) if code else attack, taken)
+    code = code_of(entry.make, attack)
+    attack = _repeated(entry, guarded(attack, entry.name, threat) if code else attack, taken)
     with one_thread():
         small = linf(8 / 255 * (threat.high - threat.low), low=threat.low, high=threat.high)
         diagnosis = examine(victim, data, threat if isinstance(threat, Ball) else small, seed=seed)
@@ -160,33 +158,24 @@ def strike(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> tuple[
     return x, z, decided
 
 
-def _parameters(entry: Entry) -> Mapping[str, Parameter]:
-    """What the factory of an attack takes.
+def _known(entry: Entry) -> dict[str, Parameter]:
+    """The settings that the factory of an attack takes.
 
     Raises:
         BadInput: it does not say, as some functions and classes that are not written in Python.
     """
     try:
-        return signature(entry.make).parameters
+        return settings_of(entry.make)
     except (TypeError, ValueError):
         need = "a factory: a function (threat) -> Attack"
         raise BadInput(f"{entry.name} does not say what it takes", need, "wrap it in one") from None
 
 
-def _known(entry: Entry) -> dict[str, Parameter]:
-    """The settings that an attack takes, and `restarts`; their types by name, however the factory writes them."""
-    found = {
-        name: one.replace(annotation=_type(one.annotation), kind=Parameter.KEYWORD_ONLY)
-        for name, one in _parameters(entry).items()
-        if one.default is not Parameter.empty
-    }
+def _settings(entry: Entry) -> dict[str, Parameter]:
+    """What may be set of an attack: `restarts` too, unless its factory means something of its own by it."""
+    known = _known(entry)
     restarts = Parameter("restarts", Parameter.KEYWORD_ONLY, default=1, annotation="int")
-    return found if "restarts" in found else {**found, "restarts": restarts}
-
-
-def _type(annotation: object) -> str:
-    """The name of a type."""
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return known if "restarts" in known else {**known, "restarts": restarts}
 
 
 def chosen(entry: Entry, given: Mapping[str, object]) -> dict[str, Any]:
@@ -195,18 +184,13 @@ def chosen(entry: Entry, given: Mapping[str, object]) -> dict[str, Any]:
     Raises:
         BadInput: a name that it does not take, or a value of another type; a count below 1.
     """
-
-    def taking() -> None:
-        """Stands for the factory: has its settings."""
-
-    known = _known(entry)
-    taking.__signature__ = Signature(list(known.values()))  # type: ignore[attr-defined]
+    known = _settings(entry)
     losses = "loss" in known and callable(known["loss"].default)
     found = {
         name: _loss(value) if name == "loss" and losses and isinstance(value, str) else value
         for name, value in given.items()
     }
-    fits(entry.name, taking, found)
+    fits(entry.name, known, found)
     ours = members("attacks").get(entry.name) is entry
     for name, value in found.items():
         counts = known[name].annotation == "int" and (ours or name == "restarts")
@@ -224,7 +208,7 @@ def _loss(name: str) -> Callable[..., Tensor]:
 
 def _made(entry: Entry, threat: Boxed, settings: Mapping[str, Any]) -> Attack:
     """The attack with these settings, run once."""
-    rest = {name: value for name, value in settings.items() if name in _parameters(entry)}
+    rest = {name: value for name, value in settings.items() if name in _known(entry)}
     try:
         attack: Any = entry.make(threat, **rest)
     except BadInput:
@@ -243,94 +227,12 @@ def _made(entry: Entry, threat: Boxed, settings: Mapping[str, Any]) -> Attack:
 
 def _repeated(entry: Entry, attack: Attack, settings: Mapping[str, Any]) -> Attack:
     """The attack as often as `restarts` says, unless that is a setting of its factory."""
-    restarts = 1 if "restarts" in _parameters(entry) else settings.get("restarts", 1)
+    restarts = 1 if "restarts" in _known(entry) else settings.get("restarts", 1)
     if restarts == 1:
         return attack
     if isinstance(attack, Amortised):
         raise BadInput(f"restarts for {entry.name}", "an attack that does not learn", "leave restarts out")
     return Restarts(attacks=(attack,), times=restarts)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Own:
-    """An attack that is none of Sparring's: what it raises and what it returns is looked at.
-
-    It gets a copy of the inputs, so that it cannot change what it is measured by; for the same reason the threat is
-    that of the run, whatever its own.
-    """
-
-    attack: Attack
-    name: str
-    threat: Boxed
-
-    def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
-        """What the attack returns, `(B, *shape)`.
-
-        Raises:
-            BadInput: it raised, or returned anything else.
-        """
-        with _said(self.name):
-            z: object = self.attack(model, x.clone(), goal, rng)
-        if not isinstance(z, Tensor) or z.shape != x.shape:
-            what = f"a tensor {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
-            raise BadInput(f"{self.name} returned {what}", f"a tensor like x, {tuple(x.shape)}", "mend it")
-        return z.detach().to(x)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnLearner(Own):
-    """One that learns."""
-
-    attack: Amortised
-
-    def fit(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Attack:
-        """The attack as it has learned from these examples.
-
-        Raises:
-            BadInput: it raised.
-        """
-        with _said(self.name):
-            learned = self.attack.fit(model, x.clone(), goal, rng)
-        return Own(attack=learned, name=self.name, threat=self.threat)
-
-
-def _guarded(attack: Attack, name: str, threat: Boxed) -> Own:
-    """An attack of one's own, looked at."""
-    if isinstance(attack, Amortised):
-        return OwnLearner(attack=attack, name=name, threat=threat)
-    return Own(attack=attack, name=name, threat=threat)
-
-
-@contextmanager
-def _said(name: str) -> Iterator[None]:
-    """Say in one line what an attack of one's own raises; where memory ran out, its batch is halved."""
-    try:
-        yield
-    except (BadInput, MemoryError):
-        raise
-    except Exception as error:
-        if isinstance(error, RuntimeError) and "memory" in line(error).lower():
-            raise
-        need = "an attack: a call (model, x, goal, rng) -> z"
-        raise BadInput(f"{name} raised {named(error)}", need, "mend it") from error
-
-
-def _code(make: object, attack: object) -> str:
-    """Sixteen hexadecimal digits of the files that an attack of one's own is from; nothing of Sparring's."""
-    make = make.func if isinstance(make, partial) else inspect.unwrap(make)  # type: ignore[arg-type]
-    things = (make, attack if inspect.isroutine(attack) else type(attack))
-    if all(str(getattr(thing, "__module__", "")).startswith("sparring.") for thing in things):
-        return ""
-    return hashlib.sha256(b"".join(map(_source, things))).hexdigest()[:16]
-
-
-def _source(thing: object) -> bytes:
-    """The file that something is from, or its class; nothing of what is not written in Python."""
-    try:
-        file = inspect.getsourcefile(thing if inspect.isroutine(thing) or isinstance(thing, type) else type(thing))
-    except (TypeError, OSError):
-        return b""
-    return Path(file).read_bytes() if file is not None and Path(file).is_file() else b""
 
 
 @contextmanager
@@ -363,7 +265,7 @@ def _record(
     entry: Entry, given: Mapping[str, object], threat: Boxed, key: Mapping[str, object], found: Catch
 ) -> dict[str, object]:
     """What was run, what it did, and what it cost an example that was right before."""
-    settings = {name: given.get(name, one.default) for name, one in _known(entry).items()}
+    settings = {name: given.get(name, one.default) for name, one in _settings(entry).items()}
     each = max(found.right_before, 1)
     return {
         "sparring": __version__,

@@ -24,16 +24,16 @@ from sparring.evaluate.checks import Look, Question, asks
 from sparring.evaluate.given import with_gradients
 from sparring.evaluate.outputs import STEADY, apart
 from sparring.evaluate.result import Check
-from sparring.evaluate.run import asked, home, own_draws
+from sparring.evaluate.run import asked, home
 from sparring.evaluate.statistics import clopper_pearson, spread
 from sparring.goals import Never, Untargeted
 from sparring.losses import cross_entropy, margin
-from sparring.mending import mended, obstacles
+from sparring.mending import obstacles
 from sparring.models.victim import Victim, are_probabilities, frozen, inference
 from sparring.norms import rows
 from sparring.streams import Streams
 from sparring.threats import Ball
-from sparring.types import Data, Loss, Model
+from sparring.types import Data, Loss
 from sparring.views import Counted
 
 SAMPLE = 64
@@ -485,33 +485,18 @@ def gradients_are_there(patient: Patient, question: Question) -> Check:
 def gradients_see_the_whole_model(patient: Patient, question: Question) -> Check:
     """Do outputs depend on the inputs by comparisons, casts, rounding or cuts, past what gradients see?
 
-    Only where the gradient changes once these are mended: what a model does beside its outputs, or to its weights, is
-    its own affair.
+    What a model does beside its outputs, or to its weights, is its own affair.
     """
     met: dict[str, None] = {}
     for x in (patient.x, patient.threat.sample(patient.x, patient.rng.at("within"))):
         try:
             with frozen(patient.victim):
-                met |= dict.fromkeys(obstacles(patient.model, x) if _mending_matters(patient.model, x) else ())
+                met |= dict.fromkeys(obstacles(patient.model, x))
         except (BadInput, RuntimeError, TypeError, BufferError, NotImplementedError) as error:
             return question.skipped(f"it cannot be watched while it runs ({line(error)[:80]})")
     if not met:
         return question.passed("no function of torch stops a gradient, on the sample and within the threat")
     return question.warned(f"gradients pass over {', '.join(met)}")
-
-
-def _mending_matters(model: Model, x: Tensor) -> bool:
-    """Whether the pullback of the outputs is another one once what stops gradients is mended, by over a thousandth."""
-    pulled = []
-    for view in (model, mended(model)):
-        with own_draws("mending"):
-            point = x.detach().clone().requires_grad_()
-            outputs = view(point)
-            signs = Streams.of(0, [0]).sign(*outputs.shape[1:], device=outputs.device).to(outputs)
-            gradient = torch.autograd.grad((outputs * signs).sum(), point)[0] if outputs.requires_grad else 0 * point
-        pulled.append(gradient.detach().nan_to_num())
-    plain, whole = pulled
-    return float((whole - plain).norm()) > 1e-3 * float(plain.norm())
 
 
 def _where(patient: Patient) -> str:

@@ -28,13 +28,27 @@ ANYTHING = frozenset({"Any", "object", "_empty", "<class 'inspect._empty'>"})
 """What a signature says where it says nothing of the type."""
 
 
-def fits(place: str, make: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """Refuse settings that a factory does not take: names without a default, and values of another type.
+def settings_of(make: Callable[..., Any]) -> dict[str, Parameter]:
+    """The settings of a factory: its parameters that have a default, with their types by name, however it writes them.
+
+    Raises:
+        TypeError, ValueError: it does not say, as some that are not written in Python.
+    """
+    return {
+        name: one.replace(
+            annotation=one.annotation.__name__ if isinstance(one.annotation, type) else str(one.annotation)
+        )
+        for name, one in signature(make).parameters.items()
+        if one.default is not Parameter.empty
+    }
+
+
+def fits(place: str, known: Mapping[str, Parameter], given: Mapping[str, Any]) -> None:
+    """Refuse values for settings that are not `known`, or of another type.
 
     Raises:
         BadInput: one of them; `place` says where it stands.
     """
-    known = {name: one for name, one in signature(make).parameters.items() if one.default is not Parameter.empty}
     for name, value in given.items():
         if name not in known:
             need = f"one of {', '.join(known)}" if known else "no settings"

@@ -24,7 +24,7 @@ from sparring.spelling import hint
 from sparring.streams import Streams
 from sparring.threats import Ball, parse
 from sparring.training.augmentations import Mixup, each
-from sparring.training.fitting import fits
+from sparring.training.fitting import fits, settings_of
 from sparring.training.limits import LARGEST_SEED
 from sparring.training.objectives import INNER, Objective, maximiser
 from sparring.training.rates import RATES, Rate, one_cycle
@@ -272,7 +272,7 @@ class Settings(Part):
         entry, rest = find("attacks", name), _rest(self.validation.attack)
         made = pgd if name == "pgd" else entry.make
         _within(entry, self.ball())
-        fits("validation.attack", made, rest)
+        fits("validation.attack", settings_of(made), rest)
         with _suiting("validation.attack", self.validation.attack):
             made(self.ball(), **rest)  # some settings are refused no earlier
         return partial(made, **rest)
@@ -361,7 +361,7 @@ def _among(place: str, table: Named, known: Mapping[str, Callable[..., Any]]) ->
 def _made(place: str, make: Callable[..., Any], table: Named, judge: Callable[..., Any] | None = None) -> Any:
     """What a table stands for: `make` with the rest of its entries."""
     rest = _rest(table)
-    fits(place, judge or make, rest)
+    fits(place, settings_of(judge or make), rest)
     with _suiting(place, table):
         return make(**rest)
 
@@ -377,7 +377,7 @@ def _objective(table: Named, threat: Ball, classes: int) -> Objective:
         rest["attack"] = maximiser(name, **_rest(attack))
         if name not in INNER:
             _within(members("attacks")[name], threat)
-    fits("objective", make, rest)
+    fits("objective", settings_of(make), rest)
     if "classes" in signature(make).parameters:
         rest = {"classes": classes, **rest}
     with _suiting("objective", table):

@@ -15,7 +15,7 @@ from sparring.registry import find, members
 from sparring.search import finite, forward, slope
 from sparring.streams import Streams
 from sparring.threats import Ball
-from sparring.training.fitting import fits
+from sparring.training.fitting import fits, settings_of
 from sparring.training.limits import not_negative
 from sparring.training.objectives.minmax import Maximiser
 from sparring.types import Goal, Loss, Model
@@ -102,5 +102,5 @@ def maximiser(name: str, **settings: Any) -> Maximiser:
         near = f"one of {', '.join(INNER)}, or an attack of `sparring list attacks`"
         raise BadInput(f"unknown inner attack {name!r}", near, "check the spelling")
     make = INNER[name] if name in INNER else find("attacks", name).make
-    fits(name, make, settings)
+    fits(name, settings_of(make), settings)
     return settled(make, **settings)
