@@ -18,7 +18,7 @@ from click.core import ParameterSource
 
 from sparring import __version__
 from sparring.allocator import keep_freed
-from sparring.errors import BadInput, named
+from sparring.errors import BadInput, MayPass, named
 from sparring.progress import learning, watching
 from sparring.tables import TABLES
 
@@ -726,8 +726,6 @@ def _resumable(out: Path | None) -> Iterator[None]:
             raise
         raise Stopped(f"stopped; {GO_ON.format(out)}") from None
     except BadInput as error:
-        from sparring.models.endpoint import MayPass
-
         if not isinstance(error, MayPass) or _unfinished(out) == before:  # refused before the first batch
             raise
         raise BadInput(error.given, error.need, f"{error.do}; {GO_ON.format(out)}") from error

@@ -18,6 +18,10 @@ class BadInput(ValueError):
         return type(self), (self.given, self.need, self.do)
 
 
+class MayPass(BadInput):
+    """What may be over by the time one asks again: a run that it stops can be gone on with."""
+
+
 def line(error: BaseException) -> str:
     """What an exception says, in one line; its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sparring import __version__
 from sparring.attacks import Restarts, pgd, square
-from sparring.errors import BadInput, named
+from sparring.errors import BadInput, MayPass, named
 from sparring.evaluate import identity
 from sparring.evaluate.case import treated
 from sparring.evaluate.doctor import Diagnosis, examine
@@ -27,7 +27,6 @@ from sparring.evaluate.own import code_of, guarded
 from sparring.evaluate.run import DRAWS, Ring, Runner, Watch, accept, asked, home, one_thread, silent, workforce
 from sparring.goals import Untargeted
 from sparring.losses import cross_entropy, dlr, logit, margin, probability_margin
-from sparring.models.endpoint import MayPass
 from sparring.models.victim import Victim, inference, scores
 from sparring.registry import Entry, members
 from sparring.spelling import hint

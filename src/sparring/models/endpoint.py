@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from sparring.errors import BadInput, require
+from sparring.errors import BadInput, MayPass, require
 from sparring.models.victim import Victim
 
 BUSY = frozenset({429, 502, 503, 504})
@@ -36,10 +36,6 @@ LONGEST_S = 1e6
 """The longest time-out or wait, in seconds: sockets and clocks refuse one that is much longer."""
 
 PLACES = ("{input}", "{inputs}", "{png}")
-
-
-class MayPass(BadInput):
-    """What may be over by the time one asks again: a run that it stops can be gone on with."""
 
 
 class BudgetSpent(MayPass):
