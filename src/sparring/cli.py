@@ -397,8 +397,8 @@ def certify(**given: Any) -> None:
 
     With a PROPERTY, a .vnnlib file on an .onnx file, prints unsat, timeout, or sat and a counterexample.
     """
-    from sparring.certify.smoothing import Asked, Smoothing
-    from sparring.evaluate.proofs import prove
+    from sparring.certify.smoothing import Smoothing
+    from sparring.evaluate.proofs import prove, smoothing
     from sparring.registry import find
 
     if given["asked"] is not None:
@@ -419,12 +419,13 @@ def certify(**given: Any) -> None:
     settings = {"seconds": given["seconds"]} if given["method"] == "branch-and-bound" else {}
     made = None if given["method"] == "smoothing" else find("certificates", given["method"]).make(**settings)
     victim, data, threat = _bout(given)
-    how = made or Smoothing(sigma=given["sigma"], n0=100, n=given["samples"], rule=Asked(threat.eps))
+    how = made or smoothing(victim, data, threat, sigma=given["sigma"], n=given["samples"])
+    said = f"smoothing, {how.counts}" if isinstance(how, Smoothing) else given["method"]
     with _resumable(out), watching(victim) as watch:
         found = prove(victim, data, threat, how, out=out, resume=given["resume"], watch=watch)
     share = found.certified_accuracy
     click.echo(f"{found.right} of {found.examples} examples are classified correctly")
-    click.echo(f"{found.certified} of them cannot be changed within {threat}: {given['method']}")
+    click.echo(f"{found.certified} of them cannot be changed within {threat}: {said}")
     if found.broken is not None:
         click.echo(f"{found.broken} are changed by an attack, {found.right - found.certified - found.broken} are open")
     click.echo(f"certified accuracy {share.estimate:.1%}, from {share.low:.1%} to {share.high:.1%} with 95% confidence")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparring.certify.smoothing import Asked, Smoothed, Smoothing, every_sample, votes
+from sparring.certify.smoothing import Asked, Smoothed, Smoothing, every_sample, noisy
 from sparring.errors import BadInput
 from sparring.streams import Streams
 
@@ -55,6 +55,6 @@ def test_a_model_that_says_nothing_abstains(rule):
 @pytest.mark.parametrize("outputs", [lambda x: x[:, 0], lambda x: x[:, :1], lambda x: x.view(-1, 2, 2)])
 def test_outputs_that_are_no_scores_are_refused(outputs):
     with pytest.raises(BadInput, match="a score a class"):
-        list(votes(outputs, X[0], 0.25, 10, Streams.of(0, [0])))
+        list(noisy(outputs, X[0], 0.25, 10, Streams.of(0, [0])))
     with pytest.raises(BadInput, match="a score a class"):
         Smoothed(outputs)(X)

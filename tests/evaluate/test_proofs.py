@@ -18,7 +18,9 @@ from sparring.cli import Stopped, cli
 from sparring.data import Arrays
 from sparring.errors import BadInput
 from sparring.evaluate.proofs import Proofs, prove
+from sparring.models.loading import adopt
 from sparring.registry import find
+from sparring.threats import linf
 
 SETUP = """
 import torch
@@ -99,6 +101,20 @@ def test_what_was_found_is_told_of_every_example(bout: dict[str, Any]) -> None:
     crown = prove(bout["victim"], bout["data"], threat, find("certificates", "crown").make())
     assert crown.broken is None
     assert {one.broken for one in crown.per_example} == {None}
+
+
+def test_answers_are_those_of_the_network_where_float32_ties() -> None:
+    """The graph, in float64, tells apart what the network does not."""
+    network = torch.nn.Linear(1, 2).requires_grad_(False)
+    network.weight[:], network.bias[:] = 1.0, torch.tensor([0.0, 1e-9])
+    data = Arrays("ties", torch.ones(2, 1), torch.tensor([0, 1]))
+    victim = adopt(network, name="net", example=torch.ones(1, 1))
+    for name in ("crown", "branch-and-bound"):
+        found = prove(victim, data, linf(0.0), find("certificates", name).make())
+        assert [(one.answer, one.right, bool(one.broken)) for one in found.per_example] == [
+            (0, True, False),
+            (0, False, False),
+        ], name
 
 
 GIVEN = ["certify", "sparring.networks:mlp", "--data", "digits", "--limit", "40", "--threat", "linf:0.001"]

@@ -4,6 +4,7 @@ from sparring.certify.answers import Answer, Certificate
 from sparring.certify.branch import BranchAndBound, branch_and_bound
 from sparring.certify.crown import CROWN, AlphaCROWN, Interval, alpha_crown, crown, interval
 from sparring.certify.graph import Graph
+from sparring.certify.lipschitz import Slopes, slopes
 from sparring.certify.reading import graph
 
 __all__ = [
@@ -14,9 +15,11 @@ __all__ = [
     "Certificate",
     "Graph",
     "Interval",
+    "Slopes",
     "alpha_crown",
     "branch_and_bound",
     "crown",
     "graph",
     "interval",
+    "slopes",
 ]

@@ -4,6 +4,15 @@
 
 Cohen et al. (2019), theorem 1. It is `g` that is certified, not `f`, whatever `f` is, in L2, and with a chance of
 `alpha` to be wrong for an input: p comes from samples. An abstention certifies nothing.
+
+Where it is known how far a noisy input is from another answer, at least, fewer samples say more. Let A be where f
+answers as g does, and A_r what lies r inside of A. A rim of r around a set adds `r / sigma` to `Phi^-1` of its share,
+at least (the Gaussian isoperimetric inequality: Borell, 1975); so at `x + d`
+
+    P(A) >= Phi(Phi^-1(p) + (r - |d|) / sigma)        R = r + sigma Phi^-1(p),  p <= P(x + sigma n in A_r)
+
+which for r = 0 is Cohen's radius. Such distances follow from a lead and from how fast it can change (Tsuzuku et al.,
+2018): `sparring.certify.slopes`.
 """
 
 from __future__ import annotations
@@ -18,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv, betaln, logsumexp, ndtr, ndtri
 from torch import Tensor
 
+from sparring.certify.lipschitz import Slopes
 from sparring.errors import BadInput
 from sparring.models.victim import inference, scores
 from sparring.streams import Streams
@@ -34,6 +44,9 @@ DISSENT = 10
 
 ABSTAINED = -1
 """The answer of an abstention."""
+
+TINY = 1e-30
+"""Below zero by this at least is the distance of what has another answer."""
 
 
 # What a count of successes says of the share behind it
@@ -88,18 +101,36 @@ def at_all_times(successes: ArrayLike, trials: ArrayLike, alpha: float) -> tuple
     return ends[0], ends[1]
 
 
+def share_beyond(first: Floats, reaches: Floats) -> Floats:
+    """What share of samples to expect at these distances or further, from the distances of the first.
+
+    Counted, where DISSENT of them or more are nearer. Elsewhere the nearest tenth is taken for the tail of a normal
+    distribution.
+    """
+    near = np.sort(first)
+    nearer = near.searchsorted(reaches)
+    ranks = ndtri((np.arange(len(near)) + 0.5) / len(near))
+    tail = slice(max(len(near) // 10, DISSENT))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        width = near[tail].std() / ranks[tail].std()
+        expected = ndtr((near[tail].mean() - reaches) / width - ranks[tail].mean())
+    few = (nearer < DISSENT) & np.isfinite(expected)
+    found: Floats = np.where(few, expected, 1 - nearer / len(near))
+    return found
+
+
 class Rule(Protocol):
-    """How many samples are taken of an input, and what they say."""
+    """How many samples are taken of an input, which of them count, and what they say."""
 
-    def most(self, successes: int, trials: int, plan: Smoothing) -> int:
-        """How many to take at most, where so many of the first voted for the class that is bet on.
+    def begin(self, first: Floats, plan: Smoothing) -> tuple[float, int]:
+        """The reach that counts, and how many samples to take at most, from the distances of the first.
 
-        Those are not counted again, so that bounds may take this number for fixed beforehand.
+        The first are not counted again, so that bounds may take both for fixed beforehand.
         """
         ...
 
-    def __call__(self, successes: int, trials: int, plan: Smoothing) -> tuple[float, bool]:
-        """A lower bound of the share, and whether that is all: after every block."""
+    def __call__(self, successes: int, trials: int, reach: float, plan: Smoothing) -> tuple[float, bool]:
+        """A lower bound of the share that has the reach, and whether that is all: after every block."""
         ...
 
 
@@ -107,11 +138,12 @@ class Rule(Protocol):
 class EverySample:
     """All samples, as Cohen et al. (2019) have it."""
 
-    def most(self, successes: int, trials: int, plan: Smoothing) -> int:
-        """As `Rule`."""
-        return plan.n
+    def begin(self, first: Floats, plan: Smoothing) -> tuple[float, int]:
+        """As `Rule`: the reach that all samples are expected to bring furthest."""
+        reaches, radii = plan.expected(first, np.array([plan.n]))
+        return float(reaches[radii[:, 0].argmax()]), plan.n
 
-    def __call__(self, successes: int, trials: int, plan: Smoothing) -> tuple[float, bool]:
+    def __call__(self, successes: int, trials: int, reach: float, plan: Smoothing) -> tuple[float, bool]:
         """As `Rule`: of use at the end alone."""
         return float(exactly(successes, trials, plan.alpha)), False
 
@@ -121,27 +153,29 @@ every_sample = EverySample()
 
 @dataclass(frozen=True)
 class Nearly:
-    """As many samples as will bring the radius within a `share` of what all are expected to give.
+    """As many samples as will bring the radius within a `share` of what the votes of all are expected to give.
 
     The first say how many that is (as in Chen et al., 2022): far from an abstention, and from a vote that all agree on,
-    few. Where all agree about half of them: after t samples the bound is `alpha^(1 / t)` at
-    best, by any method, and its radius grows with every one.
+    few. Where all agree votes alone take about half of them: after t samples the bound is `alpha^(1 / t)` at best, by
+    any method, and its radius grows with every one. Distances take a tenth of that.
     """
 
     share: float = 0.05
 
-    def most(self, successes: int, trials: int, plan: Smoothing) -> int:
+    def begin(self, first: Floats, plan: Smoothing) -> tuple[float, int]:
         """As `Rule`."""
         ends = np.cumsum([*blocks(plan.n)])
-        if 1 - exactly(trials - successes, trials, plan.alpha) <= 0.5:
-            return int(ends[0])  # an abstention, whatever else is seen
-        expected = exactly(successes / trials * ends, ends, plan.alpha)
-        enough = (ndtri(expected) >= (1 - self.share) * ndtri(expected[-1])) & (expected > 0.5)
-        return int(ends[enough.argmax()]) if enough.any() else plan.n
+        against = int((first < 0).sum())
+        if 1 - exactly(against, len(first), plan.alpha) <= 0.5:
+            return 0.0, int(ends[0])  # an abstention, whatever else is seen
+        reaches, radii = plan.expected(first, ends)
+        enough = (radii >= (1 - self.share) * radii[0, -1]) & (radii > 0)
+        soonest = int(enough.any(0).argmax()) if enough.any() else len(ends) - 1
+        return float(reaches[radii[:, soonest].argmax()]), int(ends[soonest])
 
-    def __call__(self, successes: int, trials: int, plan: Smoothing) -> tuple[float, bool]:
+    def __call__(self, successes: int, trials: int, reach: float, plan: Smoothing) -> tuple[float, bool]:
         """As `Rule`."""
-        return every_sample(successes, trials, plan)
+        return every_sample(successes, trials, reach, plan)
 
 
 @dataclass(frozen=True)
@@ -150,13 +184,13 @@ class Asked:
 
     eps: float
 
-    def most(self, successes: int, trials: int, plan: Smoothing) -> int:
+    def begin(self, first: Floats, plan: Smoothing) -> tuple[float, int]:
         """As `Rule`."""
-        return plan.n
+        return every_sample.begin(first, plan)
 
-    def __call__(self, successes: int, trials: int, plan: Smoothing) -> tuple[float, bool]:
+    def __call__(self, successes: int, trials: int, reach: float, plan: Smoothing) -> tuple[float, bool]:
         """As `Rule`."""
-        needed = max(float(ndtr(enough(self.eps) / plan.sigma)), 0.5)
+        needed = float(ndtr((enough(self.eps) - reach) / plan.sigma))
         low, high = (float(end) for end in at_all_times(successes, trials, plan.alpha))
         return low, low > needed or high <= needed
 
@@ -185,15 +219,17 @@ class Smoothing:
 
     The first samples, `n0` or until some dissent, say which class to bet on. Up to `n` others bound its share from
     below, with a chance of `alpha` to be wrong for an input; `rule` says how many, and when to stop. For `Asked`,
-    100 first ones are enough. Every input has its own noise, from its stream: nothing depends on which others are
-    beside it. Noise is not clipped to the box. Costs up to `n0 + n` forward passes an input.
+    100 first ones are enough. With `slopes`, of the model that is called, what counts is not the vote of a sample alone
+    but that it is some way from another. Every input has its own noise, from its stream: nothing depends on which
+    others are beside it. Noise is not clipped to the box. Costs up to `n0 + n` forward passes an input.
     """
 
     sigma: float = 0.25
-    n0: int = 3000
+    n0: int = 1000
     n: int = 100_000
     alpha: float = 0.001
     rule: Rule = field(default_factory=Nearly)
+    slopes: Slopes | None = None
 
     def __post_init__(self) -> None:
         if not (self.sigma > 0 and np.isfinite(self.sigma)):
@@ -202,6 +238,12 @@ class Smoothing:
             raise BadInput(f"alpha {self.alpha}", "a chance above 0 and below 0.5", "take 0.001")
         if self.n0 < 1 or self.n < 1:
             raise BadInput(f"{self.n0} and {self.n} samples", "1 or more of each", "take 100 and 100000")
+
+    @property
+    def counts(self) -> str:
+        """What is counted, in words."""
+        known = self.slopes
+        return "by votes" if known is None else f"by distances (slopes up to {known.greatest:.3g})"
 
     def __call__(self, model: Model, x: Tensor, rng: Streams) -> Radii:
         """The answer for every row, and its radius.
@@ -222,36 +264,68 @@ class Smoothing:
 
     def one(self, model: Model, x: Tensor, rng: Streams) -> tuple[int, float, int]:
         """The answer for one input without its batch, its radius, and how many samples that took."""
-        first = torch.zeros(0, dtype=torch.int64)
-        for answers in votes(model, x, self.sigma, self.n0, rng.at("guess")):
-            first = torch.cat([first, answers])
-            guess = max(int(first.mode().values), 0)  # most have no answer: no class has half, whichever is bet on
-            agreed = int((first == guess).sum())
-            if len(first) - agreed >= DISSENT:
-                break
-        most = self.rule.most(agreed, len(first), self)
+        guess, first = self.bet(model, x, rng)
+        reach, most = self.rule.begin(self.distances(first, guess), self)
         successes = trials = 0
-        low = 0.0
-        for answers in votes(model, x, self.sigma, most, rng.at("bound")):
-            successes, trials = successes + int((answers == guess).sum()), trials + len(answers)
-            low, done = self.rule(successes, trials, self)
+        radius = 0.0
+        for found in noisy(model, x, self.sigma, most, rng.at("bound")):
+            successes += int((self.distances(found, guess) >= reach).sum())
+            trials += len(found)
+            low, done = self.rule(successes, trials, reach, self)
+            radius = reach + self.sigma * float(ndtri(low))
             if done:
                 break
         spent = len(first) + trials
-        return (guess, self.sigma * float(ndtri(low)), spent) if low > 0.5 else (ABSTAINED, 0.0, spent)
+        return (guess, radius, spent) if radius > 0 else (ABSTAINED, 0.0, spent)
+
+    def bet(self, model: Model, x: Tensor, rng: Streams) -> tuple[int, Tensor]:
+        """The class to bet on, and the scores `(B, K)` of the first samples, which say so."""
+        some: list[Tensor] = []
+        for found in noisy(model, x, self.sigma, self.n0, rng.at("guess")):
+            some.append(found)
+            said = answers(torch.cat(some))
+            guess = max(int(said.mode().values), 0)  # most have no answer: no class has half, whichever is bet on
+            if int((said != guess).sum()) >= DISSENT:
+                break
+        return guess, torch.cat(some)
+
+    def distances(self, found: Tensor, answer: int) -> Floats:
+        """How far samples with these scores are from another answer, at least: 0 or above where this is theirs.
+
+        Without slopes, how far it leads: in no unit, and of use for its sign, and to foresee signs.
+        """
+        if self.slopes is None:
+            others = found.index_fill(1, torch.tensor(answer, device=found.device), -torch.inf)
+            far = found[:, answer].double() - others.amax(1)
+        else:
+            far = self.slopes.distances(found, answer)
+        far = far.cpu().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        given: Floats = torch.where(answers(found) == answer, far.clamp(min=0), far.clamp(max=-TINY)).numpy()
+        return given
+
+    def expected(self, first: Floats, counts: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Reaches that may count, from 0 on, and the radius to expect of each after so many samples, a row a reach.
+
+        Only 0 where enough of the first dissent: there votes say as much, and how many there are is better known.
+        """
+        by_votes = self.slopes is None or (first < 0).sum() >= DISSENT
+        reaches = np.zeros(1) if by_votes else np.linspace(0.0, max(float(np.quantile(first, 0.2)), 0.0), 60)
+        low = exactly(share_beyond(first, reaches)[:, None] * counts, counts, self.alpha)
+        return reaches, reaches[:, None] + self.sigma * ndtri(low)
 
 
-def votes(model: Model, x: Tensor, sigma: float, count: int, rng: Streams) -> Iterator[Tensor]:
-    """The model's answers for an input under noise, in blocks that double until they are large enough to be cheap.
-
-    A sample whose scores are NaN has no answer: -1, a vote for no class.
-    """
+def noisy(model: Model, x: Tensor, sigma: float, count: int, rng: Streams) -> Iterator[Tensor]:
+    """The scores of an input under noise, in blocks that double until they are large enough to be cheap."""
     done = 0
     for size in blocks(count):
         noise = torch.randn(size, *x.shape, generator=_generator(rng.at(done)))
-        found = scores(model, x + sigma * noise.to(x))
-        yield found.argmax(1).masked_fill(found.isnan().any(1), ABSTAINED).cpu()
+        yield scores(model, x + sigma * noise.to(x))
         done += size
+
+
+def answers(found: Tensor) -> Tensor:
+    """The classes of these scores; -1, a vote for none, where one is NaN."""
+    return found.argmax(1).masked_fill(found.isnan().any(1), ABSTAINED).cpu()
 
 
 def blocks(count: int) -> Iterator[int]:
@@ -293,6 +367,6 @@ class Smoothed:
         with inference(self.model), torch.no_grad():
             counts = torch.zeros(len(x), scores(self.model, x[:1]).shape[1])
             for row, count in zip(x, counts, strict=True):
-                answers = torch.cat([*votes(self.model, row, self.sigma, self.draws, rng)])
-                count += answers[answers != ABSTAINED].bincount(minlength=len(count))
+                said = torch.cat([answers(found) for found in noisy(self.model, row, self.sigma, self.draws, rng)])
+                count += said[said != ABSTAINED].bincount(minlength=len(count))
         return (counts / self.draws).to(x)

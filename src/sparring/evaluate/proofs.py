@@ -19,9 +19,10 @@ from torch import Tensor
 from sparring import __version__
 from sparring.certify.answers import Certificate, rounded_down
 from sparring.certify.graph import Graph, classes
+from sparring.certify.lipschitz import slopes
 from sparring.certify.reading import graph
 from sparring.certify.region import Region
-from sparring.certify.smoothing import Smoothing, enough
+from sparring.certify.smoothing import Asked, Smoothing, enough
 from sparring.errors import BadInput
 from sparring.evaluate import identity
 from sparring.evaluate.ledger import Cost, Ledger, Outcome
@@ -97,8 +98,7 @@ class Bounds:
         x, labels = self.data.take(examples)
         accept(x, self.data, self.threat)
         _known(labels, self.data, classes(self.net))
-        with torch.no_grad():
-            answers = self.net(x).argmax(1)
+        answers = self._said(x).argmax(1)
         right = (answers == labels).nonzero().flatten()
         found = self.certificate.answers(self.net, x[right], labels[right], self.threat)
         lower = rounded_down(torch.tensor([one.lower for one in found], dtype=torch.float64)).tolist()
@@ -124,9 +124,13 @@ class Bounds:
 
     def _survives(self, z: Tensor, label: Tensor) -> bool:
         """Whether an input that changes the answer still does so out of an 8-bit file."""
+        return bool(Untargeted(label).reached(self._said(as_stored(z, self.threat))))
+
+    def _said(self, x: Tensor) -> Tensor:
+        """The outputs of the network itself: the graph's, in float64, may break a tie that float32 has."""
         model = self.net.source or self.net
         with inference(model), torch.no_grad():
-            return bool(Untargeted(label).reached(model(as_stored(z, self.threat))))
+            return model(x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +169,16 @@ class Votes:
                 margin=float(found.radius) if bool(found.answer == label) else None,
             )
             yield [outcome], Cost(forward=int(found.samples), seconds=time.perf_counter() - began)
+
+
+def smoothing(victim: Victim, data: Data, threat: Ball, *, sigma: float, n: int) -> Smoothing:
+    """How it is asked whether radii reach a threat: by distances where slopes of the model are known, else by votes."""
+    try:
+        known = slopes(victim, data.take([0])[0])
+    except BadInput:
+        known = None
+    first = 1000 if known else 100  # where reaches are chosen, more must be known of the samples to come
+    return Smoothing(sigma=sigma, n0=first, n=n, rule=Asked(threat.eps), slopes=known)
 
 
 def prove(

@@ -1,0 +1,165 @@
+"""How fast the outputs of a network can change, in L2: a bound for every pair of classes, that holds everywhere.
+
+All differences `h(x) - h(x')` of a layer's values, for inputs one apart, lie in an ellipsoid, that of a matrix C:
+
+    { C^(1/2) u : |u| <= 1 }
+
+It begins as the unit ball, C = 1, and is walked through the network. A linear map W takes C to `W C W^T`. Units whose
+slopes lie between 0 and 1 obey `d' (d - d') >= 0` each; for any weights `1 / T > 0` of these (Fazlyab et al., 2019)
+
+    C' = T (2 T - C)^(-1) T        with 2 T - C positive definite
+
+holds all d', layer by layer (Xu and Sivaranjani, 2024). T is what is chosen. In the end the difference of two logits
+changes by `sqrt(C_cc - 2 C_cj + C_jj)` at most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sparring.certify.graph import Affine, Concat, Graph, Map, MaxPool, Rectifier, Sigmoid, Softplus, Sum, classes
+from sparring.certify.reading import graph
+from sparring.errors import BadInput
+from sparring.types import Model
+
+WIDEST = 1024
+"""Values of a layer, at most: matrices of their square are inverted at every step."""
+
+SLACK = 1e-6
+"""Put on top, relative, for the rounding of the bounds themselves, in float64."""
+
+ROUNDED = 1e-4
+"""Taken off a lead, relative to the largest score, for what float32 rounds in the network: a thousand of its units."""
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """How much `logit_c - logit_j` changes at most where the input moves by one in L2: `(K, K)`, any where c is j.
+
+    Raises:
+        BadInput: not a square of finite numbers above zero.
+    """
+
+    between: Tensor = field(repr=False, compare=False)
+    greatest: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        given = self.between.detach().double().cpu()
+        square = given.dim() == 2 and given.shape[0] == given.shape[1] >= 2
+        pairs = given[~torch.eye(len(given), dtype=torch.bool)] if square else given
+        if not (square and bool((pairs.isfinite() & (pairs > 0)).all())):
+            raise BadInput(
+                f"slopes of shape {tuple(given.shape)}",
+                "a finite number above zero for every two classes, (K, K)",
+                "let sparring.certify.slopes find them",
+            )
+        object.__setattr__(self, "between", given)
+        object.__setattr__(self, "greatest", float(pairs.max()))
+
+    def distances(self, scores: Tensor, answer: int) -> Tensor:
+        """How far inputs with these scores are from another answer at least, `(B,)` float64: below zero, unknown."""
+        scores = scores.double().cpu()
+        lead = scores[:, [answer]] - scores - ROUNDED * scores.abs().amax(1, keepdim=True)
+        others = torch.arange(scores.shape[1]) != answer
+        return (lead[:, others] / self.between[answer, others]).amin(1)
+
+
+def slopes(model: Model | Graph, x: Tensor, *, steps: int = 60) -> Slopes:
+    """Bounds of how fast differences of logits change, anywhere, for a network as certificates read it.
+
+    `x`, `(B, *shape)`, are inputs like those to come. T begins as a ball's, and climbs down the geometric mean over all
+    pairs by `steps` of Adam; any T gives bounds, and of each pair the least is kept. A step costs the inverse of a
+    matrix as wide as each layer, and its gradient.
+
+    Raises:
+        BadInput: what `sparring.certify.graph` refuses; a layer of more than 1024 values.
+    """
+    net = graph(model, x)
+    count = classes(net)
+    widest = max(math.prod(net.size(k)) for k in range(len(net.nodes) + 1))
+    if widest > WIDEST:
+        raise BadInput(f"a layer of {widest} values", f"{WIDEST} at most", "leave slopes out: smooth by votes alone")
+    c, j = torch.triu_indices(count, count, 1)
+    logs: dict[int, Tensor] = {}
+
+    def ball(k: int, inside: Tensor) -> Tensor:
+        logs[k] = torch.linalg.eigvalsh(inside)[-1].clamp(min=1e-30).log().repeat(len(inside)).requires_grad_()
+        return logs[k].detach().exp()
+
+    def squares(weigh: Weigh) -> Tensor:
+        end = _ellipsoid(net, weigh)
+        return (end[c, c] - 2 * end[c, j] + end[j, j]).clamp(min=1e-30)
+
+    with torch.no_grad():
+        least = squares(ball)
+    if logs:
+        adam = torch.optim.Adam(free := [*logs.values()], lr=0.03)
+        for _ in range(steps):
+            with torch.enable_grad():
+                found = squares(lambda k, _: logs[k].exp())
+            if not bool(found.isfinite().all()):  # a step too far: 2 T - C is not positive definite
+                break
+            least = torch.minimum(least, found.detach())
+            for one, gradient in zip(free, torch.autograd.grad(found.log().mean(), free), strict=True):
+                one.grad = gradient
+            adam.step()
+    between = torch.zeros(count, count, dtype=torch.float64)
+    between[c, j] = between[j, c] = least.sqrt() * (1 + SLACK)
+    return Slopes(between)
+
+
+Weigh = Callable[[int, Tensor], Tensor]
+"""T of the operation at a position, from C before it."""
+
+
+def _ellipsoid(net: Graph, weigh: Weigh) -> Tensor:
+    """C of the logits; not finite where a T is too small."""
+    held = [torch.eye(math.prod(net.shape), dtype=torch.float64)]
+    for k, node in enumerate(net.nodes, 1):
+        op, before = node.op, [held[i] for i in node.inputs]
+        shapes = [net.size(i) for i in node.inputs]
+        match op:
+            case Affine():
+                inside = _through(op.forward, before[0], shapes[0])
+            case Sum():
+                inside = _sum(before)
+            case Concat():
+                inside = _sum([_through(_placed(op, i, shapes), one, shapes[i]) for i, one in enumerate(before)])
+            case Rectifier() | Softplus():
+                inside = _bent(before[0], weigh(k, before[0]))
+            case Sigmoid(width, scale):
+                inside = (scale / width) ** 2 * _bent(before[0], weigh(k, before[0]))
+            case MaxPool(kernel, stride):  # as long as its inputs, as often as windows overlap
+                often = math.prod(math.ceil(size / apart) for size, apart in zip(kernel, stride, strict=True))
+                inside = often * torch.linalg.eigvalsh(before[0])[-1] * torch.eye(math.prod(node.shape)).double()
+        held.append(inside)
+    return held[-1]
+
+
+def _through(linear: Map, inside: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`W C W^T`, of a linear map of examples of this shape."""
+    half = linear(inside.view(-1, *shape)).flatten(1)
+    return linear(half.T.reshape(-1, *shape)).flatten(1)
+
+
+def _bent(inside: Tensor, t: Tensor) -> Tensor:
+    """`T (2 T - C)^(-1) T`."""
+    factor, failed = torch.linalg.cholesky_ex(torch.diag(2 * t) - inside)
+    return t.unsqueeze(1) * torch.cholesky_inverse(factor) * t if not failed else torch.full_like(inside, torch.nan)
+
+
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    """An ellipsoid around the sums of any members of these: of least trace."""
+    sizes = [part.trace().sqrt().clamp(min=1e-30) for part in parts]
+    whole = torch.stack(sizes).sum()
+    return torch.stack([whole / size * part for size, part in zip(sizes, parts, strict=True)]).sum(0)
+
+
+def _placed(op: Concat, i: int, shapes: Sequence[tuple[int, ...]]) -> Map:
+    """The linear map that puts one input of a concatenation in its place, among zeros."""
+    return lambda h: op(*(h if at == i else h.new_zeros(len(h), *shape) for at, shape in enumerate(shapes)))
