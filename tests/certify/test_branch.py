@@ -98,6 +98,33 @@ def test_branch_and_bound_decides_what_crown_leaves_open():
     assert left > decided
 
 
+def test_a_network_that_takes_no_empty_batch_is_decided():
+    """`view(len, -1)` is ambiguous for no rows: nothing is attacked where all is proved."""
+
+    class Viewed(nn.Module):
+        """A margin of `|x| - 0.9 x + 0.05`, which CROWN leaves open around zero."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(1, 3), nn.Linear(3, 2)
+            self.first.weight.data, self.first.bias.data = (
+                torch.tensor([[1.0], [-1.0], [1.0]]),
+                torch.tensor([0.0, 0, 2]),
+            )
+            self.last.weight.data, self.last.bias.data = (
+                torch.tensor([[1, 1, -0.9], [0, 0, 0]]),
+                torch.tensor([1.85, 0]),
+            )
+
+        def forward(self, x):
+            h = torch.relu(self.first(x))
+            return self.last(h.view(h.size(0), -1))
+
+    net, x, label, threat = Viewed().eval(), torch.zeros(1, 1), torch.tensor([0]), linf(1.0, low=-1.0)
+    assert crown()(net, x, label, threat) <= 0
+    assert QUICK.answers(net, x, label, threat)[0].status == "certified"
+
+
 def test_a_tie_that_goes_to_the_label_breaks_nothing():
     """`relu(x_0 - 1/2)` against `relu(x_1 - 1)`, which is zero in the box: both are, at many points."""
     first = nn.Linear(2, 2)

@@ -109,6 +109,14 @@ def test_weights_that_are_renewed_before_every_pass_are_read():
     torch.testing.assert_close(graph(net, x)(x).float(), net(x))
 
 
+@pytest.mark.parametrize("settings", [{"bias": False}, {"affine": False}])
+def test_a_batch_norm_without_a_shift_of_its_own_is_read(settings):
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, **settings), nn.Linear(3, 2)).eval()
+    net[1].running_mean[:], net[1].running_var[:] = 0.3, 2.0
+    x = Streams.of(1, range(5)).uniform(2)
+    torch.testing.assert_close(graph(net, x)(x).float(), net(x))
+
+
 def noted(net: Written, x: Tensor) -> Tensor:
     h = net.first(x)
     out = net.last(h)
@@ -123,7 +131,15 @@ def test_what_is_computed_after_the_outputs_is_left_off():
         graph(Written(lambda net, x: (net.last(net.first(x)), x)), x)
 
 
-@pytest.mark.parametrize("layer", [nn.Flatten(0), nn.AvgPool2d(1, divisor_override=-1), nn.Softplus(1, 1000)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Flatten(0),
+        nn.AvgPool2d(1, divisor_override=-1),
+        nn.Softplus(1, 1000),
+        nn.Softplus(2e-39),  # log(2) / beta is near the largest number, and infinite soon after
+    ],
+)
 def test_layers_without_bounds_are_refused(layer):
     with pytest.raises(BadInput, match="need Linear, Conv2d"):
         crown()(nn.Sequential(nn.Linear(2, 4), nn.Unflatten(1, (1, 2, 2)), layer), EXAMPLE, LABEL, linf(0.1))
@@ -240,6 +256,15 @@ def test_a_network_that_computes_in_half_precision_is_refused(eps):
     for other, rows in ((copy.deepcopy(net).half(), x.half()), (Autocast(), x), (net.half(), x)):
         with pytest.raises(BadInput, match=r"other outputs|raises"):
             crown()(other, rows, labels, linf(eps))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_inputs_in_half_precision_are_refused(dtype):
+    """A threat forgives them more rounding than bounds allow for: the network, in float32, sees the difference."""
+    net = Written(lambda net, x: net.last(net.first(x - torch.full((2,), 0.5))))
+    for certificate in (crown(), BranchAndBound(seconds=0.1)):
+        with pytest.raises(BadInput, match="need float32"):
+            certificate(net, EXAMPLE.to(dtype), LABEL, linf(0.1))
 
 
 def test_a_network_that_takes_one_row_only_is_refused_in_one_line():

@@ -104,6 +104,16 @@ def test_questions_are_answered(tmp_path, claim, verdict):
         assert str(found).startswith("sat\n((X_0 ")
 
 
+def test_what_holds_with_nothing_left_over_is_not_ruled_out_by_the_rounding_of_a_mean(tmp_path):
+    """In float64 `-1 - tiny + 1 + tiny` leaves `tiny`: more than zero, for sums that can all be zero at once."""
+    tiny = 2.0**-60
+    held = f"(<= {{0}}_0 1) (<= {{0}}_1 {tiny!r}) (>= {{0}}_0 1) (>= {{0}}_1 {tiny!r})"
+    path = written(tmp_path, f"(assert (and {held.format('X')}))\n(assert (and {held.format('Y')}))")
+    same = nn.Linear(2, 2, bias=False).requires_grad_(False)
+    same.weight.copy_(torch.eye(2))
+    assert solve(same, (2,), read(path), BranchAndBound(seconds=5.0)).verdict == "sat"
+
+
 @pytest.mark.parametrize("value", ["0.1", "0.3", "0.5"])
 def test_an_input_that_a_decimal_fixes_is_the_float32_next_to_it(tmp_path, value):
     box = f"(assert (= X_0 {value})) (assert (and (<= 0 X_1) (<= X_1 1)))\n"
@@ -140,6 +150,12 @@ def test_a_file_may_be_compressed(tmp_path):
     packed.write_bytes(path.read_bytes())
     with pytest.raises(BadInput, match="is not text"):
         read(packed)
+
+
+def test_a_file_from_windows_is_read(tmp_path):
+    path = written(tmp_path, BOX)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read(path).inputs == 2
 
 
 def test_a_property_of_another_network_is_refused(tmp_path):

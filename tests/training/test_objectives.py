@@ -536,6 +536,13 @@ def test_an_objective_of_labelled_rows_does_not_see_the_others() -> None:
     assert torch.equal(found, trades(THREAT)(network, x[known], labels[known], 1.0, rng[known]))
 
 
+def test_a_batch_without_a_label_teaches_nothing() -> None:
+    network, (x, labels, rng) = toy(norm=False), batch()
+    loss = Labelled(trades(THREAT))(network, x, torch.full_like(labels, -1), 1.0, rng)
+    assert loss == 0
+    assert not any(part.any() for part in torch.autograd.grad(loss, list(network.parameters())))
+
+
 def test_what_an_objective_remembers_is_found_and_forgotten_wherever_it_lies() -> None:
     network, (x, labels, rng), replayed = toy(), batch(), Free(THREAT)
     for whole in (replayed, Mixup(replayed, CLASSES), Labelled(Average((standard, replayed)))):

@@ -265,6 +265,7 @@ def test_learning_rates_have_the_shapes_of_their_names() -> None:
     assert half[19] < 0.01
     shortest = rates(partial(RATES["one-cycle"], warmup=0.05)())
     assert shortest == pytest.approx(rates(partial(RATES["one-cycle"], warmup=0.0499)()), abs=1e-3)
+    assert rates(one_cycle(warmup=0)) == rates(one_cycle(warmup=0.0))  # TOML has whole numbers
     cycle = rates(partial(RATES["one-cycle"], warmup=0.3)())
     assert max(cycle) == pytest.approx(1.0, rel=0.02)
     assert cycle[0] < 0.1

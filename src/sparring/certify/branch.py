@@ -471,6 +471,8 @@ class _Tree:
 
     def descend(self, slope: Tensor, claim: Tensor) -> Tensor | None:
         """As `attacked`, from the inputs where the bounds are lowest on."""
+        if not len(claim):
+            return None
         q, threat = self.question, self.question.threat
         x, goal = q.x.expand(len(claim), *q.x.shape[1:]), q.claims[claim]
         z = threat.project(x + threat.norm.steepest(-slope.float()) * threat.unit, x)

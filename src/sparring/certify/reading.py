@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from sparring.certify.graph import (
+    LARGEST,
     LOGISTIC,
     SMOOTH,
     STEEP,
@@ -83,7 +84,7 @@ TOGETHER = 16
 
 def _rounds(net: Graph, x: Tensor, outputs: Tensor) -> bool:
     """Whether float32 can have rounded to these outputs."""
-    reach = explore(net, Region.of(linf(0.0, low=-math.inf, high=math.inf), x), refine=False)
+    reach = explore(net, Region.of(linf(0.0, low=-math.inf, high=math.inf), x.double()), refine=False)
     inside = (reach.low[-1] <= outputs) & (outputs <= reach.high[-1])
     return bool((inside.flatten(1).all(1) | reach.beyond).all())
 
@@ -273,7 +274,7 @@ class _Reader:
                 return self.add(Rectifier(layer.negative_slope), x)
             case nn.Sigmoid() | nn.Tanh():
                 return self.add(Sigmoid() if isinstance(layer, nn.Tanh) else LOGISTIC, x)
-            case nn.Softplus() if layer.beta > 0 and SMOOTH <= layer.threshold <= STEEP:
+            case nn.Softplus() if layer.beta >= 1 / LARGEST and SMOOTH <= layer.threshold <= STEEP:
                 return self.add(Softplus(layer.beta), x)
             case nn.AvgPool2d() | nn.AdaptiveAvgPool2d() if maps and _divides(layer) > 0:
                 return self.even(layer, x, math.prod(self.size(x)[1:]) + 1)
@@ -333,9 +334,9 @@ class _Reader:
         assert layer.running_var is not None
         mean, var = layer.running_mean.double(), layer.running_var.double()
         gain = 1 / (var + layer.eps).sqrt()
-        if layer.affine:
+        if layer.weight is not None:
             gain = gain * layer.weight.detach().double()
-        shift = layer.bias.detach().double() if layer.affine else torch.zeros_like(mean)
+        shift = torch.zeros_like(mean) if layer.bias is None else layer.bias.detach().double()
         where = (-1, *[1] * (len(self.size(x)) - 1))
         gain, mean, shift = (part.view(where) for part in (gain, mean, shift))
         return self.scaled(x, gain, shift - gain * mean, (gain * mean).abs() + shift.abs(), terms=8)

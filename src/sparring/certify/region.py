@@ -27,10 +27,12 @@ class Region:
         """All that `threat.contains` lets pass, what it forgives for rounding included.
 
         Raises:
-            BadInput: a norm without bounds here (L0).
+            BadInput: a norm without bounds here (L0), or inputs in another precision: half forgives more than this.
         """
         if threat.norm.name not in {"linf", "l2", "l1"}:
             raise BadInput(f"threat {threat}", "linf, l2 or l1", "give another threat")
+        if x.dtype not in {torch.float32, torch.float64}:
+            raise BadInput(f"inputs of {x.dtype}", "float32", "call x.float()")
         x = x.detach().double()
         apart = 2 * torch.finfo(torch.float32).max * x[0].numel() if len(x) else 0.0  # as far as inputs can be
         eps = min(threat.eps * (1 + 2 * TOLERANCE), apart)

@@ -87,7 +87,8 @@ def read(path: Path) -> Property:
     if not path.is_file():
         raise BadInput(f"{path} is not a file", "a .vnnlib file", "check the path")
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8-sig") as file:  # Windows writes a mark before the text
             text = file.read()
     except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile):
         raise _refused(path, "is not text") from None
@@ -226,8 +227,7 @@ def _shown(tree: Tree) -> str:
 
 def _case(sums: list[Sum], inputs: int, outputs: int) -> Case:
     low, high = [-math.inf] * inputs, [math.inf] * inputs
-    rows: list[list[float]] = []
-    at: list[float] = []
+    asked: list[Sum] = []
     for one in sums:
         names = [name for name in one if name]
         if any(name[0] == "X" for name in names):
@@ -240,17 +240,16 @@ def _case(sums: list[Sum], inputs: int, outputs: int) -> Case:
             else:
                 low[i] = max(low[i], bound)
         else:
-            rows.append([float(one.get(f"Y_{j}", 0)) for j in range(outputs)])
-            at.append(float(one.get("", 0)))
+            asked.append(one)
     if not all(map(math.isfinite, (*low, *high))):
         raise _Odd("leaves an input without bounds")
-    if not rows:
-        rows, at = [[0.0] * outputs], [0.0]  # nothing is asked of the outputs: every input will do
-    box = [torch.tensor(ends, dtype=torch.float64) for ends in (low, high)]
-    sums_ = [torch.tensor(part, dtype=torch.float64) for part in (rows, at)]
-    if len(rows) > 1:  # all at once is ruled out where their mean is above zero too, which each alone may not show
-        sums_ = [torch.cat([part, part.mean(0, keepdim=True)]) for part in sums_]
-    return Case(*box, *sums_)
+    if not asked:
+        asked = [{}]  # nothing is asked of the outputs: every input will do
+    if len(asked) > 1:  # all at once is ruled out where their mean is above zero too, which each alone may not show
+        asked.append(_sum([(one, Fraction(1, len(asked))) for one in asked]))  # exactly: float64 may leave something
+    rows = [[float(one.get(f"Y_{j}", 0)) for j in range(outputs)] for one in asked]
+    at = [float(one.get("", 0)) for one in asked]
+    return Case(*(torch.tensor(part, dtype=torch.float64) for part in (low, high, rows, at)))
 
 
 # --- the answer

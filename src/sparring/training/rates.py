@@ -30,7 +30,7 @@ def one_cycle(*, warmup: float = 0.4, momentum: tuple[float, float] | None = (0.
     def rate(optimizer: Optimizer, steps: int) -> LRScheduler:
         highest = [float(group["lr"]) for group in optimizer.param_groups]
         total = max(steps, 2)
-        share = warmup if warmup * total != 1 else 0.999 * warmup  # torch divides by `warmup * total - 1`
+        share = float(warmup) if warmup * total != 1 else 0.999 * warmup  # torch divides by `warmup * total - 1`
         return OneCycleLR(
             optimizer,
             max_lr=highest,

@@ -176,6 +176,8 @@ class Labelled(Searching):
     def pinned(
         self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams
     ) -> Callable[[], Tensor]:
-        """The objective there, at what it finds now."""
+        """The objective there, at what it finds now; nothing to learn where there is no such row."""
         known = labels >= 0
+        if not bool(known.any()):
+            return lambda: 0 * network(x).sum()
         return pinned(self.objective, network, x[known], labels[known], strength, rng[known])
