@@ -13,17 +13,18 @@ from torch import nn
 
 from sparring.defences.deflection import moved, pixel_deflection, shrunk
 from sparring.defences.depth import bit_depth, rounded
-from sparring.defences.diffusion import signal
+from sparring.defences.diffusion import Denoiser, diffusion, signal
 from sparring.defences.jpeg import _tables, compressed, cosines, jpeg, softly
 from sparring.defences.learning import afresh
 from sparring.defences.noise import noise
-from sparring.defences.quilting import Quilt, bank_of
-from sparring.defences.replacing import Mean, MeanOfProbabilities
+from sparring.defences.quilting import Quilt, bank_of, quilting
+from sparring.defences.replacing import Mean, MeanOfProbabilities, distillation
 from sparring.defences.resizing import random_resize
 from sparring.defences.shifts import shifts
 from sparring.defences.smoothing import (
     alike_mean,
     bell,
+    bilateral,
     bilateral_mean,
     gaussian,
     medians,
@@ -146,8 +147,36 @@ def test_a_thermometer_counts_the_levels_that_a_value_is_above():
     wide = widened(wong_cnn(), 8)
     assert wide(torch.zeros(1, 8, 28, 28)).shape == (1, 10)
     assert widened(mlp(), 8)(torch.zeros(1, 8, 28, 28)).shape == (1, 10)
-    with pytest.raises(BadInput, match="first layer"):
-        widened(nn.Flatten(), 8)
+
+
+@pytest.mark.parametrize(
+    ("first", "shape"),
+    [
+        (nn.Linear(6, 4), (6,)),
+        (nn.Conv1d(2, 4, 3), (2, 8)),
+        (nn.Conv2d(2, 4, 3, groups=2), (2, 8, 8)),
+        (nn.Conv3d(2, 4, 3, bias=False), (2, 5, 5, 5)),
+    ],
+)
+def test_whatever_layer_comes_first_is_told_to_read_the_codes(first, shape):
+    x = Streams.of(8, range(3)).uniform(*shape)
+    for network in (first, nn.Sequential(first, nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))):
+        before = network(x)
+        assert widened(network, 4)(coded(x, levels=4)).shape == before.shape
+        assert torch.equal(network(x), before)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Flatten(),
+        nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 4, 3)),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 4, 3)),
+    ],
+)
+def test_a_network_that_begins_otherwise_has_no_layer_to_read_the_codes(network):
+    with pytest.raises(BadInput, match=r"begins with .*first layer"):
+        widened(network, 8)
 
 
 def test_wavelets_without_noise_to_remove_change_nothing_and_pixels_move_a_little():
@@ -176,6 +205,18 @@ def test_pixels_of_small_images_are_deflected_into_the_box(side):
         (gaussian, {"sigma": float("nan")}),
         (shifts, {"reach": -1}),
         (non_local_means, {"patch": 2}),
+        (non_local_means, {"h": 0.0}),
+        (bilateral, {"tone": 0.0}),
+        (bilateral, {"space": float("nan")}),
+        (quilting, {"stride": 0}),
+        (diffusion, {"steps": 0}),
+        (distillation, {"temperature": 0.0}),
+        (noise, {"sigma": float("nan")}),
+        (pixel_deflection, {"sigma": -0.1}),
+        (pixel_deflection, {"reach": -1}),
+        (total_variation, {"keep": 0.0}),
+        (total_variation, {"keep": float("nan")}),
+        (total_variation, {"steps": 0}),
         (pixel_deflection, {"share": 2.0}),
         (total_variation, {"weight": 0.0}),
         (noise, {"draws": 0}),
@@ -200,6 +241,18 @@ def test_a_quilt_of_an_images_own_patches_is_the_image():
     for meet in (lambda: bank_of(GREY, 30, 11), lambda: Quilt(bank, 4, 3)(GREY[..., :3])):
         with pytest.raises(BadInput, match="no larger than the image"):
             meet()
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (4, 5), (13, 10), (30, 30)])
+def test_a_denoiser_takes_images_of_any_size(sides):
+    z = Streams.of(9, range(3)).normal(2, *sides)
+    with torch.no_grad():
+        assert Denoiser(2)(z).shape == z.shape
+
+
+@pytest.mark.parametrize("clean", [lambda x: compressed(x, quality=60), Quilt(torch.rand(5, 16), 4, 3)])
+def test_no_images_give_no_images(clean):
+    assert clean(GREY[:0]).shape == GREY[:0].shape
 
 
 def test_image_and_noise_share_one_variance():

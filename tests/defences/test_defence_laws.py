@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import copy
 import inspect
+from dataclasses import replace
 from functools import cache, partial
 
 import pytest
 import torch
 from torch import nn
 
-from sparring.defences import Chain, Cleaning, RandomCleaning, Shifts
+from sparring.data import digits
+from sparring.defences import Chain, Cleaning, RandomCleaning, Shifts, total_variation
 from sparring.defences.cleaning import Drawn
 from sparring.errors import BadInput
+from sparring.goals import Untargeted
+from sparring.losses import margin
 from sparring.registry import members
 from sparring.streams import Streams
 from sparring.types import Defence, Learns
-from sparring.views import eot
+from sparring.views import eot, unchanged
+from sparring.zoo.honest import relu
 
 NAMES = list(members("defences"))
 X = Streams.of(0, range(12)).uniform(1, 8, 8)
@@ -143,6 +148,23 @@ def test_the_mean_over_shifts_is_the_mean_over_shifts():
     x = Streams.of(1, range(2)).uniform(1, 6, 6)
     inner = Shifts(((0, 0), (1, 0))).defend(lambda x: x)(x)[:, :, 1:]
     torch.testing.assert_close(inner, (x[:, :, 1:] + x[:, :, :-1]) / 2)
+
+
+def test_the_stand_in_of_total_variation_leads_further_than_the_identity():
+    net, (x, labels) = relu().requires_grad_(False), digits("test").take(range(12))
+    goal, ours = Untargeted(labels), total_variation()
+
+    def score(model, z):
+        return margin(seeded(eot(model, 8), z), goal)
+
+    def after_a_step(defence):
+        point = x.clone().requires_grad_()
+        (uphill,) = torch.autograd.grad(score(defence.adaptive(net), point).sum(), point)
+        with torch.no_grad():
+            return score(ours.defend(net), (x + 0.1 * uphill.sign()).clamp(0, 1)).mean()
+
+    before, identity = score(ours.defend(net), x).mean(), replace(ours, surrogate=unchanged)
+    assert after_a_step(ours) - before > 1.1 * (after_a_step(identity) - before)
 
 
 def test_draws_are_worth_their_mean():

@@ -11,7 +11,7 @@ from scipy.stats import binom
 from torch import nn
 
 from sparring.data import digits
-from sparring.defences.detectors import Unnoticed, calibrated, watched
+from sparring.defences.detectors import Unnoticed, attribution, calibrated, mahalanobis, watched
 from sparring.defences.detectors.layers import features_of
 from sparring.defences.detectors.mahalanobis import whitening
 from sparring.defences.detectors.neighbours import kernel_density, lid, local_dimension, squared_distances
@@ -175,6 +175,41 @@ def test_a_bank_too_small_for_its_neighbours_is_refused():
     for few, settings in ((CLOUD[:21], {}), (CLOUD, {"among": 20})):
         with pytest.raises(BadInput, match="22 or more"):
             lid(**settings).fit(small(), few, NAMED)
+
+
+def test_neighbours_are_two_or_more_and_a_width_and_a_draw_are_something():
+    for make, settings in ((lid, {"k": 1}), (kernel_density, {"width": 0.0}), (attribution, {"draws": 0})):
+        with pytest.raises(BadInput, match="; need "):
+            make(**settings)
+
+
+def test_a_density_of_classes_with_nothing_between_their_examples_is_refused():
+    for few, labels in ((CLOUD[:6], NAMED[:6]), (CLOUD[:1].repeat(60, 1), NAMED)):
+        with pytest.raises(BadInput, match="several different examples"):
+            kernel_density().fit(small(), few, labels)
+
+
+def test_a_class_without_examples_attracts_nothing():
+    between = CLOUD.mean(0, keepdim=True)
+    scores = [mahalanobis().fit(small(), CLOUD, labels)(between) for labels in (NAMED % 2, 2 * (NAMED % 2))]
+    torch.testing.assert_close(*scores)
+
+
+def test_an_explanation_that_holds_still_is_no_sign_however_small_its_gradient():
+    net = small()
+
+    def sure(x):
+        return 1e-12 * net(x)
+
+    score = attribution(sigma=1e-3).fit(net, CLOUD, NAMED)(CLOUD)
+    torch.testing.assert_close(attribution(sigma=1e-3).fit(sure, CLOUD, NAMED)(CLOUD), score, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("layer", "shape"), [(nn.Conv1d(1, 5, 2), (1, 9)), (nn.Conv3d(1, 5, 2), (1, 4, 4, 4))])
+def test_convolutions_of_lines_and_of_spaces_are_looked_at_too(layer, shape):
+    net, x = nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(2)), Streams.of(6, range(3)).uniform(*shape)
+    net(x)
+    torch.testing.assert_close(features_of(net)(x)[0], layer(x).relu().flatten(2).mean(2))
 
 
 def test_a_density_is_a_mean_so_that_larger_classes_are_no_denser():

@@ -13,6 +13,7 @@ from sparring.data.named import digits
 from sparring.errors import BadInput
 from sparring.explain import METHODS, attribute, cosine, explain, overlap
 from sparring.explain.figure import draw
+from sparring.models.torch import function
 from sparring.networks import mlp, small_cnn, wong_cnn
 
 
@@ -46,8 +47,6 @@ def test_occlusion_names_the_part_whose_loss_hurts() -> None:
     def model(x: Tensor) -> Tensor:
         seen = x[:, 0, 4:8, 4:8].sum((1, 2))
         return torch.stack([seen, 0 * seen], 1)
-
-    from sparring.models.torch import function
 
     x, labels = torch.ones(2, 1, 28, 28), torch.zeros(2, dtype=torch.int64)
     found = attribute(function(model), x, labels, "occlusion")
@@ -105,6 +104,37 @@ def test_what_cannot_be_explained_is_refused_in_one_line() -> None:
         attribute(mlp(), x, labels + 10)
     with pytest.raises(BadInput, match="one label an input"):
         attribute(mlp(), x, labels[:2])
+    with pytest.raises(BadInput, match="floating point"):
+        attribute(mlp(), (255 * x).byte(), labels)
+    with pytest.raises(BadInput, match="whole labels"):
+        attribute(mlp(), x, labels.float())
+    with pytest.raises(BadInput, match=r"\(B, K\)"):
+        attribute(function(lambda x: x.flatten(1).sum(1)), x, 0 * labels)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_attributions_are_the_same_in_half_precision_and_under_inference_mode(method: str) -> None:
+    model, (x, labels) = small_cnn(), some()
+    want = attribute(model, x, labels, method)
+    with torch.inference_mode():
+        assert torch.equal(attribute(model, x, labels.int(), method), want)
+    half = attribute(model.half(), x.half(), labels, method)
+    assert half.dtype == torch.float16
+    assert cosine(half.float(), want).min() > 0.98
+
+
+def test_grad_cam_takes_the_last_convolution_that_is_asked() -> None:
+    class Spare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.spare = wong_cnn(), nn.Conv2d(1, 1, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.net(x)
+            return out
+
+    model, (x, labels) = Spare(), some()
+    assert torch.equal(attribute(model, x, labels, "grad-cam"), attribute(model.net, x, labels, "grad-cam"))
 
 
 def test_a_model_that_gives_scores_alone_can_be_explained_by_occlusion() -> None:
@@ -126,6 +156,20 @@ def test_cosine_and_overlap_are_one_for_the_same_and_low_for_unrelated_attributi
     assert torch.equal(cosine(a, b), torch.zeros(6))
     assert torch.equal(overlap(a, -2 * a), torch.ones(6))
     assert overlap(a, a.flip(3)).max() < 0.3
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-10, 1e30])
+def test_the_cosine_of_attributions_has_no_unit(size: float) -> None:
+    a = torch.randn(3, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(cosine(size * a, size * a.flip(3)), cosine(a, a.flip(3)))
+
+
+def test_zeros_are_never_what_two_attributions_have_in_common() -> None:
+    a, b = torch.zeros(1, 784), torch.zeros(1, 784)
+    a[0, 100:105], b[0, 200:205] = 1, 1
+    assert overlap(a, b).item() == overlap(0 * a, 0 * b).item() == 0
+    b[0, 100:110] = 1
+    assert overlap(a, b).item() == pytest.approx(5 / 15)
 
 
 def test_overlap_counts_the_values_in_common() -> None:
@@ -155,8 +199,23 @@ def test_an_explanation_is_stable_where_nothing_was_attacked_and_its_figure_show
     assert len(picture.getvalue()) > 10_000
 
 
+def test_a_long_name_is_seen_whole_and_half_precision_is_drawn() -> None:
+    x, labels = some(1)
+    name = "a_package.with_a_long_name.and_modules:and_a_factory_of_networks"
+    figure = draw([explain(mlp().bfloat16(), x.bfloat16(), x.bfloat16(), labels, name=name)])
+    figure.canvas.draw()
+    title = figure.subfigs[0]._suptitle
+    box = title.get_window_extent()
+    assert title.get_text().replace("\n", "") == name
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+
+
 def test_a_figure_of_what_is_no_image_is_refused() -> None:
     x, labels = torch.rand(2, 784), torch.zeros(2, dtype=torch.int64)
     flat = explain(mlp(), x, x, labels)
     with pytest.raises(BadInput, match="explain images"):
         draw([flat])
+    images = explain(mlp(), x.view(2, 1, 28, 28), x.view(2, 1, 28, 28), labels)
+    with pytest.raises(BadInput, match="explain images"):
+        draw([images[:0]])

@@ -9,6 +9,7 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
+from sparring.defences.settings import one_or_more
 from sparring.errors import BadInput
 from sparring.streams import Streams
 from sparring.types import Defence, Model
@@ -85,8 +86,7 @@ class RandomCleaning:
     draws: int = 8
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise BadInput(f"a mean over {self.draws} calls", "one or more", "give draws=8, say")
+        one_or_more(draws=self.draws)
 
     @property
     def differentiable(self) -> bool:

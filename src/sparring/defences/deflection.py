@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparring.defences.cleaning import RandomCleaning, images
+from sparring.defences.settings import not_negative
 from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.streams import Streams
@@ -64,5 +65,6 @@ def pixel_deflection(*, share: float = 0.02, reach: int = 5, sigma: float = 0.04
     """
     if not 0 <= share <= 1:
         raise BadInput(f"a share of {share:g} of the pixels", "0 to 1", "give share=0.02, say")
+    not_negative(reach=reach, sigma=sigma)
     clean = settled(deflected, share=share, reach=reach, sigma=sigma)
     return RandomCleaning(clean=clean, draws=draws)

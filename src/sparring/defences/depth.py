@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparring.defences.cleaning import Cleaning
-from sparring.errors import BadInput
+from sparring.defences.settings import one_or_more
 from sparring.registry import register
 from sparring.views import settled, unchanged
 
@@ -20,6 +20,5 @@ def rounded(x: Tensor, *, bits: int) -> Tensor:
 @register("defences", "bit-depth", paper="Xu et al., 2018")
 def bit_depth(*, bits: int = 3) -> Cleaning:
     """Round every value to a few bits (Xu et al., 2018)."""
-    if bits < 1:
-        raise BadInput(f"{bits} bits", "one or more", "give bits=3, say")
+    one_or_more(bits=bits)
     return Cleaning(clean=settled(rounded, bits=bits), surrogate=unchanged)

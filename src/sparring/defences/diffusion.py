@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparring.defences.cleaning import Learning, RandomCleaning, images
 from sparring.defences.learning import afresh, taught
+from sparring.defences.settings import one_or_more
 from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.streams import Streams
@@ -60,7 +61,12 @@ class Denoiser(nn.Module):
         self.register_buffer("frequencies", torch.logspace(0, 2, FREQUENCIES))
 
     def forward(self, z: Tensor, t: Tensor | None = None) -> Tensor:
-        """The noise, in the shape of `z` `(B, C, H, W)`, sides in fours; `t` `(B,)`, 0 unless given."""
+        """The noise, in the shape of `z` `(B, C, H, W)`; `t` `(B,)`, 0 unless given.
+
+        Sides that do not halve twice go on as the last rows do.
+        """
+        height, width = z.shape[2:]
+        z = nn.functional.pad(z, (0, -width % 4, 0, -height % 4), "replicate")
         t = torch.zeros(len(z), device=z.device) if t is None else t
         angle = t.view(-1, 1) * self.get_buffer("frequencies")
         time = torch.cat([angle.sin(), angle.cos()], 1)
@@ -68,7 +74,7 @@ class Denoiser(nn.Module):
         coarse = self.deep(self.middle(nn.functional.silu(self.shrink(nn.functional.silu(fine))), time), time)
         wide = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)
         both = self.leave(torch.cat([fine, wide], 1), time)
-        return nn.functional.pixel_shuffle(self.last(nn.functional.silu(both)), 2)
+        return nn.functional.pixel_shuffle(self.last(nn.functional.silu(both)), 2)[:, :, :height, :width]
 
 
 def denoiser(x: Tensor, *, epochs: int) -> nn.Module:
@@ -118,6 +124,7 @@ def diffusion(*, until: float = 0.25, steps: int = 2, epochs: int = 6, draws: in
     """
     if not 0 < until < 1:
         raise BadInput(f"noise up to time {until:g}", "a time above 0 and below 1", "give until=0.25, say")
+    one_or_more(steps=steps)
 
     def fit(model: Model, x: Tensor, labels: Tensor) -> Defence:
         with torch.enable_grad():

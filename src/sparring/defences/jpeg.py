@@ -30,8 +30,9 @@ def compressed(x: Tensor, *, quality: int) -> Tensor:
     if images(x).shape[1] not in (1, 3):
         raise BadInput(f"images of {x.shape[1]} channels", "1 or 3 for JPEG", "use another defence")
     levels = (x.detach() * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    back = np.stack([_through_file(one.squeeze(2) if x.shape[1] == 1 else one, quality) for one in levels])
-    return torch.from_numpy(back).view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2).to(x) / 255
+    for one in levels:
+        one[:] = _through_file(one.squeeze(2) if x.shape[1] == 1 else one, quality).reshape(one.shape)
+    return torch.from_numpy(levels).permute(0, 3, 1, 2).to(x) / 255
 
 
 def _through_file(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:

@@ -16,6 +16,10 @@ from sparring.types import Model
 if TYPE_CHECKING:
     from sparring.training import Objective
 
+CONVOLUTIONS = nn.Conv1d | nn.Conv2d | nn.Conv3d
+LAYERS = CONVOLUTIONS | nn.Linear
+"""Layers that are looked at, or told to read more channels: their weights are `(out, in, ...)`."""
+
 SAMPLED = 8
 """Examples on which is seen what a network gives."""
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparring.defences.cleaning import Cleaning, Learning, images
+from sparring.defences.settings import one_or_more
 from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.streams import Streams
@@ -43,7 +44,7 @@ class Quilt(nn.Module):
         patches = functional.unfold(wide, self.size, stride=self.stride)
         flat = patches.transpose(1, 2).reshape(-1, patches.shape[1])
         found = torch.cat([chosen(some) for some in torch.split(flat, 2048)])
-        sewn = found.view(len(x), -1, patches.shape[1]).transpose(1, 2)
+        sewn = found.view(len(x), patches.shape[2], patches.shape[1]).transpose(1, 2)
         folded = [
             functional.fold(part, wide.shape[2:], self.size, stride=self.stride)
             for part in (sewn, torch.ones_like(sewn[:1]))
@@ -82,6 +83,7 @@ def quilting(*, size: int = 5, stride: int = 3, patches: int = 2000) -> Learning
     Each patch becomes the nearest of the bank, where the paper draws one of the ten nearest; overlaps are averaged, not
     cut. The gradient is that of a soft choice: the identity's (Athalye et al., 2018, section 5.3.1) is weaker.
     """
+    one_or_more(size=size, stride=stride, patches=patches)
 
     def fit(model: Model, x: Tensor, labels: Tensor) -> Defence:
         quilt = Quilt(bank_of(x, patches, size), size, stride)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sparring.defences.cleaning import Cleaned, Learning, climbed
 from sparring.defences.learning import afresh, retrained, trainable
-from sparring.errors import BadInput
+from sparring.defences.settings import one_or_more, positive
 from sparring.registry import register
 from sparring.threats import linf
 from sparring.types import Defence, Model
@@ -68,8 +68,7 @@ class MeanOfProbabilities(Mean):
 def _members(model: Model, x: Tensor, labels: Tensor, count: int, epochs: int) -> list[nn.Module]:
     from sparring.training import standard
 
-    if count < 1:
-        raise BadInput(f"{count} networks", "one or more", "give members=3, say")
+    one_or_more(members=count)
     with torch.enable_grad():
         network = trainable(model, x)
         fresh = [afresh(network, seed) for seed in range(count)]
@@ -104,6 +103,7 @@ def distillation(*, temperature: float = 20.0, epochs: int = 8) -> Learning:
     Its logits are large, so that a cross-entropy has no gradient left; attacks on the margin go straight through
     (Carlini and Wagner, 2017).
     """
+    positive(temperature=temperature)
 
     def fit(model: Model, x: Tensor, labels: Tensor) -> Defence:
         from sparring.training.objectives.plain import Distillation

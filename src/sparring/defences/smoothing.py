@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparring.defences.cleaning import Cleaning, images
+from sparring.defences.settings import positive
 from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.views import settled
@@ -87,20 +88,21 @@ def median(*, size: int = 3) -> Cleaning:
 @register("defences", "gaussian", shape="image", paper="Xu et al., 2018")
 def gaussian(*, sigma: float = 1.0) -> Cleaning:
     """Blur the image by a Gaussian of `sigma` pixels: the baseline of smoothing."""
-    if not 0 < sigma < math.inf:
-        raise BadInput(f"a blur of {sigma:g} pixels", "a number above 0", "give sigma=1, say")
+    positive(sigma=sigma)
     return Cleaning(clean=settled(bell, sigma=sigma))
 
 
 @register("defences", "bilateral", shape="image", paper="Tomasi and Manduchi, 1998")
 def bilateral(*, size: int = 5, space: float = 2.0, tone: float = 0.2) -> Cleaning:
     """Blur the image, but not across edges (Tomasi and Manduchi, 1998)."""
+    positive(space=space, tone=tone)
     return Cleaning(clean=settled(bilateral_mean, size=size, space=space, tone=tone))
 
 
 @register("defences", "non-local-means", shape="image", paper="Buades et al., 2005")
 def non_local_means(*, patch: int = 3, search: int = 9, h: float = 0.1) -> Cleaning:
     """Average pixels whose surroundings look alike (Buades et al., 2005; as a defence Xu et al., 2018)."""
+    positive(h=h)
     if patch < 1 or patch % 2 == 0:
         raise BadInput(f"patches of {patch} pixels", "an odd number", "give patch=3, say")
     return Cleaning(clean=settled(alike_mean, patch=patch, search=search, h=h))

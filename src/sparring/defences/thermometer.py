@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from sparring.defences.cleaning import Learning
-from sparring.defences.learning import afresh, retrained, trainable
+from sparring.defences.learning import LAYERS, afresh, retrained, trainable
 from sparring.defences.replacing import Replacement
+from sparring.defences.settings import one_or_more
 from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.types import Defence, Model
@@ -38,30 +39,18 @@ def widened(network: nn.Module, times: int) -> nn.Module:
     """A copy of a network whose first layer, a convolution or linear, takes `times` as many channels; fresh weights.
 
     Raises:
-        BadInput: no such layer.
+        BadInput: another first layer, or one whose weights are made of others.
     """
     wide = copy.deepcopy(network)
-    for name, part in wide.named_modules():
-        new: nn.Module
-        if isinstance(part, nn.Conv2d) and part.groups == 1:
-            new = nn.Conv2d(
-                times * part.in_channels,
-                part.out_channels,
-                part.kernel_size,  # type: ignore[arg-type]
-                part.stride,  # type: ignore[arg-type]
-                part.padding,  # type: ignore[arg-type]
-                part.dilation,  # type: ignore[arg-type]
-                bias=part.bias is not None,
-                padding_mode=part.padding_mode,
-            )
-        elif isinstance(part, nn.Linear):
-            new = nn.Linear(times * part.in_features, part.out_features, part.bias is not None)
-        else:
-            continue
-        parent, _, last = name.rpartition(".")
-        setattr(wide.get_submodule(parent), last, new)
-        return afresh(wide, 0)
-    raise BadInput(f"{type(network).__name__}", "a first layer that is a convolution or linear", "use another defence")
+    leaves = (part for part in wide.modules() if isinstance(part, LAYERS) or not list(part.children()))
+    first = next((part for part in leaves if list(part.parameters())), None)
+    if not isinstance(first, LAYERS) or "weight" not in dict(first.named_parameters(recurse=False)):
+        given = f"{type(network).__name__} that begins with {type(first).__name__}"
+        raise BadInput(given, "a first layer that is a plain convolution or linear", "use another defence")
+    channels = "in_features" if isinstance(first, nn.Linear) else "in_channels"
+    setattr(first, channels, times * getattr(first, channels))
+    first.weight = nn.Parameter(first.weight.detach().repeat_interleave(times, 1))
+    return afresh(wide, 0)
 
 
 @register("defences", "thermometer", paper="Buckman et al., 2018")
@@ -71,8 +60,7 @@ def thermometer(*, levels: int = 16, epochs: int = 8) -> Learning:
     The model's own layers with a wider first one, trained from fresh weights, on clean examples: the paper's other
     half, adversarial training, is left out. Not for networks that normalise their inputs.
     """
-    if levels < 1:
-        raise BadInput(f"{levels} levels", "one or more", "give levels=16, say")
+    one_or_more(levels=levels)
 
     def fit(model: Model, x: Tensor, labels: Tensor) -> Defence:
         from sparring.training import standard

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from sparring.defences.cleaning import RandomCleaning, images
+from sparring.defences.settings import one_or_more, positive
+from sparring.defences.smoothing import bell
 from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.streams import Streams
-from sparring.views import settled, unchanged
+from sparring.views import settled
 
 
 def slopes(z: Tensor) -> Tensor:
@@ -60,14 +60,22 @@ def through_the_rest(x: Tensor, rng: Streams, *, keep: float, weight: float, ste
     return least_variation(x, kept, weight=weight, steps=steps)
 
 
+def blurred(x: Tensor, rng: Streams, *, sigma: float) -> Tensor:
+    """A Gaussian blur of `sigma` pixels, whichever pixels are dropped."""
+    return bell(x, sigma=sigma)
+
+
 @register("defences", "total-variation", shape="image", paper="Guo et al., 2018")
 def total_variation(*, keep: float = 0.8, weight: float = 0.05, steps: int = 30, draws: int = 4) -> RandomCleaning:
     """Drop pixels at random, and put the smoothest picture through the rest (Guo et al., 2018).
 
-    The paper minimises the norm of the misfit, this its square; its gradient is taken for the identity's (Athalye et
-    al., 2018, section 5.3.1).
+    The paper minimises the norm of the misfit, this its square. Its gradient is taken for that of a blur, which leads
+    further than the identity's (Athalye et al., 2018, section 5.3.1); its own, through all steps, costs five times as
+    much.
     """
-    if not 0 < weight < math.inf:
-        raise BadInput(f"a weight of {weight:g}", "a number above 0", "give weight=0.05, say")
+    positive(weight=weight)
+    one_or_more(steps=steps)
+    if not 0 < keep <= 1:
+        raise BadInput(f"keep={keep:g} of the pixels", "above 0 and up to 1", "give keep=0.8, say")
     clean = settled(through_the_rest, keep=keep, weight=weight, steps=steps)
-    return RandomCleaning(clean=clean, surrogate=unchanged, draws=draws)
+    return RandomCleaning(clean=clean, surrogate=settled(blurred, sigma=1.0), draws=draws)

@@ -24,8 +24,8 @@ def attribute(model: object, x: Tensor, labels: Tensor, method: str = "integrate
     other, and the global random numbers of torch and NumPy are left alone. The model comes back as it was given.
 
     Raises:
-        BadInput: an unknown method, labels that do not fit, or a model without what the method needs: gradients, or
-            for Grad-CAM a convolution.
+        BadInput: an unknown method, inputs that are not floating point, labels that do not fit, or a model without what
+            the method needs: outputs `(B, K)`, gradients, or for Grad-CAM a convolution.
 
     """
     if method not in METHODS:
@@ -33,8 +33,9 @@ def attribute(model: object, x: Tensor, labels: Tensor, method: str = "integrate
     victim, chosen = adopt(model), METHODS[method]
     if chosen.gradients and victim.access != "gradients":
         raise BadInput(f"{method} of a model that gives {victim.access}", "gradients", "use occlusion")
-    with inference(victim):
+    with torch.inference_mode(False), torch.enable_grad(), inference(victim):  # whatever mode the caller is in
         _fits(victim, x, labels)
+        labels = labels.long()
         parts = [
             chosen.run(victim, x[i : i + chosen.rows].detach().clone().requires_grad_(), labels[i : i + chosen.rows])
             for i in range(0, len(x), chosen.rows)
@@ -43,11 +44,17 @@ def attribute(model: object, x: Tensor, labels: Tensor, method: str = "integrate
 
 
 def _fits(victim: Victim, x: Tensor, labels: Tensor) -> None:
-    """Refuse labels that the model has no output for."""
+    """Refuse inputs without slopes, and labels that the model has no output for."""
     if not len(x) or labels.shape != x.shape[:1]:
         raise BadInput(f"{len(x)} inputs and labels {tuple(labels.shape)}", "one label an input", "align them")
+    if not x.is_floating_point() or labels.is_floating_point():
+        given = f"inputs of {x.dtype} and labels of {labels.dtype}"
+        raise BadInput(given, "floating point inputs and whole labels", "convert them")
     with torch.no_grad():
-        classes = victim(x[:1]).shape[1]
+        outputs = victim(x[:1])
+    if outputs.dim() != 2:
+        raise BadInput(f"outputs of shape {tuple(outputs.shape)}", "a score a class (B, K)", "run: sparring doctor")
+    classes = outputs.shape[1]
     if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise BadInput(f"labels {int(labels.min())} to {int(labels.max())}", f"0 to {classes - 1}", "mend the labels")
 
@@ -72,7 +79,8 @@ def _gradient_shap(victim: Victim, x: Tensor, labels: Tensor) -> Tensor:
     from captum.attr import GradientShap
 
     with _same_random_numbers():
-        found: Tensor = GradientShap(victim.call).attribute(
+        # its noise is float32, whatever the input is
+        found: Tensor = GradientShap(lambda noisy: victim(noisy.to(x.dtype))).attribute(
             x, baselines=torch.zeros_like(x[:1]), target=labels, n_samples=64, stdevs=0.05
         )
     return found
@@ -96,12 +104,30 @@ def _grad_cam(victim: Victim, x: Tensor, labels: Tensor) -> Tensor:
     """Where the last convolution speaks for the label, enlarged to the input (Selvaraju et al., 2017)."""
     from captum.attr import LayerAttribution, LayerGradCam
 
-    layers = [part for part in victim.module.modules() if isinstance(part, nn.Conv2d)] if victim.module else []
+    layers = _convolutions(victim, x[:1])
     if not layers:
         raise BadInput(f"grad-cam of {victim.name}", "a torch module with a convolution", "use integrated-gradients")
     coarse: Any = LayerGradCam(victim.call, layers[-1]).attribute(x, target=labels, relu_attributions=True)
     fine: Tensor = LayerAttribution.interpolate(coarse, tuple(x.shape[2:]), "bilinear")
     return fine.expand_as(x)
+
+
+def _convolutions(victim: Victim, x: Tensor) -> list[nn.Module]:
+    """Those that `x` meets on its way through the model, in order."""
+    met: list[nn.Module] = []
+    parts = victim.module.modules() if victim.module else ()
+    handles = [
+        part.register_forward_hook(lambda module, *_: met.append(module))
+        for part in parts
+        if isinstance(part, nn.Conv2d)
+    ]
+    try:
+        with torch.no_grad():
+            victim(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return met
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -32,7 +33,7 @@ def draw(
 
     """
     rows = {len(explanation.x) for explanation in explanations}
-    if len(rows) != 1 or any(e.x.dim() != 4 or e.x.shape[1] not in (1, 3) for e in explanations):
+    if len(rows - {0}) != 1 or any(e.x.dim() != 4 or e.x.shape[1] not in (1, 3) for e in explanations):
         raise BadInput(
             f"explanations of inputs {[tuple(e.x.shape) for e in explanations]}",
             "the same number of images (B, 1 or 3, H, W) in each",
@@ -42,7 +43,7 @@ def draw(
     figure = Figure(figsize=(1.05 * (wide + 0.35) * len(explanations), 1.3 * count + 0.7), layout="constrained")
     groups = figure.subfigures(1, len(explanations), squeeze=False, wspace=0.04)[0]
     for group, explanation in zip(groups, explanations, strict=True):
-        group.suptitle(explanation.name, fontsize=10, fontweight="bold")
+        group.suptitle(fill(explanation.name, 10 * wide), fontsize=10, fontweight="bold")
         grid = group.subplots(count, wide, squeeze=False)
         for i, row in enumerate(grid):
             _row(row, explanation, i, classes)
@@ -59,7 +60,7 @@ def _row(row: Sequence[Axes], explanation: Explanation, i: int, classes: Sequenc
     titles = ("", f"cosine {float(explanation.cosine[i]):.2f}")
     for axes, values, title in zip(row[1::2], (explanation.before, explanation.under), titles, strict=True):
         _panel(axes, title)
-        total = values[i].sum(0)
+        total = values[i].float().sum(0)
         largest = float(total.abs().max()) or 1.0
         axes.imshow(total.cpu().numpy(), cmap=AGAINST_FOR, vmin=-largest, vmax=largest)
 
@@ -73,7 +74,7 @@ def _panel(axes: Axes, title: str) -> None:
 
 
 def _pixels(image: Tensor) -> NDArray[np.float32]:
-    channels_last: NDArray[np.float32] = image.clamp(0, 1).cpu().numpy().transpose(1, 2, 0)
+    channels_last: NDArray[np.float32] = image.float().clamp(0, 1).cpu().numpy().transpose(1, 2, 0)
     return channels_last[..., 0] if channels_last.shape[2] == 1 else channels_last
 
 

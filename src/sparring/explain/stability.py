@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
 
 from sparring.explain.attributions import attribute
 from sparring.models.loading import adopt
@@ -14,23 +15,27 @@ from sparring.models.victim import inference
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """The cosine between two attributions of each row, `(B,)`: 1 the same, 0 unrelated (or one of them all zeros)."""
-    return torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1), dim=1)
+    # in units of their largest value first: the squares of a sure model's gradients are too small for a float
+    one, other = (normalize(part.flatten(1), torch.inf, eps=torch.finfo(part.dtype).tiny) for part in (a, b))
+    return cosine_similarity(one, other, dim=1)
 
 
 def overlap(a: Tensor, b: Tensor, share: float = 0.1) -> Tensor:
     """The part of the most important values that two attributions have in common, `(B,)` (top-k intersection).
 
-    The most important are the `share` of the values that is largest in size, at least one; ties go to the first.
-    Chance alone gives `share`.
+    The most important are the `share` of the values that is largest in size, at least one; ties go to the first, and
+    zeros never count: where one attribution has more values than the other, the part is of those. Chance alone gives
+    `share`, 0 stands where both are all zeros.
     """
     k = max(1, round(share * a[0].numel()))
     chosen = [
-        torch.zeros_like(part.flatten(1), dtype=torch.bool).scatter(
-            1, part.flatten(1).abs().argsort(dim=1, descending=True, stable=True)[:, :k], True
+        torch.zeros_like(part, dtype=torch.bool).scatter(
+            1, part.abs().argsort(dim=1, descending=True, stable=True)[:, :k], True
         )
-        for part in (a, b)
+        & (part != 0)
+        for part in (a.flatten(1), b.flatten(1))
     ]
-    return (chosen[0] & chosen[1]).sum(1) / k
+    return (chosen[0] & chosen[1]).sum(1) / torch.maximum(*(part.sum(1) for part in chosen)).clamp(min=1)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from sparring.defences.detectors.detector import Learned, Score
+from sparring.defences.settings import one_or_more, positive
+from sparring.explain.stability import cosine
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.types import Model
@@ -21,6 +22,8 @@ def attribution(*, sigma: float = 0.05, draws: int = 4, beta: float = 10.0) -> L
     noise for all. The pullback of ReLU is smoothed by `beta`, so that the score itself has a gradient. Costs a forward
     and a backward pass for each of `draws` and one.
     """
+    positive(sigma=sigma)
+    one_or_more(draws=draws)
 
     def scoring(model: Model, x: Tensor, labels: Tensor) -> Score:
         seen, noise = smoothed(model, beta), sigma * Streams.of(0, range(draws)).normal(*x.shape[1:])
@@ -36,9 +39,7 @@ def attribution(*, sigma: float = 0.05, draws: int = 4, beta: float = 10.0) -> L
                     return torch.autograd.grad(said, at, create_graph=follow)[0]
 
                 here = explained(point)
-                turned = torch.stack(
-                    [cosine_similarity(here.flatten(1), explained(point + u.to(z)).flatten(1)) for u in noise]
-                ).mean(0)
+                turned = torch.stack([cosine(here, explained(point + u.to(z))) for u in noise]).mean(0)
             return 1 - (turned if follow else turned.detach())
 
         return score

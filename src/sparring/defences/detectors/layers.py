@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sparring.defences.learning import network_of
+from sparring.defences.learning import CONVOLUTIONS, LAYERS, network_of
 from sparring.errors import BadInput
 from sparring.models.victim import inference
 from sparring.types import Model
@@ -23,7 +23,7 @@ def features_of(model: Model) -> Features:
         BadInput: no torch network, or none with such layers.
     """
     network = network_of(model)
-    layers = [part for part in network.modules() if isinstance(part, nn.Conv2d | nn.Linear)][:-1]
+    layers = [part for part in network.modules() if isinstance(part, LAYERS)][:-1]
     if not layers:
         raise BadInput(
             f"{type(network).__name__}", "a hidden layer", "use a detector on the outputs: energy, max-softmax"
@@ -47,8 +47,10 @@ def features_of(model: Model) -> Features:
 
 
 def _averaged(layer: nn.Module, out: Tensor) -> Tensor:
-    """`(B, d)`, of what a convolution gives, `(B, d, H, W)`, or a linear layer, `(B, ..., d)`."""
-    return out.flatten(2).mean(2) if isinstance(layer, nn.Conv2d) else out.reshape(len(out), -1, out.shape[-1]).mean(1)
+    """`(B, d)`, of what a convolution gives, `(B, d, ...)`, or a linear layer, `(B, ..., d)`."""
+    if isinstance(layer, CONVOLUTIONS):
+        return out.flatten(2).mean(2)
+    return out.reshape(len(out), -1, out.shape[-1]).mean(1)
 
 
 def quietly(features: Features, x: Tensor) -> list[Tensor]:

@@ -36,13 +36,12 @@ def mahalanobis() -> Learned:
     """
 
     def scoring(model: Model, x: Tensor, labels: Tensor) -> Score:
-        features, classes = features_of(model), int(labels.max()) + 1
+        features = features_of(model)
+        classes, own = torch.unique(labels, return_inverse=True)  # a class without examples is near to nothing
         fitted = []
         for f in quietly(features, x):
-            means = torch.stack(
-                [f[labels == c].mean(0) if bool((labels == c).any()) else f.mean(0) for c in range(classes)]
-            )
-            fitted.append((means, whitening(f, labels, means)))
+            means = torch.stack([f[labels == c].mean(0) for c in classes])
+            fitted.append((means, whitening(f, own, means)))
         return standardised(
             lambda z: [nearest_class(f, *layer) for f, layer in zip(features(z), fitted, strict=True)], x
         )

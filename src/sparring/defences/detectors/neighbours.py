@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sparring.defences.detectors.detector import Learned, Score
 from sparring.defences.detectors.layers import features_of, quietly, standardised
+from sparring.defences.settings import positive
 from sparring.errors import BadInput
 from sparring.registry import register
 from sparring.types import Model
@@ -32,6 +33,8 @@ def lid(*, k: int = 20, among: int = 500) -> Learned:
     Among a fixed set of clean examples, with a plain mean over layers in place of weights learned from attacked ones.
     Units are the deviations within that set, each example among the others.
     """
+    if k < 2:
+        raise BadInput(f"{k} neighbours", "2 or more", "20 is usual")
 
     def scoring(model: Model, x: Tensor, labels: Tensor) -> Score:
         some = x[:among]
@@ -53,12 +56,16 @@ def kernel_density(*, width: float = 0.5) -> Learned:
 
     `-log mean exp(-d^2 / w^2)`, where w is `width` times the root of the median squared distance within classes.
     """
+    positive(width=width)
 
     def scoring(model: Model, x: Tensor, labels: Tensor) -> Score:
         features = features_of(model)
         bank = quietly(features, x)[-1]
         same = labels.unsqueeze(0) == labels.unsqueeze(1)
         w2 = width**2 * squared_distances(bank, bank)[same].median()
+        if not w2 > 0:
+            given = f"{len(x)} examples with a median distance of 0 within classes"
+            raise BadInput(given, "several different examples of each class", "learn from more")
 
         def score(z: Tensor) -> Tensor:
             decided = model(z).argmax(1)
