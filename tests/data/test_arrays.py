@@ -78,6 +78,7 @@ def test_whole_floats_and_a_column_are_labels():
         (rows(2), np.array([[0.2, 0.8], [0.5, 0.5]]), "one-hot"),
         (rows(2), np.zeros((2, 1, 1)), "(2, 1, 1)"),
         (rows(0), np.zeros(0), "empty"),
+        (np.zeros((2, 0)), np.zeros(2), "empty, (2, 0)"),
         (np.zeros(3), np.zeros(3), "shape (3,)"),
         (np.array([["a"], ["b"]]), np.zeros(2), "text"),
         (np.array([[{}], [{}]]), np.zeros(2), "Python objects"),

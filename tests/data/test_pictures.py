@@ -93,6 +93,7 @@ def test_a_list_of_labels_stands_beside_the_images(tmp_path):
         ("file,label\n1.png,nan\n", "NaN"),
         ("file,label\n1.png,99999999999999999999\n", "1e+20"),
         ("file,label\n1.png, \n", "empty or incomplete"),
+        ("file,label\n1.png,cat, tabby\n", "too many cells for '1.png'"),
     ],
 )
 def test_a_list_of_labels_that_does_not_match_is_refused(tmp_path, content, said):
@@ -105,6 +106,16 @@ def test_a_folder_without_images_is_refused(tmp_path):
     assert "no images" in refusal(tmp_path)
     picture(tmp_path / "flat.png")
     assert "a subfolder of images for each class" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("spec", ["{}", "{}:test"])
+def test_a_split_that_lacks_a_class_counts_as_the_others_do(tmp_path, spec):
+    for place in ("train/ant", "train/bee", "train/cat", "test/bee", "test/cat"):
+        (tmp_path / place).mkdir(parents=True)
+        picture(tmp_path / place / "1.png")
+    data = load(spec.format(tmp_path))
+    assert data.classes == ("ant", "bee", "cat")
+    assert data.take([0, 1])[1].tolist() == [1, 2]
 
 
 def test_an_empty_class_is_refused(folder):

@@ -176,6 +176,11 @@ def test_a_class_that_an_answer_names_twice_is_refused():
         named({"names": [["a", "b", "a"]], "scores": [[0.9, 0.05, 0.05]]})(X[:1])
 
 
+def test_an_answer_that_names_no_class_is_no_decision():
+    with pytest.raises(BadInput, match="answered with no class"):
+        named({"names": [["a"], []], "scores": [[0.9], []]})(X[:2])
+
+
 def test_headers_are_filled_from_the_environment_and_never_shown(monkeypatch):
     monkeypatch.setenv("SPARRING_TEST_TOKEN", "secret")
     seen = []
@@ -196,6 +201,39 @@ def test_headers_are_filled_from_the_environment_and_never_shown(monkeypatch):
     with pytest.raises(BadInput, match="in one line") as caught:
         adopt(described)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'url = "https://user:hunter2@model.test:99999/v1"',
+        'url = "model.test/v1?key=hunter2"',
+        'url = ["https://model.test/v1?key=hunter2"]',
+        'url = "https://model.test"\nheaders = "Authorization: Bearer hunter2"',
+        'url = "https://model.test"\n[headers]\nAuthorization = ["hunter2"]',
+    ],
+)
+def test_a_secret_in_a_wrong_description_is_not_repeated(text, tmp_path):
+    path = tmp_path / "model.toml"
+    path.write_text(text)
+    with pytest.raises(BadInput) as caught:
+        load(path)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["https://user:hunter2@model.test/v1", "https://model.test/v1?key=hunter2"])
+def test_an_address_with_a_secret_belongs_into_a_file_that_no_report_shows(address):
+    with pytest.raises(BadInput, match=r"model\.test/v1 with a user or a query.*\.toml file") as caught:
+        load(address)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("proxy", ["gopher://user:hunter2@proxy.test", "http://user:hunter2@[::1"])
+def test_a_proxy_that_cannot_be_used_is_one_line_without_its_password(proxy, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(BadInput, match="unset HTTPS_PROXY") as caught:
+        adopt(Endpoint(url=URL))
+    assert "hunter2" not in str(caught.value)
 
 
 def test_an_empty_batch_asks_nothing():
@@ -311,7 +349,8 @@ def test_requests_keep_to_the_rate():
         (httpx.Response(200, text='{"outputs": [[1, ' + "9" * 400 + "]]}"), "rows of numbers"),
         (httpx.Response(200, text='{"outputs": ' + "[" * 500 + "]" * 500 + "}"), "rows of numbers"),
         (UnicodeError("label empty or too long"), "is no address: label empty"),
-        (httpx.Response(200, json={"output": 3}), r"without 'outputs' \(keys output\)"),
+        (httpx.Response(200, json={"output": 3}), r"without 'outputs' \(keys 'output'\)"),
+        (httpx.Response(200, json={"two\nlines": 3, "\x1b[31m": 4}), r"keys 'two\\nlines, \\x1b\[31m'"),
         (httpx.Response(200, json=[1]), r"without 'outputs' \(list\)"),
         (httpx.Response(200, json={"outputs": [[1, 2]]}), r"shape \(1, 2\); need one row of scores for each of 5"),
         (httpx.Response(200, json={"outputs": [1, 2, 3, 4, 5]}), r"shape \(5,\)"),
@@ -434,8 +473,8 @@ def test_a_toml_file_describes_an_endpoint(tmp_path):
         ("", "without url"),
         ('url = "http://a.test"\nurls = 3', "sets urls"),
         ('url = "http://a.test"\nsleep = "x"', "sets sleep"),
-        ('url = "http://a.test"\nqueries = "many"', "sets queries to 'many'"),
-        ('url = "http://a.test"\nbatch = true', "sets batch to True"),
+        ('url = "http://a.test"\nqueries = "many"', "sets queries to str; need int"),
+        ('url = "http://a.test"\nbatch = true', "sets batch to bool; need int"),
         ('url = "http://a.test"\nmethod = "GET"', "one of POST, PUT, PATCH"),
         ('url = "http://a.test"\naccess = "all"', "one of scores, labels"),
         ('url = "http://a.test"\n[headers]\nA = 1', "the header A"),

@@ -63,7 +63,14 @@ def test_adopt_takes_a_callable_and_nothing_else():
 
 
 @pytest.mark.parametrize(
-    "f", [lambda x: x.sum((1, 2, 3)), lambda x: np.zeros((2, 3)), lambda x: "cat", lambda x: [[1], [2, 3]]]
+    "f",
+    [
+        lambda x: x.sum((1, 2, 3)),
+        lambda x: np.zeros((2, 3)),
+        lambda x: "cat",
+        lambda x: [[1], [2, 3]],
+        lambda x: [torch.ones(2, requires_grad=True)] * 5,
+    ],
 )
 def test_scores_of_the_wrong_shape_are_refused_in_one_line(f):
     with pytest.raises(BadInput) as caught:
@@ -81,6 +88,24 @@ def test_labels_out_of_range_are_refused_in_one_line(value):
 def test_one_class_is_refused():
     with pytest.raises(BadInput, match="at least two"):
         function.labels(linear, classes=1)
+
+
+@pytest.mark.parametrize("takes", ["numpy", "torch"])
+def test_an_answer_stays_as_it_is_where_a_function_writes_into_the_same_memory_again(takes):
+    buffer = np.zeros((2, 2), np.float32) if takes == "numpy" else torch.zeros(2, 2)
+
+    def again(x):
+        buffer[:] = x
+        return buffer
+
+    victim = function.scores(again, takes=takes)
+    first = victim(torch.zeros(2, 2))
+    victim(torch.ones(2, 2))
+    assert torch.equal(first, torch.zeros(2, 2))
+
+
+def test_numbers_in_the_byte_order_of_another_machine_are_read():
+    assert torch.equal(function.scores(lambda x: x.astype(">f4"))(torch.eye(2)), torch.eye(2))
 
 
 def test_an_empty_batch_is_answered():

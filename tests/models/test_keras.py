@@ -190,6 +190,12 @@ def test_a_subclassed_model_is_called_as_it_is():
     torch.testing.assert_close(adopt(model)(x), told(model, x))
 
 
+def test_on_jax_a_model_that_was_never_built_is_refused_before_it_is_spoilt(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(BadInput, match="without weights"):
+        adopt(keras.Sequential([keras.layers.Dense(3)]))
+
+
 def test_images_come_in_the_shape_that_the_data_has():
     model = small(dense(5, None), shape=(8, 8, 3))
     victim = adopt(model)

@@ -80,7 +80,7 @@ CASES = {
             ("Exp", 7), ("Identity", 7), ("Elu", 7), ("Selu", 7), ("Celu", 12), ("LeakyRelu", 7), ("HardSigmoid", 7),
             ("HardSwish", 14), ("Mish", 18), ("Gelu", 20), ("Sin", 7), ("Cos", 7), ("Atan", 7), ("ThresholdedRelu", 10),
             ("Sqrt", 7), ("Log", 7), ("Reciprocal", 13), ("Softmax", 13), ("LogSoftmax", 13), ("Sinh", 9), ("Cosh", 9),
-            ("Dropout", 7), ("Dropout", 13),
+            ("Dropout", 7), ("Dropout", 13), ("Asinh", 9), ("Acosh", 9), ("Atanh", 9),
         ]
     },
     "Elu alpha": ("Elu", {"alpha": 0.3}, [], (5,), 7),
@@ -377,6 +377,29 @@ def test_a_token_repeated_for_every_example_agrees():
     agrees(model(nodes, (3, 4), {"zero": ints(0), "rest": ints(1, 4), "token": weights(1, 1, 4)}), (3, 4))
 
 
+def test_a_mask_repeated_for_every_example_agrees():
+    nodes = [
+        node("Shape", out=["shape"]),
+        node("Gather", given=["shape", "zero"], out=["batch"], axis=0),
+        node("Concat", given=["batch", "rest"], out=["new"], axis=0),
+        node("Expand", given=["mask", "new"], out=["masks"]),
+        node("Reshape", given=["masks", "rows"], out=["flat"]),
+        node("Reshape", given=["x", "rows"], out=["windows"]),
+        node("Add", given=["windows", "flat"], out=["masked"]),
+        node("Reshape", given=["masked", "whole"]),
+    ]
+    constants = {
+        "zero": ints(0), "rest": ints(3, 4), "mask": weights(1, 3, 4), "rows": ints(-1, 4), "whole": ints(-1, 12),
+    }  # fmt: skip
+    agrees(model(nodes, (3, 4), constants), (3, 4), batches=(1, 4, 7))
+
+
+@pytest.mark.parametrize(("opset", "settings", "further"), [(9, {"k": 2}, {}), (10, {}, {"k": ints(2)})])
+def test_the_largest_agree_however_their_number_is_given(opset, settings, further):
+    nodes = [node("TopK", given=["x", *further], out=["y", "places"], **settings)]
+    agrees(model(nodes, (5,), further, opset=opset), (5,))
+
+
 def test_a_matrix_product_used_twice_keeps_its_bias_apart():
     nodes = [
         node("MatMul", given=["x", "w"], out=["m"]),
@@ -469,6 +492,29 @@ def test_an_output_without_a_gradient_leaves_scores():
     nodes = [node("Greater", given=["x", "c"], out=["t"]), node("Cast", given=["t"], to=TensorProto.FLOAT)]
     victim = agrees(model(nodes, (5,), {"c": floats(0)}), (5,), access="scores")
     assert any("have a gradient" in note for note in victim.notes)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_an_import_where_gradients_are_off_has_them_all_the_same(mode):
+    proto = model([node("Gemm", given=["x", "w"])], (5,), {"w": weights(5, 3)})
+    with mode():
+        victim = adapter.adopt(proto)
+    x = torch.randn(4, 5, requires_grad=True)
+    assert torch.autograd.grad(victim(x).sum(), x)[0].abs().min() > 0
+
+
+def test_an_import_draws_no_random_numbers_and_asks_for_no_default_type():
+    padded = node("AveragePool", given=["g"], out=["p"], kernel_shape=[2], pads=[0, 1], count_include_pad=1)
+    nodes = [node("MatMul", given=["x", "w"], out=["g"]), padded, node("PRelu", given=["p", "s"])]
+    proto = model(nodes, (2, 5), {"w": weights(5, 3), "s": weights(1)})
+    state = torch.get_rng_state()
+    torch.set_default_dtype(torch.float64)
+    try:
+        victim = adapter.adopt(proto)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert victim.access == "gradients", victim.notes
 
 
 def test_an_open_size_needs_real_inputs(tmp_path):

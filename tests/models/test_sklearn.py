@@ -55,6 +55,17 @@ def agree(victim, model, x):
     return ours
 
 
+def test_a_rewriting_draws_no_random_numbers_and_asks_for_no_default_type():
+    model, state = linear_model.LogisticRegression().fit([[0.0], [1.0]], [0, 1]), torch.get_rng_state()
+    torch.set_default_dtype(torch.float64)
+    try:
+        victim = adapter.adopt(model)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert victim(torch.rand(2, 1)).dtype == torch.float32
+
+
 CLASSIFIERS = {
     "logistic": linear_model.LogisticRegression,
     "linear svm": svm.LinearSVC,

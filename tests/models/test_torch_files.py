@@ -10,6 +10,7 @@ from torch import nn
 from sparring.errors import BadInput
 from sparring.models import torch as adapter
 from sparring.models.loading import adopt, load
+from sparring.models.victim import frozen
 
 
 def net() -> nn.Module:
@@ -46,6 +47,13 @@ def test_a_module_is_its_own_victim_in_the_mode_it_is_in(trained):
     assert victim.call is victim.module is trained
     assert (victim.framework, victim.access, victim.name) == ("torch", "gradients", "Sequential")
     assert [part.training for part in trained.modules()] == [False, False, False, True, False, False]
+
+
+def test_a_lazy_network_makes_its_weights_where_the_others_are_frozen():
+    network = nn.Sequential(nn.LazyLinear(5), nn.Linear(5, 3))
+    with frozen(network):
+        assert network(torch.rand(2, 4)).shape == (2, 3)
+    assert all(weight.requires_grad for weight in network.parameters())
 
 
 def test_a_torch_function_is_wrapped_explicitly(trained):
@@ -152,16 +160,17 @@ def test_weights_alone_are_not_a_model(trained, tmp_path):
             load(str(tmp_path / "w.pth"), trust=trust)
 
 
-@pytest.mark.parametrize("dynamic", [True, False])
-def test_an_exported_program_serves_any_number_of_rows_and_has_gradients(trained, tmp_path, dynamic):
-    shapes = ({0: torch.export.Dim("rows")},) if dynamic else None
+@pytest.mark.parametrize("bounds", [None, {}, {"min": 3, "max": 5}, {"min": 2, "max": 4}, {"min": 3}])
+def test_an_exported_program_serves_any_number_of_rows_and_has_gradients(trained, tmp_path, bounds):
+    shapes = None if bounds is None else ({0: torch.export.Dim("rows", **bounds)},)
     program = torch.export.export(trained, (torch.rand(4, 12),), dynamic_shapes=shapes)
     torch.export.save(program, tmp_path / "net.pt2")
     with pytest.raises(BadInput, match=r"an exported program, which torch unpickles.*--trust"):
         load(str(tmp_path / "net.pt2"))
     for victim in (adopt(program), load(str(tmp_path / "net.pt2"), trust=True)):
         assert (victim.framework, victim.access) == ("torch.export", "gradients")
-        assert bool(victim.notes) is not dynamic
+        assert bool(victim.notes) is (bounds != {})
+        assert victim(torch.rand(0, 12)).shape == (0, 3)
         for rows in (1, 4, 7):
             z = torch.rand(rows, 12, requires_grad=True)
             w = z.detach().clone().requires_grad_()

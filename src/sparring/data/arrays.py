@@ -127,8 +127,8 @@ def inputs(x: Array | Tensor, name: str) -> tuple[Array, tuple[str, ...]]:
     x = numbers(x, f"the inputs of {name}")
     if x.ndim < 2:
         raise BadInput(f"the inputs of {name} have shape {x.shape}", "one row an example", "reshape them to (N, ...)")
-    if not len(x):
-        raise BadInput(f"{name} is empty", "at least 1 example", "check how it was made")
+    if not x.size:
+        raise BadInput(f"the inputs of {name} are empty, {x.shape}", "at least 1 example", "check how it was made")
     notes = []
     if x.dtype == np.uint8:
         notes.append("uint8 inputs were divided by 255")

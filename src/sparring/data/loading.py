@@ -182,7 +182,8 @@ def _split_of(path: Path, split: str) -> Data:
     if path.is_dir():
         if not (path / split).is_dir():
             raise BadInput(f"'{path}' has no folder '{split}'", "the split as a subfolder", "check the name")
-        return replace(load_folder(path / split), name=name)
+        found = load_folder(path, split) if split in splits(path) else load_folder(path / split)
+        return replace(found, name=name)
     if path.suffix.lower() == ".npz":
         return load_npz(path, [(f"x_{split}", f"y_{split}")], name)
     raise BadInput(f"'{path}:{split}'", "a file without a split", f"say '{path}'")

@@ -28,30 +28,32 @@ def load_folder(folder: Path, split: str = "test") -> Lazy:
     """A folder with a subfolder for each class, or images with a `labels.csv` (columns `file,label`).
 
     Inputs are `(B, 3, H, W)` in [0, 1]. Classes are the sorted names of the subfolders, or of the labels where these
-    are not all numbers. Where all subfolders are named like splits (train, test, val ...), the one of `split` is used.
-    Every file's header is read once (about 0.1 ms each), so that a file that does not fit is found before the run.
+    are not all numbers. Where all subfolders are named like splits (train, test, val ...), the one of `split` is used,
+    and classes are the subfolders of all of them, so that a label means the same in each. Every file's header is read
+    once (about 0.1 ms each), so that a file that does not fit is found before the run.
 
     Raises:
         BadInput: no images, a file that is no image or a huge one, more than 8 bits a channel (PNG, TIFF, PPM), sizes
             that differ, a labels.csv that does not match.
 
     """
-    if names := splits(folder):
-        if split not in names:
-            have = ", ".join(names)
-            raise BadInput(f"'{folder}' has {have}, no {split}", "one of these", f"say {folder.name}:{names[0]}")
-        folder = folder / split
-    below = _subfolders(folder)
+    names = splits(folder)
+    if names and split not in names:
+        have = ", ".join(names)
+        raise BadInput(f"'{folder}' has {have}, no {split}", "one of these", f"say {folder.name}:{names[0]}")
+    roots = [folder / name for name in names] or [folder]
+    classes = tuple(sorted({part.name for root in roots for part in _subfolders(root)}))
+    folder = folder / split if names else folder
     table = folder / "labels.csv"
     if table.is_file():
         files, y, classes = _listed(folder, table)
     else:
-        pairs = [(file, label) for label, part in enumerate(below) for file in _images(part)]
-        files, classes = [file for file, _ in pairs], tuple(part.name for part in below)
+        pairs = [(file, label) for label, name in enumerate(classes) for file in _images(folder / name)]
+        files = [file for file, _ in pairs]
         y = np.array([label for _, label in pairs], dtype=np.int64)
-        empty = [part.name for part in below if not _images(part)] if files else []
+        empty = [part for part in _subfolders(folder) if not _images(part)] if files else []
         if empty:
-            raise BadInput(f"'{folder / empty[0]}' holds no images", "images in every class", "remove or fill it")
+            raise BadInput(f"'{empty[0]}' holds no images", "images in every class", "remove or fill it")
     if not files:
         raise BadInput(f"'{folder}' holds no images in class folders", LAYOUT, "check the path")
     _same_size(files)
@@ -149,6 +151,8 @@ def _listed(folder: Path, table: Path) -> tuple[list[Path], Array, tuple[str, ..
         or any(not (row[column] or "").strip() for row in rows for column in ("file", "label"))
     ):
         raise BadInput(f"'{table}' is empty or incomplete", "columns file,label, filled in every row", "complete it")
+    if long := next((row for row in rows if None in row), None):
+        raise BadInput(f"'{table}' has too many cells for '{long['file']}'", "one a column", "quote labels with commas")
     files = [folder / row["file"] for row in rows]
     for file in files:
         if not file.is_file():

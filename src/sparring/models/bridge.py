@@ -123,11 +123,14 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(size for size in shape if size != 1)
 
 
-def in_batches_of(rows: int, model: Model) -> Model:
-    """Run a model that was exported for exactly `rows` rows on any number of them; the last batch repeats a row."""
+def in_batches_of(rows: int, model: Model, least: int | None = None) -> Model:
+    """Run a model that was exported for exactly `rows` rows, or for `least` to `rows`, on any number of them.
+
+    The last batch repeats a row.
+    """
 
     def call(x: Tensor) -> Tensor:
-        parts = [model(pad(part, rows)) for part in torch.split(x, rows)]
+        parts = [model(pad(part, rows if least is None else least)) for part in torch.split(x, rows)]
         return torch.cat(parts)[: len(x)]
 
     return call

@@ -95,8 +95,8 @@ class Endpoint:
     transport: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not address(self.url):
-            raise BadInput(f"the endpoint url {self.url!r}", "an http:// or https:// address", "correct url")
+        if not address(self.url):  # which may hold a password, and so is not quoted
+            raise BadInput("the url of an endpoint", "an http:// or https:// address", "correct url")
         places = sorted(found(self.request))
         if not places or ("{inputs}" in places and len(places) > 1):
             raise BadInput(
@@ -183,11 +183,16 @@ def load(spec: str | Path) -> Victim:
     An address alone is sent `{"inputs": [...]}` and answers `{"outputs": [[...]]}`.
 
     Raises:
-        BadInput: no such file, not TOML, a field that `Endpoint` lacks or refuses; see `adopt`.
+        BadInput: no such file, not TOML, a field that `Endpoint` lacks or refuses; an address with a user or a query,
+            which a report would show in the command that made it; see `adopt`.
 
     """
     if str(spec).startswith(("http://", "https://")):
-        return adopt(Endpoint(url=str(spec)))
+        endpoint, parts = Endpoint(url=str(spec)), urlsplit(str(spec))
+        if "@" in parts.netloc or parts.query:
+            do = "describe it in a .toml file (url, headers)"
+            raise BadInput(f"{endpoint.name} with a user or a query, which a report would show", "a plain address", do)
+        return adopt(endpoint)
     path = Path(spec)
     if not path.is_file():
         raise BadInput(f"{path} is not a file", "a .toml file or an http(s):// address", "check the path")
@@ -209,7 +214,7 @@ def described(table: dict[str, Any], path: Path) -> Endpoint:
             raise BadInput(f"{path} sets {name}", f"one of {', '.join(SETTINGS)}", f"remove or correct {name}")
         if not isinstance(value, SETTINGS[name]) or (isinstance(value, bool) and bool not in SETTINGS[name]):
             wanted = " or ".join(kind.__name__ for kind in SETTINGS[name])
-            raise BadInput(f"{path} sets {name} to {value!r}", wanted, f"correct {name}")
+            raise BadInput(f"{path} sets {name} to {type(value).__name__}", wanted, f"correct {name}")
     if "url" not in table:
         raise BadInput(f"{path} without url", "the address of the endpoint", 'add url = "https://..."')
     for name, allowed in (("method", ("POST", "PUT", "PATCH")), ("access", ("scores", "labels"))):
@@ -256,7 +261,14 @@ class Client:
         for name, value in headers.items():  # httpx would quote the value, which may be a secret, when it refuses it
             if not re.fullmatch(r"[!#$%&'*+.^_`|~\w-]+", name, re.ASCII) or not re.fullmatch(r"[\x20-\x7e]*", value):
                 raise BadInput(f"the header {name!r}", "plain ASCII in one line", "correct the header") from None
-        self._http = self._httpx.Client(timeout=endpoint.timeout_s, headers=headers, transport=endpoint.transport)
+        try:
+            self._http = self._httpx.Client(timeout=endpoint.timeout_s, headers=headers, transport=endpoint.transport)
+        except Exception as error:  # httpx, ssl and the file system each raise their own; its text may hold a password
+            raise BadInput(
+                f"the proxy or the certificates that the environment names ({type(error).__name__})",
+                "ones that httpx can use",
+                "correct or unset HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE (socks: pip install 'httpx[socks]')",
+            ) from None
         weakref.finalize(self, self._http.close)
         self._next = endpoint.clock()
         self._width = endpoint.width
@@ -392,6 +404,8 @@ class Client:
             tables = [dict(zip(ns, ss, strict=True)) for ns, ss in zip(names, scores, strict=True)]
         except (TypeError, ValueError):
             raise self._wrong("names that do not match its scores", examples) from None
+        if not all(tables):
+            raise self._wrong("no class", examples)
         assert isinstance(self.endpoint.classes, tuple)
         unknown = {str(name) for table in tables for name in table} - set(self.endpoint.classes)
         if unknown:
@@ -430,7 +444,7 @@ class Client:
         try:
             return follow(answer, steps(path))
         except (KeyError, IndexError, TypeError):
-            shape = f"keys {', '.join(map(str, answer))}" if isinstance(answer, dict) else type(answer).__name__
+            shape = f"keys {', '.join(answer)!r}" if isinstance(answer, dict) else type(answer).__name__
             raise self._bad(
                 f"answered without {path!r} ({shape:.120})", "the path of the scores or labels", "correct response"
             ) from None

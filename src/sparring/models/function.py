@@ -110,16 +110,16 @@ def adopt(obj: Callable[[Any], Any]) -> Victim:
 
 
 def answer(f: Callable[[Any], Any], x: Tensor, takes: Takes, title: str) -> Tensor:
-    """Call `f` on a batch without letting it touch the caller's tensor or its graph."""
+    """Call `f` on a batch without letting it touch the caller's tensor or its graph, or its own answer later on."""
     with torch.no_grad():
         given = x.detach().clone() if takes == "torch" else x.detach().to("cpu", torch.float32, copy=True).numpy()
         out = f(given)
     if isinstance(out, Tensor):
-        return out.detach()
+        return out.detach().clone()
     try:
         array = np.asarray(out)
-        return torch.from_numpy(array if array.flags.writeable and array.flags.c_contiguous else array.copy())
-    except (TypeError, ValueError):
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
+    except (TypeError, ValueError, RuntimeError):  # the last for tensors in a list that have gradients
         raise BadInput(
             f"{title} answered with {type(out).__name__}", "an array of numbers", "return a numpy array or a tensor"
         ) from None

@@ -94,7 +94,7 @@ def adopt(obj: Any) -> Victim | None:
     `training=False` from the call, not from the torch module's mode, so the victim hands out no `module`.
 
     Raises:
-        BadInput: a model with several inputs or outputs.
+        BadInput: a model with several inputs or outputs, or on JAX one that was never built.
 
     """
     k = keras()
@@ -198,6 +198,8 @@ def _crossing(k: ModuleType, model: Any, forward: Callable[[Any], Any]) -> Model
         raise BadInput(f"Keras on {name}", "torch, jax or tensorflow", "set KERAS_BACKEND to one of them")
     from sparring.models import jax
 
+    if not model.built:  # weights made while JAX traces would be traces, and stay in the model
+        raise BadInput(f"the Keras model {model.name} without weights", "a built one", "call it once on an example")
     variables = model.variables
 
     def apply(weights: Any, x: Any) -> Any:

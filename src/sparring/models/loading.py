@@ -69,7 +69,7 @@ def _is_torch(f: Any, example: Tensor) -> bool:
     train mode takes the example into its running statistics, as it would with any call.
     """
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.inference_mode(False):
             outputs = f(example.clone().requires_grad_())
     except Exception:
         return False  # it may want an array; what is wrong with it otherwise will be said when it is used

@@ -89,6 +89,8 @@ def adopt(obj: Any, *, check: Tensor | None = None) -> Victim:
     )
 
 
+@torch.inference_mode(False)  # else an import inside `no_grad` would seem to have no gradients
+@torch.random.fork_rng(devices=())  # torch's layers draw their weights before they are given the file's
 def victim(proto: Any, start: Callable[[Any], Any], *, name: str, check: Tensor | None) -> Victim:
     """Import, compare, and fall back to onnxruntime when either fails."""
     import onnxruntime
@@ -270,8 +272,8 @@ def probes(shape: Sequence[int | None], fixed: int | None, check: Tensor | None)
     rng = torch.Generator().manual_seed(0)
     sizes = (1, 5) if fixed is None else (fixed, fixed + 1)
     sides = [int(size or 1) for size in shape]
-    batches = [torch.rand(sizes[0], *sides, generator=rng), torch.rand(sizes[1], *sides, generator=rng)]
-    batches.append(torch.randn(sizes[1], *sides, generator=rng))
+    draws = ((torch.rand, sizes[0]), (torch.rand, sizes[1]), (torch.randn, sizes[1]))
+    batches = [draw(size, *sides, generator=rng, dtype=torch.float32) for draw, size in draws]
     return batches if check is None else [*batches, check.detach().float().cpu()[:32]]
 
 
@@ -341,7 +343,7 @@ def graph(proto: Any, shape: Sequence[int | None], reference: Reference, fixed: 
     r = Recorder(sizes=sizes, fixed=reference.batch)
     r.input = r.graph.placeholder("x")
     rng = torch.Generator().manual_seed(1)
-    rows = torch.rand(max(sizes), *(int(size or 1) for size in shape), generator=rng)
+    rows = torch.rand(max(sizes), *(int(size or 1) for size in shape), generator=rng, dtype=torch.float32)
     x = Value(r.input, (rows[: sizes[0]], rows[: sizes[1]]))
     if reference.dtype != np.float32:
         x = r.method("to", x, torch.from_numpy(np.empty(0, reference.dtype)).dtype)

@@ -116,9 +116,12 @@ LAYERS: dict[str, Callable[[Op], nn.Module]] = {
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Abs": torch.abs,
     "Acos": torch.acos,
+    "Acosh": torch.acosh,
     "And": torch.logical_and,
     "Asin": torch.asin,
+    "Asinh": torch.asinh,
     "Atan": torch.atan,
+    "Atanh": torch.atanh,
     "Ceil": torch.ceil,
     "Cos": torch.cos,
     "Cosh": torch.cosh,
@@ -348,16 +351,25 @@ def windows(op: Op, x: Value, kernel: Sequence[int]) -> tuple[list[int], list[in
         max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
         for size, k, s, d in zip(x.shape[2:], kernel, strides, dilations, strict=True)
     ]
+    return strides, dilations, *halves(total, how)
+
+
+def halves(total: Sequence[int], how: str) -> tuple[list[int], list[int]]:
+    """Return the padding before and after; an odd one is more after in SAME_UPPER, more before elsewhere."""
     less, more = [t // 2 for t in total], [t - t // 2 for t in total]
-    return (strides, dilations, less, more) if how == "SAME_UPPER" else (strides, dilations, more, less)
+    return (less, more) if how == "SAME_UPPER" else (more, less)
+
+
+def amounts(before: Sequence[int], after: Sequence[int]) -> list[int]:
+    """Write padding as torch takes it: pairs, from the last dimension on."""
+    return [amount for pair in reversed(list(zip(before, after, strict=True))) for amount in pair]
 
 
 def padded(r: Recorder, x: Value, before: Sequence[int], after: Sequence[int], value: float = 0.0) -> Value:
     """Pad (or, where negative, crop) the last dimensions."""
     if not any(before) and not any(after):
         return x
-    amounts = [amount for pair in reversed(list(zip(before, after, strict=True))) for amount in pair]
-    return r.call(F.pad, x, amounts, value=value)
+    return r.call(F.pad, x, amounts(before, after), value=value)
 
 
 @translates("Conv")
@@ -408,8 +420,7 @@ def conv_transpose(r: Recorder, op: Op, x: Value, w: Value, b: Value | None = No
         before, after = pads[:n], pads[n:]
     else:
         total = [max(f + e - size, 0) for f, e, size in zip(full, extra, wanted[-n:], strict=True)]
-        less, more = [t // 2 for t in total], [t - t // 2 for t in total]
-        before, after = (less, more) if how == "SAME_UPPER" else (more, less)
+        before, after = halves(total, how)
     weight = w.seen[0]
     plain = before == after and all(e < max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True))
     crop = [a - e for a, e in zip(after, extra, strict=True)]
@@ -537,16 +548,13 @@ def average_pool(r: Recorder, op: Op, x: Value) -> Value:
     if before == after and not any(more) and all(2 * b <= k for b, k in zip(before, kernel, strict=True)):
         return r.layer(kind(tuple(kernel), tuple(strides), tuple(before), count_include_pad=counted), x, op)
     # The mean over a window with padding is the mean of the padded values divided by the share that counts.
-    amounts = [a for pair in reversed(list(zip(before, map(operator.add, after, more), strict=True))) for a in pair]
-    share = F.pad(torch.ones(1, 1, *x.shape[2:], dtype=x.seen[0].dtype), amounts)
+    ends = list(map(operator.add, after, more))
+    inside, share = x.shape[2:], amounts(before, ends)
     if counted:
-        share = F.pad(
-            torch.ones(1, 1, *map(sum, zip(x.shape[2:], before, after, strict=True))),
-            [a for m in reversed(more) for a in (0, m)],
-        )
+        inside, share = list(map(sum, zip(inside, before, after, strict=True))), amounts([0] * n, more)
     layer = kind(tuple(kernel), tuple(strides))
-    factor = 1 / layer(share)
-    y = r.layer(layer, padded(r, x, before, list(map(operator.add, after, more))), op)
+    factor = 1 / layer(F.pad(torch.ones(1, 1, *inside, dtype=x.seen[0].dtype), share))
+    y = r.layer(layer, padded(r, x, before, ends), op)
     return r.call(operator.mul, y, Value(None, (factor, factor)))
 
 
@@ -595,7 +603,7 @@ def constant(r: Recorder, op: Op) -> Value:
 @translates("ConstantOfShape")
 def constant_of_shape(r: Recorder, op: Op, shape: Value) -> Value:
     """One number, many times."""
-    fill = kept(op.attributes["value"]).seen[0] if "value" in op.attributes else torch.zeros(1)
+    fill = kept(op.attributes["value"]).seen[0] if "value" in op.attributes else torch.zeros(1, dtype=torch.float32)
     if not shape.known:
         raise op.lacks("a computed shape")
     first, second = (fill.reshape(()).expand(*seen.tolist()).clone() for seen in shape.seen)
@@ -891,9 +899,10 @@ def cumsum(r: Recorder, op: Op, x: Value, axis: Value) -> Value:
 
 
 @translates("TopK")
-def top_k(r: Recorder, op: Op, x: Value, k: Value) -> tuple[Value, ...]:
+def top_k(r: Recorder, op: Op, x: Value, k: Value | None = None) -> tuple[Value, ...]:
     """The largest, or smallest, and where they are."""
-    pair = r.call(torch.topk, x, static(op, k)[0], op.get("axis", -1), bool(op.get("largest", 1)))
+    count = op.get("k") if k is None else static(op, k)[0]
+    pair = r.call(torch.topk, x, count, op.get("axis", -1), bool(op.get("largest", 1)))
     return r.call(operator.getitem, pair, 0), r.call(operator.getitem, pair, 1)
 
 

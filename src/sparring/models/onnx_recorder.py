@@ -136,15 +136,19 @@ class Recorder:
             return self._attribute(value) if isinstance(one, Tensor) else one
         if isinstance(one, int) and isinstance(two, int):
             return self._size(one, two)
-        # A tensor that grows with the batch and is the same in every row, such as an expanded token.
+        # A tensor that grows with the batch and is the same in every row, such as an expanded token, or for every
+        # example, such as a mask of its windows.
         differs = [d for d in range(one.ndim) if one.shape[d] != two.shape[d]] if one.ndim == two.ndim else []
         if len(differs) == 1:
-            row = one.narrow(differs[0], 0, 1)
-            if torch.equal(row.expand_as(one), one) and torch.equal(row.expand_as(two), two):
-                sizes = tuple(map(self._size, one.shape, two.shape))
-                return self.graph.call_function(
-                    torch.broadcast_to, (self._attribute(Value(None, (row, row), value.name)), sizes)
-                )
+            (d,) = differs
+            times = [tuple(size if i == d else 1 for i in range(one.ndim)) for size in self.sizes]
+            for function, part, sizes in (
+                (torch.broadcast_to, one.narrow(d, 0, 1), (one.shape, two.shape)),
+                (torch.tile, one.narrow(d, 0, two.shape[d] - one.shape[d]), times),
+            ):
+                if all(torch.equal(function(part, size), seen) for size, seen in zip(sizes, value.seen, strict=True)):
+                    kept = self._attribute(Value(None, (part, part), value.name))
+                    return self.graph.call_function(function, (kept, tuple(map(self._size, *sizes))))
         raise Missing("the batch size used as a number is not covered")
 
     def _size(self, one: int, two: int) -> Any:

@@ -51,6 +51,8 @@ HANDED = ("final_estimator_", "estimator_", "base_estimator_", "estimator")
 """Who hands the decision on to another estimator, and where that is kept."""
 
 
+@torch.inference_mode(False)
+@torch.random.fork_rng(devices=())  # torch's layers draw their weights before they are given the estimator's
 def adopt(obj: Any) -> Victim:
     """Attack a fitted scikit-learn classifier, a pipeline or a finished search over them.
 
@@ -323,7 +325,7 @@ class Votes(nn.Module):
 def linear(weight: Any, bias: Any) -> nn.Linear:
     """Make a layer of `(outputs, inputs)` weights."""
     weight = np.atleast_2d(dense(weight))
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=torch.float32)
     with torch.no_grad():
         layer.weight.copy_(single(weight))
         layer.bias.copy_(single(np.broadcast_to(np.asarray(bias), (weight.shape[0],))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,9 @@ WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 CHECKPOINTS = ("state_dict", "model_state_dict", "model")
 """Where training scripts keep the state dict in a checkpoint."""
+
+ANY = sys.maxsize
+"""More rows than there can be."""
 
 TRAINING: dict[Any, int] = {torch.ops.aten.batch_norm.default: 5, torch.ops.aten.dropout.default: 2}
 """Operations of an exported program that behave differently in train mode, and which argument says so."""
@@ -72,7 +76,7 @@ class Logits(nn.Module):
 
 
 def _exported(program: ExportedProgram) -> Victim:
-    """A program with one input, in batches of the size it was exported for if that was fixed."""
+    """A program with one input, in batches of the sizes it was exported for if these were bounded."""
     placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
     inputs = [n for n in placeholders if n.name in program.graph_signature.user_inputs]
     if len(inputs) != 1:
@@ -83,19 +87,29 @@ def _exported(program: ExportedProgram) -> Victim:
     if not shape or len(outputs) != 1:
         found = f"{len(outputs)} outputs" if shape else "an input without a batch"
         raise BadInput(f"an exported program with {found}", "inputs (B, *shape) to logits (B, K)", "export one such")
-    rows = shape[0]
+    least, most = _rows(program, shape[0])
     module = program.module()
-    if not isinstance(rows, int):
+    if (least, most) == (0, ANY):
         return Victim(call=module, access="gradients", framework="torch.export", name="program", module=module)
+    size = f"exactly {most}" if least == most else f"at least {least}" if most == ANY else f"{least} to {most}"
     return Victim(
-        call=in_batches_of(rows, module),
+        call=in_batches_of(most, module, least),
         access="gradients",
         framework="torch.export",
         name="program",
-        notes=(
-            f"exported for exactly {rows} rows: every batch is cut into such; export with a dynamic batch for speed",
-        ),
+        notes=(f"exported for {size} rows: every batch is cut into such; export with a dynamic batch for speed",),
     )
+
+
+def _rows(program: ExportedProgram, rows: Any) -> tuple[int, int]:
+    """The fewest and the most rows that an exported program takes at once."""
+    if isinstance(rows, int):
+        return rows, rows
+    known = program.range_constraints.get(rows.node.expr)
+    if known is None:
+        return 0, ANY
+    least, most = (int(end) if end.is_Integer else ANY for end in (known.lower, known.upper))
+    return least if least > 2 else 0, most  # torch counts from 2 where it was not told, and takes 1 and 0 all the same
 
 
 def load(path: str | Path, *, trust: bool = False) -> Victim:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sparring.errors import BadInput
 from sparring.types import Access, Model
@@ -62,7 +63,8 @@ def _loaded(source: tuple[str, str | None, bool, Tensor | None], changes: dict[s
 def frozen(model: object) -> Iterator[None]:
     """Let the weights of the torch module behind a model ask for no gradient meanwhile."""
     module = model.module if isinstance(model, Victim) else model
-    weights = [p for p in module.parameters() if p.requires_grad] if isinstance(module, nn.Module) else []
+    weights = list(module.parameters()) if isinstance(module, nn.Module) else []
+    weights = [p for p in weights if p.requires_grad and not is_lazy(p)]  # lazy ones are made by the first call
     for weight in weights:
         weight.requires_grad_(False)
     try:
