@@ -255,7 +255,7 @@ def test_a_bad_threat_is_refused_in_one_line(run: Run, command: str, threat: str
 BAD_MODELS = {
     ("gone.onnx",): "no file 'gone.onnx'",
     ("gone",): "no file 'gone'",
-    ("nets.py",): "module:factory",
+    ("nets.py",): "write nets.py:NAME",
     ("nets.py:netwrok",): "did you mean 'network'?",
     ("gone.py:network",): "no file 'gone.py'",
     ("gone.module:network",): "no module 'gone'",
@@ -383,6 +383,7 @@ BAD_OPTIONS = {
     ("certify", *TRAINED, *SMALL, "--threat", "l0:1"): "linf, l2 or l1",
     ("certify", *TRAINED, *SMALL, *THREAT, "--method", "branch-and-bound", "--seconds", "nan"): "nan seconds",
     ("certify", *TRAINED, *SMALL, *THREAT, "--samples", "0"): "--samples",
+    ("certify", *TRAINED, *SMALL, *THREAT, "--sigma", "3"): "--sigma with --method crown",
     ("explain", *TRAINED, "--data", "bytes.npz", "--out", "out"): "outside of 0 to 1",
     (
         "train",

@@ -56,12 +56,10 @@ def refusal(make):
 
 
 @every_task
-def test_a_result_notes_an_answer_as_right_exactly_where_the_goal_is_not_reached(task):
+def test_an_answer_is_wrong_exactly_where_the_goal_is_reached(task):
     outputs, labels = answer(task)
     goal = task.goal(labels)
     assert goal.reached(outputs).tolist() == [False, True]
-    assert (task.said(outputs, labels) == task.asked(labels)).tolist() == [True, False]
-    assert task.said(outputs, labels).dtype == task.asked(labels).dtype == torch.int64
     assert task.misfit(outputs, labels) == ""
     assert task.measure(outputs, labels).shape == (2,)
 
@@ -87,11 +85,10 @@ def test_no_answer_is_wrong_enough_for_a_climb_to_the_end(task):
 
 
 @every_task
-def test_an_answer_that_is_no_number_is_noted_as_such_and_does_not_fit(task):
+def test_an_answer_that_is_no_number_does_not_fit(task):
     outputs, labels = answer(task)
     outputs = outputs.clone()
     outputs[1] = torch.nan
-    assert task.said(outputs, labels)[1] == -1
     assert task.misfit(outputs, labels) == "1 of 2 outputs hold NaN or infinity"
 
 
@@ -172,7 +169,7 @@ def test_a_model_that_ends_in_a_sigmoid_is_judged_by_a_half(task):
     p = torch.tensor([[0.4], [0.6]])
     outputs = task.view(lambda x: p)(p)
     labels = torch.zeros((2,) if isinstance(task, Binary) else (2, 1), dtype=torch.int64)
-    assert task.said(outputs, labels).tolist() == [0, 1]
+    assert task.goal(labels).reached(outputs).tolist() == [False, True]
     assert task.misfit(outputs, labels) == ""
 
 
@@ -212,14 +209,6 @@ def test_what_does_not_fit_is_said(task, outputs, labels, said):
 
 def test_ignored_pixels_may_be_of_any_class():
     assert Segmentation(0.5).misfit(torch.zeros(2, 3, 4, 4), torch.full((2, 4, 4), 255, dtype=torch.uint8)) == ""
-
-
-def test_only_tasks_about_classes_have_classes_and_chance():
-    assert Classification().classes(answer(Classification())[0]) == 3
-    assert Classification().chance(torch.tensor([0, 2, 2, 2])) == 0.75
-    assert Binary().classes(answer(Binary())[0]) == 2
-    for task in EVERY[2:]:
-        assert (task.classes(answer(task)[0]), task.chance(answer(task)[1])) == (0, 0.0)
 
 
 def test_a_classification_attacks_as_ever():

@@ -365,6 +365,10 @@ def train(**given: Any) -> int:
     return GATE if done.after is not None and done.after.verdict == "invalid" else 0
 
 
+USED_BY = {"seconds": "branch-and-bound", "sigma": "smoothing", "samples": "smoothing"}
+"""Options of `certify` that a single method has."""
+
+
 @cli.command()
 @MODEL
 @click.argument("asked", metavar="[PROPERTY]", required=False, type=Path)
@@ -401,11 +405,11 @@ def certify(**given: Any) -> None:
     from sparring.evaluate.proofs import prove, smoothing
     from sparring.registry import find
 
+    context = click.get_current_context()
+    written = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if given["asked"] is not None:
         from sparring.certify.vnnlib import answer
 
-        context = click.get_current_context()
-        written = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
         if idle := sorted(f"--{name}" for name in written - {"model", "asked", "seconds"}):
             raise BadInput(f"{', '.join(idle)} with a PROPERTY", "no more than --seconds", "leave it out")
         click.echo(answer(Path(given["model"]), given["asked"], given["seconds"]))
@@ -416,6 +420,9 @@ def certify(**given: Any) -> None:
     if given["resume"] and given["out"] is None:
         raise BadInput("--resume without --out", "the folder of the run to go on with", "add --out")
     out = None if given["out"] is None else _folder(given["out"], "ledger.sqlite", "proofs.json")
+    for name, method in USED_BY.items():
+        if name in written and given["method"] != method:
+            raise BadInput(f"--{name} with --method {given['method']}", f"--method {method}", "leave it out")
     settings = {"seconds": given["seconds"]} if given["method"] == "branch-and-bound" else {}
     made = None if given["method"] == "smoothing" else find("certificates", given["method"]).make(**settings)
     victim, data, threat = _bout(given)
@@ -683,7 +690,7 @@ def _introduce(victim: Victim, data: Data) -> None:
         raise BadInput(
             f"{victim.name} raised {named(error)[:300]} on {what}",
             "data that the model takes",
-            "check that they belong together, or reshape the inputs in the factory",
+            "check that they belong together; reshape the inputs, or cast them, in the factory",
         ) from error
     if not isinstance(outputs, torch.Tensor):
         raise BadInput(

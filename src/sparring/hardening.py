@@ -121,66 +121,31 @@ def train(
         ball = chosen.ball()
         for subject in (found.train, found.test):
             accept(subject.take(range(min(LOOKED_AT, len(subject))))[0], subject, ball)
-        classes = _classes(found.network, found.train)
-        objective, remedy = chosen.objectives(ball, classes)
+        objective, remedy = chosen.objectives(ball, _classes(found.network, found.train))
         average, settled = chosen.averaging()
-        trainer = Trainer(
-            epochs=chosen.epochs,
-            batch_size=chosen.batch_size,
-            lr=chosen.optimiser.lr,
-            optimiser=chosen.optimizer(),
-            rate=chosen.rate(),
-            ramp=chosen.strength(),
-            average=average,
-            settled=settled,
-            neighbourhood=chosen.neighbour(),
-            clip=chosen.clip,
-            augment=chosen.augmentation(),
-            extra=found.extra,
-            share=chosen.data.share,
-            remedy=remedy,
-            validation=None
-            if found.held_out is None
-            else Validation(
-                data=found.held_out,
-                threat=ball,
-                attack=chosen.challenger(),
-                every=chosen.validation.every,
-                keep_best=chosen.validation.keep == "best",
-                patience=chosen.validation.patience,
-            ),
-            checkpoints=None
-            if folder is None
-            else Checkpoints(
-                path=folder / "checkpoint.pt",
-                seconds=chosen.checkpoint.seconds,
-                steps=chosen.checkpoint.steps,
-                settings="; ".join(
-                    (
-                        f"sparring {__version__}",
-                        identity.of_model(found.victim, found.train),
-                        identity.of_data(found.train),
-                        chosen.digest,
-                    )
-                ),
-                resume=resume,
-            ),
-            hardware=replace(hardware, precision=chosen.precision),
-            seed=chosen.seed,
-        )
-        with ExitStack() as watchers:
-            told: list[Watch] = [] if watch is None else [watch]
-            if folder is not None:
-                told.append(written(folder / "history.csv"))
-            if log:
-                place, faced = (folder or Path()) / "tensorboard", chosen.stretch * ball.eps
-                told.append(watchers.enter_context(tensorboard(place, eps=faced)))
-
-            def tell(event: Event) -> None:
-                for one in told:
-                    one(event)
-
-            course = replace(trainer, watch=tell)(found.network, found.train, objective)
+        with _watchers(chosen, watch, folder, log=log) as tell:
+            trainer = Trainer(
+                epochs=chosen.epochs,
+                batch_size=chosen.batch_size,
+                lr=chosen.optimiser.lr,
+                optimiser=chosen.optimizer(),
+                rate=chosen.rate(),
+                ramp=chosen.strength(),
+                average=average,
+                settled=settled,
+                neighbourhood=chosen.neighbour(),
+                clip=chosen.clip,
+                augment=chosen.augmentation(),
+                extra=found.extra,
+                share=chosen.data.share,
+                remedy=remedy,
+                validation=_validation(chosen, found.held_out),
+                checkpoints=_checkpoints(chosen, found, folder, resume=resume),
+                hardware=replace(hardware, precision=chosen.precision),
+                seed=chosen.seed,
+                watch=tell,
+            )
+            course = trainer(found.network, found.train, objective)
         done = Trained(network=course.network, settings=chosen, course=course, alarms=course.alarms)
         if not course.first:
             return done
@@ -198,6 +163,53 @@ def train(
 
 LOOKED_AT = 256
 """Examples whose range is looked at before a training."""
+
+
+def _validation(chosen: Settings, held_out: Data | None) -> Validation | None:
+    """What is looked at on the examples that were held out, if any were."""
+    if held_out is None:
+        return None
+    said = chosen.validation
+    return Validation(
+        data=held_out,
+        threat=chosen.ball(),
+        attack=chosen.challenger(),
+        every=said.every,
+        keep_best=said.keep == "best",
+        patience=said.patience,
+    )
+
+
+def _checkpoints(chosen: Settings, found: Materials, folder: Path | None, *, resume: bool) -> Checkpoints | None:
+    """Checkpoints in the folder, to be gone on with by the same network, data and settings only."""
+    if folder is None:
+        return None
+    same = (identity.of_model(found.victim, found.train), identity.of_data(found.train), chosen.digest)
+    return Checkpoints(
+        path=folder / "checkpoint.pt",
+        seconds=chosen.checkpoint.seconds,
+        steps=chosen.checkpoint.steps,
+        settings="; ".join((f"sparring {__version__}", *same)),
+        resume=resume,
+    )
+
+
+@contextmanager
+def _watchers(chosen: Settings, watch: Watch | None, folder: Path | None, *, log: bool) -> Iterator[Watch]:
+    """Tell all who are to be told: the caller, the history, TensorBoard."""
+    with ExitStack() as stack:
+        told: list[Watch] = [] if watch is None else [watch]
+        if folder is not None:
+            told.append(written(folder / "history.csv"))
+        if log:
+            faced = chosen.stretch * chosen.ball().eps
+            told.append(stack.enter_context(tensorboard((folder or Path()) / "tensorboard", eps=faced)))
+
+        def tell(event: Event) -> None:
+            for one in told:
+                one(event)
+
+        yield tell
 
 
 @contextmanager

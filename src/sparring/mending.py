@@ -182,6 +182,9 @@ SOFT: dict[str, Callable[..., Tensor | None]] = {
 
 CASTS = ["float", "double", "half", "bfloat16", "to", "type", "type_as", "int", "long", "short", "byte", "char"]
 ABOVE = {"gt": 1, "ge": 1, "greater": 1, "greater_equal": 1, "lt": -1, "le": -1, "less": -1, "less_equal": -1}
+TOLD = ("numpy", "__array__", "item", "tolist", "__float__", "__int__", "__index__")
+"""What hands values to Python, of which some is refused and some warned of where a tensor has a gradient."""
+
 SQUASHING = ("sigmoid", "tanh", "softmax", "hardsigmoid")
 SATURATING = (*SQUASHING, "clamp", "clip", "hardtanh", "relu6")
 
@@ -213,7 +216,7 @@ class _Mend(TorchFunctionMode):
         first = args[0] if args else None
         if not isinstance(first, Tensor):
             return self._carried(func, name, args, kwargs)
-        if name in ("numpy", "__array__"):
+        if name in TOLD:
             return func(first.detach(), *args[1:], **kwargs)
         if first.requires_grad and (name == "detach" or func == Tensor.data.__get__):  # type: ignore[attr-defined]
             self.met.append("detach")
@@ -313,7 +316,7 @@ class Stage:
 
 
 @contextmanager
-def _listening(hook: Callable[[int, nn.Module, Tensor, Tensor], Tensor | None]) -> Iterator[None]:
+def listening(hook: Callable[[int, nn.Module, Tensor, Tensor], Tensor | None]) -> Iterator[None]:
     """`hook(call, module, x, y)` after every call of a module that turns a float tensor into one; may return another.
 
     Calls are counted as they end: inner ones before outer ones.
@@ -361,7 +364,7 @@ def bridged(model: Model, *, stages: tuple[Stage, ...], width: float = 0.1, draw
     def view(x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return model(x)
-        with _listening(bridge):
+        with listening(bridge):
             return model(x)
 
     return view
@@ -408,7 +411,7 @@ def survey(model: Model, x: Tensor, *, directions: int = 24) -> tuple[Stage, ...
     module is left out: what stands in for all of a model is a black-box attack. Costs about 50 passes a row.
     """
     calls: list[tuple[nn.Module, Tensor, Tensor]] = []
-    with torch.no_grad(), _listening(lambda call, module, x, y: calls.append((module, x.detach(), y.detach()))):
+    with torch.no_grad(), listening(lambda call, module, x, y: calls.append((module, x.detach(), y.detach()))):
         model(x)
     found: list[Stage] = []
     for call, (module, given, y) in enumerate(calls[:-1]):

@@ -110,26 +110,6 @@ class Task(ABC):
         """The model in the form that the goals read: what is attacked, and what is judged."""
         return model
 
-    def classes(self, outputs: Tensor) -> int:
-        """How many classes an example may have; 0 where classes are not what it has."""
-        return 0
-
-    def chance(self, labels: Tensor) -> float:
-        """The share of examples that the best constant answer gets right; 0 where that has no meaning."""
-        return 0.0
-
-    def asked(self, labels: Tensor) -> Tensor:
-        """What a result notes as the label, `(B,)` int64: the class, or 0 where there are none."""
-        return torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
-
-    def said(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """What a result notes as the answer, `(B,)` int64: right exactly where it is what was `asked`.
-
-        The class; where there are none, 0 for an answer that will do and 1 for one that will not. -1 where outputs
-        hold a NaN.
-        """
-        return _noted(self.goal(labels).reached(outputs).long(), outputs)
-
     def data(self, name: str, x: Array | Tensor, y: Array | Tensor) -> Data:
         """Inputs `(N, *shape)` as `Arrays` takes them, with labels of this task, as a data set.
 
@@ -179,22 +159,6 @@ class Classification(Task):
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """1 where the class is right, else 0."""
         return (outputs.argmax(1) == labels).float()
-
-    def classes(self, outputs: Tensor) -> int:
-        """K."""
-        return outputs.shape[1] if outputs.dim() == 2 else 0
-
-    def chance(self, labels: Tensor) -> float:
-        """The share of the commonest class."""
-        return float(torch.bincount(labels).max()) / len(labels)
-
-    def asked(self, labels: Tensor) -> Tensor:
-        """The class."""
-        return labels
-
-    def said(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The class that the model names."""
-        return _noted(outputs.argmax(1), outputs)
 
 
 @dataclass(frozen=True)
@@ -428,12 +392,6 @@ def parse(text: str) -> Task:
 
 def _settings(kind: type[Task]) -> tuple[Field[Any], ...]:
     return fields(kind)  # type: ignore[arg-type]  # every task is a dataclass
-
-
-def _noted(said: Tensor, outputs: Tensor) -> Tensor:
-    """What was said; -1 where outputs hold a NaN."""
-    missing = outputs.isnan()
-    return said.masked_fill(missing if missing.dim() == 1 else missing.flatten(1).any(1), -1)
 
 
 def _class_misfit(outputs: Tensor, labels: Tensor) -> str:

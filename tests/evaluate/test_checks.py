@@ -343,3 +343,72 @@ def test_a_model_that_cannot_run_in_double_precision_is_not_asked() -> None:
 
     assert outcomes(Single())["double-precision"].outcome == "skipped"
     assert outcomes(honest("relu"))["double-precision"].outcome == "pass"
+
+
+class Particular(nn.Module):
+    """A network that says which inputs it takes."""
+
+    def __init__(self, refuses: Callable[[torch.Tensor], bool], network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.refuses = network, refuses
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.refuses(x):
+            raise ValueError("other inputs, please")
+        return self.network(x)
+
+
+def test_a_model_that_refuses_inputs_beyond_the_bounds_is_asked_within_them() -> None:
+    def beyond(x: torch.Tensor) -> bool:
+        return bool((x < 0).any() or (x > 1).any())
+
+    found = outcomes(Particular(beyond, honest("relu")))
+    assert {found[name].outcome for name in ("scaling", "loss-noise", "finite-differences")} == {"pass"}
+    found = outcomes(Particular(beyond, find("contrary gradient").make()))
+    assert found["finite-differences"].outcome == "fail", "to refuse hides nothing"
+
+
+def test_a_model_that_refuses_double_precision_is_not_asked() -> None:
+    assert (
+        outcomes(Particular(lambda x: x.dtype != torch.float32, honest("relu")))["double-precision"].outcome
+        == "skipped"
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-8])
+def test_no_scale_of_the_outputs_raises_an_alarm_or_silences_one(scale: float) -> None:
+    network, noisy = honest("relu"), find("hashed noise").make()
+    raised = {name for name, check in outcomes(lambda x: scale * network(x)).items() if check.outcome == "fail"}
+    assert raised == set()
+    found = outcomes(lambda x: scale * noisy(x))
+    assert (found["shattered-gradients"].outcome, found["loss-noise"].outcome) == ("fail", "fail")
+
+
+def test_climbs_that_shrink_all_scores_alike_are_seen() -> None:
+    assert outcomes(find("dimmed").make())["scale"].outcome == "fail"
+    assert outcomes(honest("relu"))["scale"].outcome == "pass"
+
+
+def test_two_classes_have_no_scale_beside_their_margin() -> None:
+    network = honest("relu")
+    x, y = held_out(60)
+    found = examine(adopt(lambda z: network(z)[:, [0, 1]], example=x[:1]), Arrays("data", x, y.clamp(max=1)), THREAT)
+    assert {check.name: check.outcome for check in found.checks}.get("scale", "skipped") == "skipped"
+
+
+def test_a_model_without_gradients_that_cannot_be_watched_is_examined() -> None:
+    network = honest("relu")
+    found = outcomes(lambda x: network(x.detach().requires_grad_(False)))
+    assert found["gradients"].outcome == "fail"
+    assert found["hidden-paths"].outcome == found["saturation"].outcome == "skipped"
+
+
+def test_a_sum_of_few_features_is_not_taken_for_rounded() -> None:
+    """Changes of one size would cancel in `x_0 + x_1` for half of the examples."""
+    layer = nn.Linear(4, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 1, 0, 0], [-1, -1, 0, 0]]))
+    x = Streams.of(0, range(200)).uniform(4) * 2 - 1
+    data = Arrays("table", x, (x[:, 0] + x[:, 1] < 0).long())
+    found = examine(adopt(layer, example=x[:1]), data, linf(0.1, low=-1, high=1))
+    assert {check.name: check.outcome for check in found.checks}["quantised-inputs"] == "pass"

@@ -115,6 +115,12 @@ def test_a_nan_in_any_input_is_invalid() -> None:
     assert "finite" in " ".join(result.reasons)
 
 
+def test_what_an_invalid_audit_never_asked_it_does_not_deny() -> None:
+    """The bounds are wrong, so gradients were not looked at: that is no reason to call them missing."""
+    x, y = held_out(60)
+    assert audit(honest("relu"), (x, y), linf(0.1, low=0, high=255)).settings["access"] == "gradients"
+
+
 def test_a_model_without_knowledge_is_invalid() -> None:
     torch.manual_seed(0)
     result = audit(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), held_out(), THREAT, suite="quick")

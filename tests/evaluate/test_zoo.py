@@ -79,7 +79,9 @@ def test_an_unknown_specimen_is_refused_in_one_line() -> None:
         find("unicorn")
 
 
-@each((one for one in HERE if set(one.fires) - DOCTOR), "saturated softmax", "few winners", "hard sigmoid")
+@each(
+    (one for one in HERE if set(one.fires) - DOCTOR), "saturated softmax", "few winners", "hard sigmoid", "early exit"
+)
 def test_the_finished_run_sees_what_the_doctor_cannot(one: Specimen) -> None:
     result = audit(one.make(), one.examples(80), one.threat, suite="quick")
     assert result.verdict == one.verdict

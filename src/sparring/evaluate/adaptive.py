@@ -27,6 +27,7 @@ from sparring.errors import BadInput
 from sparring.evaluate.given import with_gradients
 from sparring.evaluate.ledger import Outcome
 from sparring.evaluate.outputs import agree
+from sparring.evaluate.routes import Part, parts
 from sparring.evaluate.run import asked, home, one_thread, own_draws
 from sparring.goals import Never, Untargeted
 from sparring.losses import cross_entropy, dlr, margin, probability_margin
@@ -50,6 +51,9 @@ SAMPLE = 32
 
 SURVEYED = 8
 """Examples, of these, on which the parts of the model are looked at."""
+
+PARTS = 4
+"""Networks inside of the model that are attacked by themselves, at most."""
 
 PROBES = 50
 """Passes that a look at the parts costs on each of them, about."""
@@ -171,6 +175,7 @@ class Findings:
     blind: bool = False
     obstacles: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = ()
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +222,7 @@ class Adapted:
 def examined(model: Model, x: Tensor, threat: Ball, rng: Streams) -> Findings:
     """Look for what stops gradients, on eight of the examples and around them; costs some fifty passes on each."""
     few, around = x[:SURVEYED], threat.sample(x, rng)[:SURVEYED]
+    far = threat.low + threat.width * rng.at("far").uniform(*x.shape[1:], device=x.device)[:SURVEYED].to(x)
     with torch.no_grad():
         answers = torch.stack([model(few) for _ in range(3)])
     return Findings(
@@ -224,6 +230,7 @@ def examined(model: Model, x: Tensor, threat: Ball, rng: Streams) -> Findings:
         blind=not _differentiable(model, few),
         obstacles=_if_possible(obstacles, model, torch.cat([few, around])),
         stages=_if_possible(survey, model, around),
+        parts=_if_possible(parts, model, torch.cat([few, around, far]))[:PARTS],
     )
 
 
@@ -231,7 +238,7 @@ def _if_possible(look: Callable[[Model, Tensor], tuple[T, ...]], model: Model, x
     """What a look finds; nothing in a model, of another framework say, that cannot be run in parts or while watched."""
     try:
         return look(model, x)
-    except (BadInput, RuntimeError, TypeError, BufferError):
+    except Exception:  # whatever one of its parts raises, of inputs that it never gets
         return ()
 
 
@@ -264,7 +271,8 @@ def candidates(threat: Ball, found: Findings, classes: int) -> tuple[Candidate, 
         views[drawn] = None
     losses: tuple[Loss, ...] = (margin, cross_entropy, probability_margin, *((dlr,) if classes >= 3 else ()))
     first = Candidate(threat=threat, onward=found.random)
-    tried = [replace(first, views=view, loss=loss) for loss in losses for view in views]
+    tried = [replace(first, views=(part, *drawn), loss=one, onward=True) for one in losses[:2] for part in found.parts]
+    tried += [replace(first, views=view, loss=loss) for loss in losses for view in views]
     tried += [replace(first, rule=climb_and_halve, views=view, loss=loss) for loss in losses[:2] for view in views]
     tried.append(replace(first, rule=blind, views=(settled(eot, draws=8),) if found.random else ()))
     return tuple(tried)

@@ -20,6 +20,7 @@ from sparring.evaluate.run import Runner, home, own_draws
 from sparring.evaluate.schedule import Round, choose, outlook, settled
 from sparring.evaluate.statistics import spread
 from sparring.evaluate.suites import Suite, out_of_the_data
+from sparring.losses import dlr
 from sparring.models.victim import inference
 from sparring.streams import Streams
 from sparring.threats import Ball
@@ -245,7 +246,9 @@ def _adapt(bout: Bout) -> Make:
     found = _survey(bout, few)
     passes -= bout.cost("survey")
     field = adaptive.candidates(case.threat, replace(found, random=False), case.diagnosis.classes)  # draws are averaged
-    field = tuple(replace(one, onward=found.random) for one in field)
+    field = tuple(replace(one, onward=one.onward or found.random) for one in field)
+    if case.diagnosis.failed("scale"):
+        field = tuple(sorted(field, key=lambda one: one.loss is not dlr))
     if not standing:
         return _backed(adaptive.Resized(field[0], steps=20), case)
 

@@ -55,7 +55,7 @@ class Case:
     def plan(self) -> Suite:
         """The suite; where gradients cannot be relied on, with a long black-box attack on all that stands."""
         plan = build(self.suite, self.threat, self.access, self.diagnosis.classes)
-        doubtful = ("gradients", "finite-differences", "shattered-gradients")
+        doubtful = ("gradients", "finite-differences", "shattered-gradients", "hidden-paths")
         if self.access == "gradients" and any(self.diagnosis.failed(name) for name in doubtful):
             blind = build(self.suite, self.threat, "scores", self.diagnosis.classes)
             longer = (replace(s, name=f"{s.name}-long") for s in blind.stages if s.role == "black box")

@@ -116,6 +116,8 @@ DOUBTFUL = frozenset(
         "black-box",
         "monotone",
         "unbounded",
+        "hidden-paths",
+        "scale",
     }
 )
 """Checks whose failure says that gradients mislead: the audit then looks for an attack that fits the model."""

@@ -43,13 +43,16 @@ LESSONS = 500
 CLEAN = "clean"
 """The stage that only looks at the examples; an attack has a stage of its own name."""
 
+RESTARTS = Parameter("restarts", Parameter.KEYWORD_ONLY, default=1, annotation="int")
+"""The setting that runs an attack so many times, each on what still stands."""
+
 LOSSES = {loss.__name__.replace("_", "-"): loss for loss in (cross_entropy, margin, dlr, logit, probability_margin)}
 """What the setting `loss` may say in a word."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Catch:
-    """What an attack made: positions of the examples that it broke, and how far it had to go for them.
+    """What an attack made: positions of the examples that it broke, with what they are in files.
 
     `rejected` are the examples for which it handed over a success outside of its threat or of the bounds. `cost` is
     that of attacking, `learning` that of learning from the first `learned_from` examples before. `record` is the file
@@ -59,7 +62,6 @@ class Catch:
     examples: int
     already_wrong: int
     broken: tuple[int, ...]
-    distances: tuple[float, ...]
     survive_storage: int
     rejected: int
     cost: Cost
@@ -157,24 +159,18 @@ def strike(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> tuple[
     return x, z, decided
 
 
-def _known(entry: Entry) -> dict[str, Parameter]:
-    """The settings that the factory of an attack takes.
+def _settings(entry: Entry) -> dict[str, Parameter]:
+    """What may be set of an attack: what its factory takes, and `RESTARTS`, unless that means something of its own.
 
     Raises:
         BadInput: it does not say, as some functions and classes that are not written in Python.
     """
     try:
-        return settings_of(entry.make)
+        known = settings_of(entry.make)
     except (TypeError, ValueError):
         need = "a factory: a function (threat) -> Attack"
         raise BadInput(f"{entry.name} does not say what it takes", need, "wrap it in one") from None
-
-
-def _settings(entry: Entry) -> dict[str, Parameter]:
-    """What may be set of an attack: `restarts` too, unless its factory means something of its own by it."""
-    known = _known(entry)
-    restarts = Parameter("restarts", Parameter.KEYWORD_ONLY, default=1, annotation="int")
-    return known if "restarts" in known else {**known, "restarts": restarts}
+    return known if "restarts" in known else {**known, "restarts": RESTARTS}
 
 
 def chosen(entry: Entry, given: Mapping[str, object]) -> dict[str, Any]:
@@ -207,7 +203,8 @@ def _loss(name: str) -> Callable[..., Tensor]:
 
 def _made(entry: Entry, threat: Boxed, settings: Mapping[str, Any]) -> Attack:
     """The attack with these settings, run once."""
-    rest = {name: value for name, value in settings.items() if name in _known(entry)}
+    known = _settings(entry)
+    rest = {name: value for name, value in settings.items() if known[name] is not RESTARTS}
     try:
         attack: Any = entry.make(threat, **rest)
     except BadInput:
@@ -226,8 +223,8 @@ def _made(entry: Entry, threat: Boxed, settings: Mapping[str, Any]) -> Attack:
 
 def _repeated(entry: Entry, attack: Attack, settings: Mapping[str, Any]) -> Attack:
     """The attack as often as `restarts` says, unless that is a setting of its factory."""
-    restarts = 1 if "restarts" in _known(entry) else settings.get("restarts", 1)
-    if restarts == 1:
+    restarts = settings.get("restarts", 1)
+    if restarts == 1 or _settings(entry)["restarts"] is not RESTARTS:
         return attack
     if isinstance(attack, Amortised):
         raise BadInput(f"restarts for {entry.name}", "an attack that does not learn", "leave restarts out")
@@ -345,7 +342,6 @@ def _run(runner: Runner, stage: str, attack: Attack, out: Path) -> Catch:
         examples=len(data),
         already_wrong=len(data) - len(right),
         broken=broken,
-        distances=tuple(outcomes[example].distance or 0.0 for example in broken),
         survive_storage=sum(bool(outcomes[example].survives_storage) for example in broken),
         rejected=sum(outcome.rejected for outcome in outcomes.values()),
         cost=ledger.cost(stage),

@@ -24,10 +24,11 @@ from sparring.evaluate.checks import Look, Question, asks
 from sparring.evaluate.given import with_gradients
 from sparring.evaluate.outputs import STEADY, apart
 from sparring.evaluate.result import Check
+from sparring.evaluate.routes import Reading, choices
 from sparring.evaluate.run import asked, home
 from sparring.evaluate.statistics import clopper_pearson, spread
 from sparring.goals import Never, Untargeted
-from sparring.losses import cross_entropy, margin
+from sparring.losses import cross_entropy, dlr, margin
 from sparring.mending import obstacles
 from sparring.models.victim import Victim, are_probabilities, frozen, inference
 from sparring.norms import rows
@@ -45,8 +46,29 @@ MODE_DEPENDENT = (
     nn.modules.instancenorm._InstanceNorm,
 )
 
+TINY = torch.finfo(torch.float32).tiny
+"""What divides in place of 0, whatever the scale of the outputs."""
+
+UNWATCHED = (BadInput, RuntimeError, TypeError, BufferError, NotImplementedError)
+"""What models raise that cannot be watched while they run."""
+
+UNSEEN = "attack the parts without gradient by BPDA; rest on black-box attacks"
+
 COPIED = 2**30
 """Bytes of weights up to which a model is copied into double precision."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Climb:
+    """Where a climb from `x` ended, and what the model said on the way, `(32, B, K)`: of `x` first, of the end last."""
+
+    end: Tensor
+    outputs: Tensor
+    goal: Untargeted
+
+    def of(self, loss: Loss) -> Tensor:
+        """A loss on the way, `(32, B)`."""
+        return torch.stack([loss(outputs, self.goal) for outputs in self.outputs])
 
 
 @dataclass(frozen=True)
@@ -67,10 +89,15 @@ class Patient:
         return self.x.dim() == 4 or bool((steps - steps.round()).abs().max() < 1e-3)
 
     @cached_property
+    def heard(self) -> tuple[Tensor, Reading]:
+        """What the model says of the sample, and what it read of it."""
+        with torch.no_grad(), Reading() as reading:
+            return self.model(self.x), reading
+
+    @cached_property
     def outputs(self) -> Tensor:
         """What the model says of the sample."""
-        with torch.no_grad():
-            return self.model(self.x)
+        return self.heard[0]
 
     @cached_property
     def again(self) -> Tensor:
@@ -92,6 +119,33 @@ class Patient:
     def span(self) -> float:
         """The range of a coordinate."""
         return self.threat.high - self.threat.low
+
+    @cached_property
+    def scaled(self) -> dict[str, float]:
+        """How much of the sample is right at other scales, by what was done; -1 where the model refuses such inputs."""
+        mean, std = self.x.mean(), self.x.std().clamp(min=1e-6)
+        scales = {
+            "times 255": 255 * self.x,
+            "divided by 255": self.x / 255,
+            "as 2x - 1": 2 * self.x - 1,
+            "as (x + 1) / 2": (self.x + 1) / 2,
+            "standardised": (self.x - mean) / std,
+            "times their deviation plus their mean": self.x * std + mean,
+        }
+
+        def right(z: Tensor) -> float:
+            try:
+                return float((self.model(z).argmax(1) == self.y).float().mean())
+            except BadInput:
+                return -1.0
+
+        with torch.no_grad():
+            return {name: right(z) for name, z in scales.items()}
+
+    def step(self, u: Tensor) -> Tensor:
+        """A change of the sample, as far as the bounds allow where the model refuses what is beyond them."""
+        refuses = min(self.scaled.values()) < 0
+        return (self.x + u).clamp(self.threat.low, self.threat.high) - self.x if refuses else u
 
     def specks(self, noise: Streams) -> Tensor:
         """Uniform noise of 4/255 of the range, or of eps where that is less."""
@@ -120,18 +174,24 @@ class Patient:
         """The gradient of the margin, on which several looks are taken."""
         return self.gradient(margin)
 
+    @property
+    def slope(self) -> Tensor:
+        """The same, for those that are only asked where there is one."""
+        assert self.margin_gradient is not None
+        return self.margin_gradient
+
     @cached_property
-    def climb(self) -> Tensor:
-        """The margins along 30 steps of PGD that do not stop at success, `(32, B)`: the input first, the end last."""
+    def climb(self) -> Climb:
+        """30 steps of PGD on the margin that do not stop at success."""
         trace: list[Tensor] = []
 
         def noted(z: Tensor) -> Tensor:
             outputs = self.model(z)
-            trace.append(margin(outputs.detach(), Untargeted(self.y)))
+            trace.append(outputs.detach())
             return outputs
 
-        pgd(self.threat, steps=30, loss=margin)(noted, self.x, Never(self.y), self.rng.at("climb"))
-        return torch.stack(trace)
+        z = pgd(self.threat, steps=30, loss=margin)(noted, self.x, Never(self.y), self.rng.at("climb"))
+        return Climb(end=z, outputs=torch.stack(trace), goal=Untargeted(self.y))
 
 
 @asks("finite-inputs", "any input has one", threshold="none", serious="invalid", remedy="clean the data")
@@ -385,11 +445,15 @@ def small_changes_are_seen(patient: Patient, question: Question) -> Check:
     """Does the model overlook changes of a ten-thousandth of the range?"""
     if not patient.steady:
         return question.skipped("outputs change by themselves")
-    signs = patient.rng.at("speck").sign(*patient.x.shape[1:], device=patient.x.device).to(patient.x)
-    near = (patient.x + 1e-4 * patient.span * signs).clamp(patient.threat.low, patient.threat.high)
+    noise, shape = patient.rng.at("speck"), patient.x.shape[1:]
+    size = 1 + noise.at("size").uniform(*shape, device=patient.x.device)  # equal ones may cancel in a sum of few
+    specks = 1e-4 * (noise.sign(*shape, device=patient.x.device) * size).to(patient.x)
+    near = (patient.x + patient.span * specks).clamp(patient.threat.low, patient.threat.high)
     with torch.no_grad():
         same = float((patient.model(near) == patient.outputs).all(1).float().mean())
-    evidence = f"{same:.0%} of the sample keep their outputs to the last bit when every coordinate changes by 1e-4"
+    evidence = (
+        f"{same:.0%} of the sample keep their outputs to the last bit when every coordinate changes by 1e-4 or more"
+    )
     return question.answered(evidence, bad=same > 0.05)
 
 
@@ -398,7 +462,7 @@ def small_changes_are_seen(patient: Patient, question: Question) -> Check:
     "the sample is right no more often than chance",
     threshold="above chance",
     serious="invalid",
-    remedy="check that data and model belong together, and the preprocessing",
+    remedy="check that data, model and weights belong together, and the preprocessing",
 )
 def labels_belong_to_the_inputs(patient: Patient, question: Question) -> Check:
     """Does the model know the labels better than chance, or are they shifted or shuffled?"""
@@ -437,19 +501,7 @@ def labels_belong_to_the_inputs(patient: Patient, question: Question) -> Check:
 )
 def scaling_is_right(patient: Patient, question: Question) -> Check:
     """Would the model do much better on the same inputs at another scale: normalised twice, or never?"""
-    x, y = patient.x, patient.y
-    mean, std = x.mean(), x.std().clamp(min=1e-6)
-    scales = {
-        "times 255": 255 * x,
-        "divided by 255": x / 255,
-        "as 2x - 1": 2 * x - 1,
-        "as (x + 1) / 2": (x + 1) / 2,
-        "standardised": (x - mean) / std,
-        "times their deviation plus their mean": x * std + mean,
-    }
-    accuracy = float((patient.outputs.argmax(1) == y).float().mean())
-    with torch.no_grad():
-        others = {name: float((patient.model(z).argmax(1) == y).float().mean()) for name, z in scales.items()}
+    accuracy, others = float((patient.outputs.argmax(1) == patient.y).float().mean()), patient.scaled
     best = max(others, key=lambda name: others[name])
     if others[best] > accuracy + 0.2:
         return question.failed(f"{accuracy:.0%} of the sample is right as it is, {others[best]:.0%} {best}")
@@ -460,7 +512,7 @@ def scaling_is_right(patient: Patient, question: Question) -> Check:
     "gradients",
     "it is missing, or zero or NaN on more than 5 %",
     threshold="5 %",
-    remedy="attack the parts without gradient by BPDA; rest on black-box attacks",
+    remedy=UNSEEN,
 )
 def gradients_are_there(patient: Patient, question: Question) -> Check:
     """Is the gradient of the margin missing, zero or NaN, where attacks stand still, and report robustness?"""
@@ -477,9 +529,8 @@ def gradients_are_there(patient: Patient, question: Question) -> Check:
 
 @asks(
     "hidden-paths",
-    "any, on the sample or within the threat",
+    "Python or an index chooses, and otherwise within the threat; the others warn",
     threshold="none",
-    serious="warning",
     remedy="the audit fits attacks to them; what those break is said by `adaptive`",
 )
 def gradients_see_the_whole_model(patient: Patient, question: Question) -> Check:
@@ -487,13 +538,19 @@ def gradients_see_the_whole_model(patient: Patient, question: Question) -> Check
 
     What a model does beside its outputs, or to its weights, is its own affair.
     """
+    within = patient.threat.sample(patient.x, patient.rng.at("within"))
+    outputs, reading = patient.heard
+    if reading.noted and patient.steady:
+        for others in (within, *([] if patient.margin_gradient is None else [patient.climb.end])):
+            if chosen := choices(patient.model, patient.x, outputs, reading, others):
+                return question.failed(f"gradients pass over {', '.join(chosen)}", remedy=UNSEEN)
     met: dict[str, None] = {}
-    for x in (patient.x, patient.threat.sample(patient.x, patient.rng.at("within"))):
-        try:
-            with frozen(patient.victim):
+    try:
+        with frozen(patient.victim):
+            for x in (patient.x, within):
                 met |= dict.fromkeys(obstacles(patient.model, x))
-        except (BadInput, RuntimeError, TypeError, BufferError, NotImplementedError) as error:
-            return question.skipped(f"it cannot be watched while it runs ({line(error)[:80]})")
+    except UNWATCHED as error:
+        return question.skipped(f"it cannot be watched while it runs ({line(error)[:80]})")
     if not met:
         return question.passed("no function of torch stops a gradient, on the sample and within the threat")
     return question.warned(f"gradients pass over {', '.join(met)}")
@@ -501,7 +558,10 @@ def gradients_see_the_whole_model(patient: Patient, question: Question) -> Check
 
 def _where(patient: Patient) -> str:
     """Which functions of torch stop the gradient."""
-    found = obstacles(patient.model, patient.x[:4])
+    try:
+        found = obstacles(patient.model, patient.x[:4])
+    except UNWATCHED:
+        return ""
     return f"; it stops at {', '.join(found)}" if found else ""
 
 
@@ -514,9 +574,8 @@ def _where(patient: Patient) -> str:
 def losses_are_not_saturated(patient: Patient, question: Question) -> Check:
     """Are logits so far apart that the cross-entropy has no gradient in float32?"""
     gradient = patient.gradient(cross_entropy)
-    if gradient is None or patient.margin_gradient is None:
-        return question.skipped("no gradients")
-    zero = (gradient.flatten(1) == 0).all(1) & (patient.margin_gradient.flatten(1) != 0).any(1)
+    assert gradient is not None
+    zero = (gradient.flatten(1) == 0).all(1) & (patient.slope.flatten(1) != 0).any(1)
     share = float(zero.float().mean())
     evidence = f"the cross-entropy has no gradient on {share:.0%} of the sample, where the margin has one"
     if share > 0.1:
@@ -532,20 +591,15 @@ def losses_are_not_saturated(patient: Patient, question: Question) -> Check:
 )
 def gradients_are_slopes(patient: Patient, question: Question) -> Check:
     """Does autograd agree with central differences, or is there rounding, or a backward pass of another function?"""
-    gradient = patient.margin_gradient
-    if gradient is None:
-        return question.skipped("no gradients")
-    goal = Untargeted(patient.y)
+    gradient, goal = patient.slope, Untargeted(patient.y)
     direction = gradient.nan_to_num().sign() + 0.1 * patient.rng.at("slope").sign(*patient.x.shape[1:]).to(gradient)
     errors = []
     with torch.no_grad():
         for h in (1e-3 * patient.span, 1e-2 * patient.span):
-            rise = margin(patient.model(patient.x + h * direction), goal) - margin(
-                patient.model(patient.x - h * direction), goal
-            )
-            slope = (gradient * direction).flatten(1).sum(1)
-            size = torch.maximum(slope.abs(), (rise / (2 * h)).abs())
-            errors.append((slope - rise / (2 * h)).abs() / size.clamp(min=1e-12))
+            up, down = patient.step(h * direction), patient.step(-h * direction)
+            rise = margin(patient.model(patient.x + up), goal) - margin(patient.model(patient.x + down), goal)
+            slope = (gradient * (up - down)).flatten(1).sum(1)
+            errors.append((slope - rise).abs() / torch.maximum(slope.abs(), rise.abs()).clamp(min=TINY))
     error = float(torch.minimum(*errors).nan_to_num(1.0).median())
     evidence = f"autograd and finite differences differ by {error:.1%} (median of {len(patient.x)})"
     return question.answered(evidence, bad=error > 0.3)
@@ -559,13 +613,11 @@ def gradients_are_slopes(patient: Patient, question: Question) -> Check:
 )
 def gradients_hold_nearby(patient: Patient, question: Question) -> Check:
     """Do gradients point the same way a hundredth of eps further on?"""
-    gradient = patient.margin_gradient
-    if gradient is None:
-        return question.skipped("no gradients")
     near = patient.threat.times(0.01)
     other = patient.gradient(margin, near.sample(patient.x, patient.rng.at("near")))
     assert other is not None
-    middle = float(functional.cosine_similarity(gradient.flatten(1), other.flatten(1)).nan_to_num().median())
+    here, there = (functional.normalize(one.flatten(1), torch.inf, eps=TINY) for one in (patient.slope, other))
+    middle = float(functional.cosine_similarity(here, there).nan_to_num().median())
     evidence = f"gradients at points eps / 100 apart have a cosine of {middle:.2f} (median of {len(patient.x)})"
     return question.answered(evidence, bad=middle < 0.3)
 
@@ -586,10 +638,10 @@ def losses_are_smooth(patient: Patient, question: Question) -> Check:
     moved = []
     with torch.no_grad():
         for k in range(10):
-            u = patient.specks(noise.at(k))
+            u = patient.step(patient.specks(noise.at(k)))
             foretold = 0.0 if slope is None else (slope * u).flatten(1).sum(1).nan_to_num()
             rise = margin(patient.model(patient.x + u), goal) - loss
-            moved.append((rise - foretold).abs() / loss.abs().clamp(min=1e-12))
+            moved.append((rise - foretold).abs() / loss.abs().clamp(min=TINY))
     change = float(torch.stack(moved).nan_to_num(1.0).clamp(max=1).mean())
     evidence = f"under noise the margin changes by {change:.1%} of its size beyond what its gradient says"
     return question.answered(evidence, bad=change > 0.1)
@@ -604,9 +656,8 @@ def losses_are_smooth(patient: Patient, question: Question) -> Check:
 )
 def success_is_not_lost(patient: Patient, question: Question) -> Check:
     """Do climbs pass through success and end outside of it (indicator I3 of Pintor et al., 2022)?"""
-    if patient.margin_gradient is None:
-        return question.skipped("no gradients")
-    lost = float(((patient.climb[1:] > 0).any(0) & (patient.climb[-1] <= 0)).float().mean())
+    margins = patient.climb.of(margin)
+    lost = float(((margins[1:] > 0).any(0) & (margins[-1] <= 0)).float().mean())
     return question.answered(f"{lost:.0%} of 30-step climbs pass through success and lose it", bad=lost > 0.05)
 
 
@@ -619,12 +670,26 @@ def success_is_not_lost(patient: Patient, question: Question) -> Check:
 )
 def climbs_level_off(patient: Patient, question: Question) -> Check:
     """Do 30-step climbs still rise at their end (indicator I4 of Pintor et al., 2022)?"""
-    if patient.margin_gradient is None:
-        return question.skipped("no gradients")
-    best = patient.climb.cummax(0).values
-    rise = (best[-1] - best[-11]) / (best[-1] - best[0]).clamp(min=1e-12)
+    best = patient.climb.of(margin).cummax(0).values
+    rise = (best[-1] - best[-11]) / (best[-1] - best[0]).clamp(min=TINY)
     share = float((rise > 0.05).float().mean())
     return question.answered(f"{share:.0%} of 30-step climbs still rise in their last ten steps", bad=share > 0.5)
+
+
+@asks(
+    "scale",
+    "more than 10 % keep half of their lead as a share of all scores, and of its size less than a third of that",
+    threshold="10 %",
+    remedy="climb a loss that no scale changes (DLR), or attack by decisions",
+)
+def climbs_change_more_than_the_scale(patient: Patient, question: Question) -> Check:
+    """Do 30-step climbs shrink all scores at once, where they should change the decision?"""
+    if patient.outputs.shape[1] < 3:
+        return question.skipped("fewer than three classes")
+    leads = patient.climb.of(margin)
+    size, share = (one[-1] / one[0] for one in (leads, patient.climb.of(dlr)))
+    shrunk = float(((leads.amax(0) < 0) & (share > 0.5) & (size < share / 3)).float().mean())
+    return question.answered(f"{shrunk:.0%} of 30-step climbs shrink all scores alike, and stand", bad=shrunk > 0.1)
 
 
 @asks(
@@ -656,7 +721,7 @@ def more_digits_change_nothing(patient: Patient, question: Question) -> Check:
     try:
         with torch.no_grad():
             outputs = copy.deepcopy(module).double()(patient.x.double())
-    except (RuntimeError, TypeError, NotImplementedError) as error:
+    except Exception as error:  # whatever it raises: it may say which type it takes
         return question.skipped(f"it does not run there ({line(error)[:80]})")
     change = float(apart(patient.outputs.double(), outputs).max())
     evidence = f"in double precision outputs change by {change:.1g} of the best class's lead"
@@ -687,13 +752,16 @@ BEHAVIOUR = (
 GRADIENTS = (
     gradients_are_there,
     gradients_see_the_whole_model,
+)
+SLOPES = (
     losses_are_not_saturated,
     gradients_are_slopes,
     gradients_hold_nearby,
     success_is_not_lost,
     climbs_level_off,
+    climbs_change_more_than_the_scale,
 )
-LOOKS: tuple[Look[Patient], ...] = (model_is_in_inference_mode, *INPUTS, *OUTPUTS, *BEHAVIOUR, *GRADIENTS)
+LOOKS: tuple[Look[Patient], ...] = (model_is_in_inference_mode, *INPUTS, *OUTPUTS, *BEHAVIOUR, *GRADIENTS, *SLOPES)
 """All that the doctor looks at, in its order."""
 
 
@@ -729,16 +797,19 @@ def examine(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> Diagn
     patient = Patient(Counted(asked(victim)), victim, threat, x, y, Streams.of(seed, places).at("doctor"))
     checks = _seen((model_is_in_inference_mode,), patient)  # as it came; the rest is asked as it is attacked
     with inference(victim):
-        for group in (INPUTS, OUTPUTS, BEHAVIOUR, GRADIENTS if victim.access == "gradients" else ()):
-            found = _seen(group, patient)
+        for group in (INPUTS, OUTPUTS, BEHAVIOUR, *((GRADIENTS, SLOPES) if victim.access == "gradients" else ())):
+            if group is SLOPES and patient.margin_gradient is None:
+                found = [look.question.skipped("no gradients") for look in SLOPES]
+            else:
+                found = _seen(group, patient)
             checks += found
             if any(check.fatal for check in found):
                 break  # the groups after it could not even run, or would only repeat it
-    known = "outputs" in vars(patient)
+    seen = vars(patient)
     return Diagnosis(
         checks=tuple(checks),
-        classes=patient.outputs.shape[1] if known and patient.outputs.dim() == 2 else 0,
-        differentiable=vars(patient).get("margin_gradient") is not None,
+        classes=patient.outputs.shape[1] if "outputs" in seen and patient.outputs.dim() == 2 else 0,
+        differentiable=victim.access == "gradients" and seen.get("margin_gradient", x) is not None,  # or not asked
         forward=patient.model.forward,
         backward=patient.model.backward,
     )

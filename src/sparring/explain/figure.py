@@ -47,8 +47,8 @@ def draw(
         grid = group.subplots(count, wide, squeeze=False)
         for i, row in enumerate(grid):
             _row(row, explanation, i, classes)
-        for axes, title in zip(grid[-1], columns, strict=True):
-            axes.set_xlabel(title, fontsize=8)
+        for axes, column in zip(grid[0], columns, strict=True):
+            axes.set_title(f"{column}\n\n{axes.get_title()}", fontsize=8, pad=3)
     return figure
 
 

@@ -118,6 +118,8 @@ def _load(spec: str, weights: str | None, example: Tensor | None, *, trust: bool
         if not path.exists():
             raise BadInput(f"no file '{spec}'", "a model file", "check the path")
         return replace(reader(path, trust, example), name=path.name)
+    if path.suffix == ".py" and path.is_file():
+        raise BadInput(f"'{spec}', a file of Python", "a function in it that returns the model", f"write {spec}:NAME")
     if ":" not in spec:
         known = ", ".join(FILES)
         missing = f"'{spec}' ends in no known way" if path.exists() else f"no file '{spec}'"

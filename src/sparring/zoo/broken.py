@@ -228,6 +228,37 @@ class Gate(nn.Module):
         return torch.where(odd, self.robust(x), self.accurate(x))
 
 
+class EarlyExit(nn.Module):
+    """An accurate network for what it is sure of, a robust one for the rest (Teerapittayanon et al., 2016)."""
+
+    def __init__(self, first: nn.Module, second: nn.Module, sure: float = 0.9) -> None:
+        super().__init__()
+        self.first, self.second, self.sure = first, second, sure
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of `x`, row by row of the first or of the second."""
+        logits: Tensor = self.first(x)
+        rest = logits.softmax(1).amax(1) < self.sure
+        if rest.any():
+            logits = logits.clone()
+            logits[rest] = self.second(x[rest])
+        return logits
+
+
+class Dimmed(nn.Module):
+    """Logits at a temperature that follows the brightness of the input: darker is less sure, and no less right."""
+
+    def __init__(self, network: nn.Module, steepness: float = 300) -> None:
+        super().__init__()
+        self.network, self.steepness = network, steepness
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, times what no decision depends on."""
+        scale = (self.steepness * (x.flatten(1).mean(1, keepdim=True) - 0.2)).exp()
+        logits: Tensor = scale * self.network(x)
+        return logits
+
+
 class LiveStatistics(nn.BatchNorm2d):
     """Batch normalisation that uses and updates the batch's statistics in every mode."""
 
@@ -427,6 +458,18 @@ def masked_batch_mean() -> nn.Module:
 def gated() -> nn.Module:
     """A robust network, that gradients see, where a border looks attacked; an accurate one elsewhere."""
     return Gate(relu(), adversarially_trained_cnn()).eval()
+
+
+@specimen("early exit", "broken", "hidden-paths", "adaptive")
+def early_exit() -> nn.Module:
+    """What the accurate network is not sure of is answered by a robust one: between the two, gradients change sides."""
+    return EarlyExit(relu(), adversarially_trained_cnn()).eval()
+
+
+@specimen("dimmed", "broken", "scale", "adaptive")
+def dimmed() -> nn.Module:
+    """A temperature of its own for every input: attacks dim it, and change no decision."""
+    return Dimmed(relu()).eval()
 
 
 @specimen("purification", "broken", "inference-time-optimisation")

@@ -1,0 +1,130 @@
+"""Routes through a model that it chooses beside its gradients: by what Python reads, by what an index picks.
+
+An early exit by `if`, an expert by `argmax`: an attack follows the slope of the route that it is on, and the model
+changes the route under it. A choice is found by having it made as for other inputs. What fools one of the networks so
+surely that it is asked to the end fools the whole: each is attacked by itself.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from sparring.evaluate.outputs import agree
+from sparring.mending import listening
+from sparring.types import Model
+from sparring.views import stand
+
+READ = {"__bool__", "__float__", "__int__", "__index__", "__array__", "__contains__"}
+READ |= {"item", "tolist", "numpy", "is_nonzero", "equal", "allclose", "nonzero"}
+"""Functions of torch, by name, that tell Python values, or how many there are."""
+
+PICK = {"__getitem__", "__setitem__", "index_select"}
+"""Those that pick rows."""
+
+
+class Reading(TorchFunctionMode):
+    """While active, notes what choices are made of: values that Python reads, whole numbers that pick rows.
+
+    With `told`, what was noted of other inputs, these are read instead, one after another, as long as they fit.
+    """
+
+    def __init__(self, told: Iterable[tuple[str, Any]] = ()) -> None:
+        super().__init__()
+        self.noted: list[tuple[str, Any]] = []
+        self.told = iter(told)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = str(getattr(func, "__name__", ""))
+        if name in PICK:
+            args = (args[0], *(self._picked(name, one) for one in args[1:]))
+        value = func(*args, **(kwargs or {}))
+        return self._read(name, value) if name in READ else value
+
+    def _picked(self, name: str, index: Any) -> Any:
+        if isinstance(index, tuple):
+            return tuple(self._picked(name, one) for one in index)
+        rows = isinstance(index, Tensor) and index.dim() > 0 and index.numel() == len(index)
+        return self._read(name, index) if rows and not index.is_floating_point() else index
+
+    def _read(self, name: str, value: Any) -> Any:
+        self.noted.append((name, copy.deepcopy(value)))
+        known, other = next(self.told, (None, None))
+        if known == name and getattr(other, "shape", None) == getattr(value, "shape", None):
+            return other
+        self.told = iter(())  # it went another way: what comes now was not made of the same
+        return value
+
+
+def choices(model: Model, x: Tensor, outputs: Tensor, reading: Reading, others: Tensor) -> tuple[str, ...]:
+    """The functions of torch, by name, that choose a route, if another one is chosen for `others`.
+
+    `reading` is what was noted of the model on `x` while it gave `outputs`; what these would be if it had read what it
+    reads of `others`, as many inputs, is asked. What is read and never used, as by an assertion, chooses nothing. Costs
+    two forward passes where anything was read, of a model that is not random.
+    """
+    if not reading.noted:
+        return ()
+    try:
+        with torch.no_grad():
+            with Reading() as elsewhere:
+                model(others)
+            with Reading(elsewhere.noted):
+                same = agree(outputs, model(x))
+    except Exception:  # it was led where it never goes
+        same = False
+    return () if same else tuple(dict.fromkeys(name.strip("_") for name, _ in reading.noted))
+
+
+@dataclass(frozen=True)
+class Part:
+    """The view of a model that a network inside of it gives: what its how manieth call of a module says.
+
+    The model's own outputs where that call says nothing of the kind.
+    """
+
+    call: int
+
+    def __call__(self, model: Model) -> Model:
+        """The view."""
+
+        def view(x: Tensor) -> Tensor:
+            said: list[Tensor] = []
+            with listening(lambda call, module, given, y: said.append(y) if call == self.call else None):
+                outputs = model(x)
+            fits = bool(said) and said[0].shape[1:] == outputs.shape[1:] and len(said[0]) >= len(outputs)
+            if not fits:
+                return outputs
+            y = said[0][: len(outputs)]
+            return stand(y, y + torch.finfo(y.dtype).tiny * outputs)  # by that trace passes are counted
+
+        return view
+
+    def __str__(self) -> str:
+        return f"part {self.call}"
+
+
+def parts(model: Model, x: Tensor) -> tuple[Part, ...]:
+    """The networks inside of a model that answer as it does, inputs like `x` by a score a class, but not the same."""
+    found: list[tuple[int, Tensor]] = []
+
+    def note(call: int, module: nn.Module, given: Tensor, y: Tensor) -> None:
+        if given.shape[1:] == x.shape[1:] and y.dim() == 2:
+            found.append((call, y))
+
+    with torch.no_grad():
+        with listening(note):
+            outputs = model(x)
+        return tuple(
+            Part(call)
+            for call, y in found
+            if y.shape[1:] == outputs.shape[1:] and len(y) >= len(outputs) and not agree(outputs, y[: len(outputs)])
+        )

@@ -1,0 +1,115 @@
+"""What a model chooses beside its gradients is found, whatever it chooses by, and its parts can be attacked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparring.data import Arrays
+from sparring.evaluate import examine
+from sparring.evaluate.adaptive import Candidate, examined
+from sparring.evaluate.result import Check
+from sparring.evaluate.routes import Part, parts
+from sparring.goals import Untargeted
+from sparring.models.loading import adopt
+from sparring.streams import Streams
+from sparring.views import Counted
+from sparring.zoo.broken import EarlyExit
+
+from .networks import THREAT, held_out, honest
+
+Chosen = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Gate(nn.Module):
+    """One of two networks, by how dark the corner of an input is."""
+
+    def __init__(self, choose: Chosen) -> None:
+        super().__init__()
+        self.one, self.other, self.choose = honest("relu"), honest("tanh"), choose
+
+    def forward(self, x: Tensor) -> Tensor:
+        corner = x[:, 0, :3, :3].flatten(1).mean(1)
+        return self.choose(corner, self.one(x), self.other(x))
+
+
+def by_if(corner: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    return torch.stack([one[i] if corner[i] < 0.02 else other[i] for i in range(len(corner))])
+
+
+def by_numpy(corner: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    dark = corner.detach().numpy() < 0.02
+    return torch.stack([one[i] if dark[i] else other[i] for i in range(len(dark))])
+
+
+def by_mask(corner: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    said, bright = one.clone(), corner >= 0.02
+    said[bright] = other[bright]
+    return said
+
+
+def by_index(corner: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    pick = torch.stack([0.02 - corner, corner - 0.02], 1).argmax(1)
+    return torch.stack([one, other], 1)[torch.arange(len(one)), pick]
+
+
+def by_nothing(corner: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    assert float(corner.detach().max()) <= 1
+    assert not bool(one.isnan().any())
+    assert len(corner.tolist()) == len(other)
+    return one[torch.arange(len(one))] + 0 * other[corner >= 0.02].sum()
+
+
+def hidden_paths(model: nn.Module) -> Check:
+    x, y = held_out(60)
+    found = examine(adopt(model.eval(), example=x[:1]), Arrays("data", x, y), THREAT)
+    return next(check for check in found.checks if check.name == "hidden-paths")
+
+
+@pytest.mark.parametrize(
+    ("choose", "said"), [(by_if, "bool"), (by_numpy, "numpy"), (by_mask, "setitem"), (by_index, "getitem")]
+)
+def test_a_choice_that_is_made_otherwise_within_the_threat_fails(choose: Chosen, said: str) -> None:
+    found = hidden_paths(Gate(choose))
+    assert found.outcome == "fail"
+    assert said in found.evidence
+
+
+def test_what_is_read_and_chooses_nothing_is_no_choice() -> None:
+    assert hidden_paths(Gate(by_nothing)).outcome == "pass"
+
+
+def test_a_choice_that_no_attack_within_the_threat_can_change_is_none() -> None:
+    def ever_dark(corner: Tensor, one: Tensor, other: Tensor) -> Tensor:
+        return torch.stack([one[i] if corner[i] < 0.9 else other[i] for i in range(len(corner))])
+
+    assert hidden_paths(Gate(ever_dark)).outcome == "pass"
+
+
+def test_the_parts_of_a_model_are_the_networks_that_answer_otherwise_than_it_does() -> None:
+    x = torch.cat([held_out(20)[0], Streams.of(0, range(20)).uniform(1, 28, 28)])
+    gate = Gate(by_mask).eval()
+    found = parts(gate, x)
+    assert len(found) == 2
+    for part, network in zip(found, (gate.one, gate.other), strict=True):
+        assert torch.equal(part(gate)(x), network(x))
+    assert parts(nn.Sequential(honest("relu")), x) == ()
+    assert torch.equal(Part(99)(gate)(x), gate(x))
+
+
+def test_what_fools_a_part_surely_fools_a_model_that_asks_another_one_in_doubt() -> None:
+    x, y = held_out(30)
+    model, goal, rng = (
+        EarlyExit(honest("relu"), honest("adversarially trained")),
+        Untargeted(y),
+        Streams.of(0, range(30)),
+    )
+    (part,) = examined(model, x, THREAT, rng).parts
+    counted = Counted(model)
+    fitted = Candidate(threat=THREAT, views=(part,), onward=True).run(20)(counted, x, goal, rng)
+    plain = Candidate(threat=THREAT).run(20)(model, x, goal, rng)
+    assert goal.reached(model(fitted)).sum() > goal.reached(model(plain)).sum()
+    assert counted.backward == 20 * 30, "passes through a part are counted"
