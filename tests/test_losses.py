@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from sparring import losses
 from sparring.errors import BadInput
-from sparring.goals import Direction, Labels, Pixels, Targeted, Towards, Untargeted, Values
+from sparring.goals import Direction, Labels, Never, Pixels, Targeted, Towards, Untargeted, Values
 
 OUTPUTS = torch.tensor([[2.0, 0.5, -1.0, 3.5], [0.0, 4.0, 1.0, 1.5]])
 LABELS = torch.tensor([0, 1])
@@ -76,6 +76,14 @@ def test_climbing_a_loss_leaves_the_label_or_reaches_it(loss):
         assert (gradient.gather(1, LABELS[:, None]) * way > 0).all()
 
 
+@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.margin, losses.dlr, losses.probability_margin])
+def test_a_loss_raises_the_target_and_lowers_the_best_class_whichever_place_the_target_has(loss):
+    outputs = torch.tensor([[3.0, 2.0, 1.0, 0.5, 0.0]]).expand(4, 5).clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(outputs, Targeted(torch.tensor([1, 2, 3, 4]))).sum(), outputs)
+    assert (gradient[:, 0] < 0).all()
+    assert (gradient.gather(1, torch.tensor([[1], [2], [3], [4]])) > 0).all()
+
+
 def test_equal_logits_give_finite_losses_and_gradients():
     z = torch.zeros(2, 4, requires_grad=True)
     for loss in (losses.cross_entropy, losses.margin, losses.dlr, losses.logit, losses.probability_margin):
@@ -83,6 +91,26 @@ def test_equal_logits_give_finite_losses_and_gradients():
         (gradient,) = torch.autograd.grad(score.sum(), z)
         assert score.isfinite().all()
         assert gradient.isfinite().all(), loss
+
+
+@pytest.mark.parametrize("lead", [10.0, 18.0, 40.0, 80.0])
+def test_the_cross_entropy_and_its_slope_are_right_however_sure_the_model_is(lead):
+    """The softmax of float32 rounds to one: it has lost the slope along the label at a margin of 17, and the value."""
+    z = torch.tensor([[lead, 0.0, -1.0]], requires_grad=True)
+    odds = torch.tensor([[-lead, -lead - 1]]).double().exp()
+    score = losses.cross_entropy(z, Untargeted(torch.tensor([0])))
+    (slope,) = torch.autograd.grad(score.sum(), z)
+    assert_close(score.double(), odds.sum(1).log1p(), rtol=1e-5, atol=0)
+    assert_close(slope.double()[:, 1:], odds / (1 + odds.sum()), rtol=1e-5, atol=0)
+    assert_close(slope[:, 0], -slope[:, 1:].sum(1), rtol=1e-5, atol=0)
+
+
+def test_the_cross_entropy_takes_shares_of_all_classes_too():
+    shares = torch.nn.functional.one_hot(LABELS, 4).float()
+    for sign in (1, -1):
+        assert_close(
+            losses.cross_entropy(OUTPUTS, Never(shares, sign)), losses.cross_entropy(OUTPUTS, Never(LABELS, sign))
+        )
 
 
 def test_too_few_classes_and_the_wrong_goal_are_refused():

@@ -50,6 +50,11 @@ def test_the_nearest_point_of_ball_and_box_together(norm, eps, nearest):
     assert_close(norm.project(V + 5, HERE + 5, eps, 4.0, 14.0), torch.tensor([nearest]).float() + 5)
 
 
+def test_the_coordinates_that_gain_most_are_kept_however_far_outside_a_point_is():
+    x, far = torch.full((1, 10), 0.5), 1e7 * (1 + torch.arange(10) / 100)
+    assert (L0().project(x + far, x, 3.0, 0.0, 1.0) != x).nonzero()[:, 1].tolist() == [7, 8, 9]
+
+
 @pytest.mark.parametrize("norm", NORMS.values(), ids=list(NORMS))
 def test_a_point_inside_is_its_own_nearest_point_to_the_last_bit(norm):
     x, inside = torch.tensor([[0.3, 0.9, 0.7]]), torch.tensor([[0.1, 0.8, 0.7]])

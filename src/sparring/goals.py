@@ -94,6 +94,21 @@ def lead(outputs: Tensor, labels: Tensor) -> Tensor:
     return outputs.scatter(1, label, -torch.inf).amax(1) - outputs.gather(1, label).squeeze(1)
 
 
+def log_odds(outputs: Tensor, labels: Tensor) -> Tensor:
+    """`log sum_{i != y} p_i - log p_y`: the odds against the label, `(B, *rest)`; shapes as those of `lead`."""
+    label = labels.unsqueeze(1)
+    return outputs.scatter(1, label, -torch.inf).logsumexp(1) - outputs.gather(1, label).squeeze(1)
+
+
+def surprise(outputs: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy, `-log p_y = log(1 + odds)`, `(B, *rest)`; shapes as those of `lead`.
+
+    By way of the odds, because `p_y` rounds to one where a model is sure (in float32 from a margin of about 16): the
+    softmax loses the slope along the label then, and later all differences between points.
+    """
+    return -functional.logsigmoid(-log_odds(outputs, labels))  # not softplus, which rounds a row as its batch has it
+
+
 def nearest(margins: Tensor, need: Tensor) -> Tensor:
     """How near a row is to `need` successes among its parts, `(B,)`: positive exactly where there are so many.
 
@@ -307,8 +322,9 @@ class Pixels(Measured):
 
     def loss(self, outputs: Tensor) -> Tensor:
         """The mean cross-entropy over the pixels."""
-        each = functional.cross_entropy(outputs, self.reference, ignore_index=self.ignore, reduction="none")
-        return self.sign * each.flatten(1).sum(1) / self.counts.sum(1).clamp(min=1)
+        known = self.reference.where(self.reference != self.ignore, 0)
+        each = surprise(outputs, known).flatten(1).where(self.counts, 0)
+        return self.sign * each.sum(1) / self.counts.sum(1).clamp(min=1)
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,7 @@ class L0:
 
         def nearest(v: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
             point = v.clamp(low, high)
-            gain = v**2 - (v - point) ** 2
+            gain = point * (2 * v - point)  # v^2 - (v - point)^2, which would round away for a v far outside
             ranks = gain.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
             return point * (ranks < eps.floor())
 

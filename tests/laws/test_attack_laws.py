@@ -4,11 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy import ATTACKS, CASES, Duel, Waves, brief, inputs, network, threat_of
+from toy import ATTACKS, CASES, Duel, Waves, brief, fold, inputs, network, threat_of
 
 from sparring.errors import BadInput
 from sparring.goals import Never, Targeted, Untargeted
 from sparring.losses import margin
+from sparring.norms import NORMS
 from sparring.streams import Streams
 
 SHAPE = (1, 6, 6)
@@ -138,6 +139,19 @@ def test_a_target_is_approached_or_refused_in_one_line(name, norm):
     if ATTACKS[name].aims != "control":
         assert goal.reached(model(z)).any()
     assert (margin(model(z), goal) > margin(model(x), goal) - 1e-6)[goal.reached(model(z))].all()
+
+
+@pytest.mark.parametrize(("name", "norm"), [case for case in CASES if case[1] in NORMS])
+def test_a_point_whose_logits_tie_is_left(name, norm):
+    """The margin is zero there, and so is the way to the boundary: no reason to stay, in whichever norm."""
+    x, goal = torch.zeros(2, *SHAPE), Untargeted(torch.zeros(2).long())
+    weight = Streams.of(0, range(5)).normal(36) * torch.tensor([[0.1], [1.0], [1.0], [1.0], [1.0]])
+
+    def model(z):
+        return fold(z.flatten(1).unsqueeze(1) * weight.to(z.dtype))
+
+    z = brief(ATTACKS[name], threat_of(norm))(model, x, goal, Streams.of(1, range(2)))
+    assert goal.reached(model(z)).all()
 
 
 @every_attack

@@ -347,7 +347,7 @@ class CarliniWagner:
             gradient, score, reached, _, row = search.climb(row.z, row.x, row)
             delta, gradient, lacking = (row.z - row.x) / width, gradient * width, (-score).clamp(min=0)
             size = self.penalty.value(delta, row.limits)
-            uphill = rows(row.constant * (lacking > 0), delta) * gradient
+            uphill = rows(row.constant * ~reached, delta) * gradient  # where logits tie nothing lacks, but the goal
             slope = self.penalty.slope(delta, uphill, row.limits)
             lowest = row.lowest.fmin(size + row.constant * lacking)
             looks = (row.age + 1) % math.ceil(self.steps / 10) == 0

@@ -16,7 +16,7 @@ from sparring.registry import register
 from sparring.search import forward, slope
 from sparring.streams import Streams
 from sparring.threats import Ball
-from sparring.types import Goal, Model, Norm
+from sparring.types import Goal, Model
 from sparring.views import boxed
 
 
@@ -69,8 +69,13 @@ def leads(search: Nearest, z: Tensor, x: Tensor, count: int, others: Tensor | No
     )
 
 
-def nearest_rival(lead: Tensor, gradients: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
-    """The lead and the gradient of the rival whose linearised boundary is nearest: least `|lead| / |gradient|*`."""
+def nearest_rival(lead: Tensor, gradients: Tensor, threat: Ball) -> tuple[Tensor, Tensor]:
+    """The lead and the gradient of the rival whose linearised boundary is nearest: least `|lead| / |gradient|*`.
+
+    Where the label is ahead, the boundary is taken to be 1e-5 widths of the box away at the least: no step to it would
+    leave a point whose logits tie. (The code of DeepFool's authors adds 1e-4 to every step.)
+    """
+    norm = threat.norm
     far = torch.stack(
         [
             lead[:, k].abs() / dual(gradients[:, k], norm).clamp(min=torch.finfo(lead.dtype).tiny)
@@ -80,7 +85,8 @@ def nearest_rival(lead: Tensor, gradients: Tensor, norm: Norm) -> tuple[Tensor, 
     )
     first = far.nan_to_num(torch.inf).argmin(1)
     each = torch.arange(len(lead), device=lead.device)
-    return lead[each, first], gradients[each, first]
+    w = gradients[each, first]
+    return torch.minimum(lead[each, first], -1e-5 * threat.width * dual(w, norm)), w
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +119,7 @@ class DeepFool:
         for _ in search.steps(self.steps):
             lead, gradients, reached, x, _, delta = leads(search, z, x, self.classes - 1, None, delta)
             x, delta, lead, gradients = search.leave(reached, x, delta, lead, gradients)
-            gap, w = nearest_rival(lead, gradients, norm)
+            gap, w = nearest_rival(lead, gradients, threat)
             length = gap.abs() / dual(w, norm).clamp(min=torch.finfo(w.dtype).tiny)
             delta = delta + (rows(length, x) * norm.steepest(w)).nan_to_num(0, 0, 0)
             z = (x + (1 + self.overshoot) * delta).clamp(threat.low, threat.high)

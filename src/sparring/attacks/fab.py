@@ -109,7 +109,7 @@ class FAB:
         others = None if others is None else others[search.open]
         for _ in search.steps(self.steps):
             lead, gradients, reached, x, others, z = leads(search, z, x, self.classes - 1, others, z)
-            lead, w = nearest_rival(lead, gradients, threat.norm)
+            lead, w = nearest_rival(lead, gradients, threat)
             from_z = to_plane(z, w, -lead, threat)
             from_x = to_plane(x, w, (w * (z - x)).flatten(1).sum(1) - lead, threat)
             share = size(from_z) / (size(from_z) + size(from_x)).clamp(min=torch.finfo(w.dtype).tiny)

@@ -46,6 +46,7 @@ class FMN:
         """The nearest success, or `x` where there was none, `(B, *shape)`."""
         threat, norm = self.threat, self.threat.norm
         grain = 1.0 if norm.counts else 0.0  # what a size changes by at the least
+        least = grain or 1e-6 * threat.width  # a ball of no size would never leave a point whose logits tie
         search = Nearest(model, x, goal, threat, self.loss)
         x = z = x.detach()
         if self.start is not None:
@@ -62,7 +63,7 @@ class FMN:
             shrunk = torch.minimum(eps * (1 - gamma), search.near - grain)
             grown = torch.maximum(eps * (1 + gamma), eps + grain)
             eps = torch.where(reached, shrunk, torch.where(found, grown, torch.maximum(boundary, 1.5 * eps + grain)))
-            eps = eps.clamp(min=grain).minimum(norm.size(torch.maximum(x - threat.low, threat.high - x)))
+            eps = eps.clamp(min=least).minimum(norm.size(torch.maximum(x - threat.low, threat.high - x)))
             unit = threat.width if norm.counts else rows(eps, x)
             z = norm.project(z + length * unit * norm.ascent(gradient), x, eps, threat.low, threat.high)
         return search.best

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparring import goals
 from sparring.attacks.population import Population, grid, image, spread
 from sparring.errors import BadInput
 from sparring.norms import rows
@@ -18,9 +19,7 @@ from sparring.types import Goal, Loss, Model
 
 def log_odds(outputs: Tensor, goal: Goal) -> Tensor:
     """`log sum_{i != y} p_i - log p_y`, for a target the other way round (section 4.1)."""
-    labels = goal.labels.unsqueeze(1)
-    others = outputs.scatter(1, labels, -torch.inf).logsumexp(1)
-    return goal.sign * (others - outputs.gather(1, labels).squeeze(1))
+    return goal.sign * goals.log_odds(outputs, goal.labels)
 
 
 @dataclass(frozen=True, kw_only=True)
