@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -117,6 +118,12 @@ def test_both_languages_say_the_same_things_with_the_same_facts() -> None:
             assert facts(sentence) == facts(other), key
         else:
             assert len(sentence) == len(other), key
+
+
+def test_every_sentence_is_said_somewhere() -> None:
+    said = tomllib.loads(resources.files("sparring").joinpath("demo.toml").read_text(encoding="utf-8"))
+    source = Path(demo.__file__).read_text(encoding="utf-8")
+    assert not [key for key in said["en"] if not re.search(f"[\"']{key}[\"']", source)]
 
 
 def facts(sentence: str) -> set[str]:

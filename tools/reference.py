@@ -42,6 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CHINESE: dict[str, str] = tomllib.loads((ROOT / "tools" / "chinese.toml").read_text(encoding="utf-8"))
 BLOCK = re.compile(r"(<!-- from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CELLS = re.compile(r"(?<!\\)\|")
+COUNT = re.compile(r"^(\d+) of (\d+)$")
 SCHEMA = ROOT / "docs" / "result.schema.json"
 EXTRAS = {
     "keras": "Keras 3",
@@ -104,7 +105,8 @@ def translated(text: str) -> str:
 
 def _cell(cell: str) -> str:
     said = cell.strip()
-    return cell.replace(said, CHINESE.get(said) or sentences("zh").get(said) or said) if said else cell
+    counted = COUNT.sub(r"\1/\2", said)
+    return cell.replace(said, CHINESE.get(said) or sentences("zh").get(said) or counted) if said else cell
 
 
 def example(name: str) -> str:

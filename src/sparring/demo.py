@@ -289,10 +289,10 @@ class _Story:
             table.add_row(result.name, *shown, word[result.verdict], seconds_text(result.seconds))
         self.console.print(table)
         plain = partial(self.console.print, highlight=False, soft_wrap=True)
-        plain(f"\n{self.say('report')} [bold]{out / 'report.html'}[/]")
+        plain(f"\n{self.say('report', path=out / 'report.html')}")
         plain(self.say("pictures", files=f"{out / 'adversarial.png'}, {out / 'attributions.png'}"))
         command = f"sparring audit sparring.networks:mlp --weights {out / 'robust' / 'weights.pt'}"
-        plain(f"{self.say('next')} {command} --data digits --threat {THREAT}")
+        plain(self.say("next", command=f"{command} --data digits --threat {THREAT}"))
         plain(self.say("total", seconds=time.perf_counter() - self.started))
 
 

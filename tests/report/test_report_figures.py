@@ -29,6 +29,16 @@ def test_the_curve_has_a_line_for_each_result_and_a_band_at_the_audited_eps() ->
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["natural", "adversarially trained"]
 
 
+def test_words_at_audited_eps_that_are_near_each_other_do_not_lie_on_each_other() -> None:
+    audited = (0.1, 0.105, 0.11, 0.4)
+    threats = ({"norm": "linf", "eps": eps, "low": 0.0, "high": 1.0} for eps in audited)
+    figure = figures.curve([example.result(str(i), threat=threat) for i, threat in enumerate(threats)])
+    figure.savefig(io.BytesIO(), format="svg")
+    words = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(words) == 2
+    assert words[0].x1 < words[1].x0
+
+
 def test_the_cost_ends_at_the_robust_accuracy_and_the_passes_spent() -> None:
     result = example.result()
     x, y = figures.cost(result).axes[0].get_lines()[0].get_data()

@@ -174,8 +174,8 @@ def test_a_chinese_page_has_no_punctuation_of_english() -> None:
     text = page(results, {}, title="t", language="zh")
     assert "每种攻击的贡献：自然训练" in text
     assert "ℓ∞ ≤ 0.1，取值范围 [0, 1]" in text
-    shown = Reader(text).text
-    assert not re.search(r"[\u4e00-\u9fff] ?[:,;]|[，。：；] +[\u4e00-\u9fff]", shown)
+    shown = Reader(text).text + "".join(re.findall(r'(?:alt|aria-label)="([^"]*)"', text))
+    assert not re.search(r"[\u4e00-\u9fff] ?[:,;]|[，。：；] +[\u4e00-\u9fff]|%[,;]", shown)
     assert "投入：" in shown
 
 
@@ -313,6 +313,10 @@ def test_a_defence_has_its_three_numbers_and_none_where_they_are_not_valid(langu
     text = page([example.result(defence=numbers)], {}, title="A defence", language=language)
     assert re.findall(r"<dt>(.*?)</dt>", text)[:5] == titles
     assert "15.5%" in text
+    behind = example.result("net.py:make behind jpeg", defence=numbers)
+    text = page([behind], {behind.name: example.gallery()}, title="A defence", language=language)
+    assert f'id="r0-name">net.py:make{say["behind"].format(defence="jpeg")}<' in text
+    assert "Example 5" in text or "样本 5" in text
     assert "75.0%" in text
     nothing = Defended(name="jpeg", bare=None, unaware=None, adaptive=None, missed=0)
     text = page([example.invalid().model_copy(update={"defence": nothing})], {}, title="None", language=language)

@@ -30,8 +30,10 @@ def write(
     """
     from sparring.report import derive
     from sparring.report.page import page
+    from sparring.report.words import name_text, words
 
-    heading = title if title is not None else " / ".join(derive.names(results))
+    named = " / ".join(name_text(result, words(language)) for result in derive.told_apart(results))
+    heading = title if title is not None else named
     text = page(results, galleries or {}, title=heading, sections=sections, language=language)
     path = folder / "report.html"
     with in_one_move(path) as file:

@@ -124,13 +124,16 @@ def curve(results: Sequence[Result], language: Words | None = None) -> Figure:
             interval, half = result.robust_accuracy, 0.018 * span
             axes.fill_between([eps - half, eps + half], interval.low, interval.high, color=colour, alpha=0.28, lw=0)
             axes.hlines([interval.low, interval.high], eps - half, eps + half, color=colour, lw=1.2)
+    labelled = -span
     for eps in sorted(set(audited)):
         axes.axvline(eps, color=INK, lw=0.8, linestyle=(0, (2, 3)), zorder=0)
-        axes.text(eps, 1.035, say["audited"], ha="center", va="bottom", fontsize=8.5)
+        if eps - labelled > 0.15 * span:  # nearer, one word would lie on the other
+            axes.text(eps, 1.035, say["audited"], ha="center", va="bottom", fontsize=8.5)
+            labelled = eps
     axes.set_xlim(-0.03 * span, 1.05 * span)
     axes.set_xlabel(say["curve_eps"].format(norm=NORMS.get(norm, norm)))
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    _accuracy_axis(axes, say["curve_accuracy"])
+    accuracy_axis(axes, say["curve_accuracy"])
     if len(results) > 1:
         _legend(axes, derive.names(results))
     return figure
@@ -171,7 +174,7 @@ def cost(result: Result, language: Words | None = None) -> Figure:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     axes.set_xlim(-0.25, most * 1.7)
     axes.set_xlabel(say["cost_passes"])
-    _accuracy_axis(axes, say["cost_accuracy"])
+    accuracy_axis(axes, say["cost_accuracy"])
     _numbered(figure, axes, (start, *stops))
     return figure
 
@@ -350,7 +353,8 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _accuracy_axis(axes: Axes, label: str) -> None:
+def accuracy_axis(axes: Axes, label: str) -> None:
+    """An axis from 0 to 100 %, on which every accuracy of a report stands."""
     axes.set_ylim(-0.02, 1.02)
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

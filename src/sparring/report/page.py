@@ -25,6 +25,7 @@ from sparring.report.words import (
     Language,
     Words,
     eps_text,
+    name_text,
     outlook_text,
     p_text,
     passes_text,
@@ -70,7 +71,8 @@ def page(
     """
     say, tell = words(language), phrases(language)
     results = derive.told_apart(results)
-    names = derive.names(results)
+    pictures = [galleries.get(result.name, ()) for result in results]
+    results = [result.model_copy(update={"name": name_text(result, say)}) for result in results]
     valid = [result for result in results if result.verdict != "invalid"]
     environment = Environment(
         loader=PackageLoader("sparring.report", "."),
@@ -85,12 +87,12 @@ def page(
         coded=_coded,
         title=title,
         bouts=[
-            _bout(result, name, i, galleries.get(name, ()), say)
-            for i, (result, name) in enumerate(zip(results, names, strict=True))
+            _bout(result, f"r{i}", gallery, say)
+            for i, (result, gallery) in enumerate(zip(results, pictures, strict=True))
         ],
         curves=_curves(valid, say),
-        undrawn=", ".join(n for n, result in zip(names, results, strict=True) if result.verdict == "invalid"),
-        pairs=[_pair(results, names, i, j, say) for i, j in combinations(range(len(results)), 2)],
+        undrawn=say["comma"].join(result.name for result in results if result.verdict == "invalid"),
+        pairs=[_pair(first, second, say) for first, second in combinations(results, 2)],
         settings=_side_by_side(
             [{"threat": threat_text(r, say), "seed": r.seed} | _counted(r) | r.settings for r in results]
         ),
@@ -174,7 +176,7 @@ class _Bout:
     cards: tuple[_Card, ...]
 
 
-def _bout(result: Result, name: str, i: int, gallery: Gallery, say: Words) -> _Bout:
+def _bout(result: Result, key: str, gallery: Gallery, say: Words) -> _Bout:
     valid, n = result.verdict != "invalid", result.examples
     each = max(n, 1)
     counts = derive.fates(result)
@@ -182,8 +184,8 @@ def _bout(result: Result, name: str, i: int, gallery: Gallery, say: Words) -> _B
     outcomes = {outcome: sum(check.outcome == outcome for check in result.checks) for outcome in _ORDER}
     return _Bout(
         result=result,
-        key=f"r{i}",
-        name=name,
+        key=key,
+        name=result.name,
         threat=threat_text(result, say),
         valid=valid,
         tiles=_tiles(result, say),
@@ -197,9 +199,9 @@ def _bout(result: Result, name: str, i: int, gallery: Gallery, say: Words) -> _B
             )
             if count
         ),
-        cost=Markup(figures.svg(figures.cost(result, say), f"cost{i}") if valid and result.attacks else ""),  # noqa: S704
+        cost=Markup(figures.svg(figures.cost(result, say), f"cost-{key}") if valid and result.attacks else ""),  # noqa: S704
         outlook=outlook_text(result, say),
-        spans=Markup(figures.svg(figures.spans(result, say), f"spans{i}") if valid and _bracketed(result) else ""),  # noqa: S704
+        spans=Markup(figures.svg(figures.spans(result, say), f"spans-{key}") if valid and _bracketed(result) else ""),  # noqa: S704
         attacks=tuple(
             _Attack(
                 record=attack,
@@ -216,7 +218,7 @@ def _bout(result: Result, name: str, i: int, gallery: Gallery, say: Words) -> _B
         time=seconds_text(result.seconds),
         checks=tuple(sorted(result.checks, key=lambda check: _ORDER.index(check.outcome))),
         counts=say["checks_count"].format(**outcomes),
-        cards=tuple(_card(picture, result, f"g{i}-{j}", say) for j, picture in enumerate(gallery)),
+        cards=tuple(_card(picture, result, f"g-{key}-{j}", say) for j, picture in enumerate(gallery)),
     )
 
 
@@ -270,20 +272,23 @@ def _curves(results: Sequence[Result], say: Words) -> list[tuple[Markup, str]]:
     out = []
     for i, norm in enumerate(norms):
         same = [result for result in drawn if str(result.threat.get("norm", "")) == norm]
-        lines = (", ".join(f"eps {eps_text(p.eps)} {percent(p.robust_accuracy)}" for p in r.curve) for r in same)
         names = derive.names(same)
-        points = "; ".join(say["titled"].format(title=n, name=line) for n, line in zip(names, lines, strict=True))
-        alt = say["curve_alt"].format(names=", ".join(names), points=points)
+        points = say["semicolon"].join(
+            say["titled"].format(
+                title=name,
+                name=say["comma"].join(f"eps {eps_text(p.eps)} {percent(p.robust_accuracy)}" for p in result.curve),
+            )
+            for name, result in zip(names, same, strict=True)
+        )
+        alt = say["curve_alt"].format(names=say["comma"].join(names), points=points)
         out.append((Markup(figures.svg(figures.curve(same, say), f"curve{i}")), alt))  # noqa: S704
     return out
 
 
-def _pair(
-    results: Sequence[Result], names: Sequence[str], i: int, j: int, say: Words
-) -> tuple[str, str, tuple[str, ...]]:
+def _pair(first: Result, second: Result, say: Words) -> tuple[str, str, tuple[str, ...]]:
     """Heading, obstacle, cells."""
-    heading = say["pair"].format(first=names[i], second=names[j])
-    found = derive.pair(results[i], results[j])
+    heading = say["pair"].format(first=first.name, second=second.name)
+    found = derive.pair(first, second)
     if isinstance(found, str):
         return heading, say[f"pair_{found}"], ()
     return heading, "", (*map(str, (found.both, found.first, found.second, found.neither)), p_text(found.p))

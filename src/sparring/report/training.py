@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sparring.report.figures import DASHES, INK, MARKS, SERIES, styled
+from sparring.report.figures import DASHES, INK, MARKS, SERIES, accuracy_axis, styled
 from sparring.report.page import Section
 from sparring.report.phrases import phrases
 from sparring.report.words import seconds_text, words
@@ -56,6 +56,7 @@ def curves(measured: Sequence[Epoch], say: Words) -> Figure:
             values = [float(getattr(epoch, name)) for epoch in measured]
             axes.plot(at, values, color=SERIES[i], linestyle=DASHES[i], marker=MARKS[i], markersize=3)
             axes.annotate(said, (at[-1], values[-1]), (6, 0), textcoords="offset points", va="center", color=INK)
-        axes.set(xlabel=say["training_epoch"], ylabel=say["training_accuracy"], ylim=(0, 1.02))
+        axes.set_xlabel(say["training_epoch"])
+        accuracy_axis(axes, say["training_accuracy"])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure

@@ -29,6 +29,15 @@ def outlook_text(result: Result, say: Words) -> str:
     return say["outlook"].format(passes=passes, late=seen.broke_late, examples=result.examples, more=more)
 
 
+def name_text(result: Result, say: Words) -> str:
+    """What was audited: a model, and the defence that it is behind."""
+    if result.defence is None:
+        return result.name
+    behind = words()["behind"], say["behind"]
+    before, after = (part.format(defence=result.defence.name) for part in behind)
+    return result.name.replace(before, after)
+
+
 @cache
 def words(language: Language = "en") -> Words:
     """Every word that the page and its figures say, by its key in words.toml."""
