@@ -42,7 +42,14 @@ ROOT = Path(__file__).resolve().parents[1]
 CHINESE: dict[str, str] = tomllib.loads((ROOT / "tools" / "chinese.toml").read_text(encoding="utf-8"))
 BLOCK = re.compile(r"(<!-- from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CELLS = re.compile(r"(?<!\\)\|")
-COUNT = re.compile(r"^(\d+) of (\d+)$")
+MEASURED = (
+    (re.compile(r"(\d+) of (\d+)"), r"\1/\2"),
+    (re.compile(r"(\d\.\d\d), trusted"), r"\1，可信"),
+    (re.compile(r"(\d\.\d\d), suspect"), r"\1，存疑"),
+    (re.compile(r"([\d,]+), ([\d,]+) of them adaptive"), r"\1，其中自适应攻击 \2 次"),
+)
+"""How cells with measured numbers read in Chinese."""
+
 SCHEMA = ROOT / "docs" / "result.schema.json"
 EXTRAS = {
     "keras": "Keras 3",
@@ -105,8 +112,8 @@ def translated(text: str) -> str:
 
 def _cell(cell: str) -> str:
     said = cell.strip()
-    counted = COUNT.sub(r"\1/\2", said)
-    return cell.replace(said, CHINESE.get(said) or sentences("zh").get(said) or counted) if said else cell
+    measured = [pattern.sub(chinese, said) for pattern, chinese in MEASURED if pattern.fullmatch(said)]
+    return cell.replace(said, CHINESE.get(said) or sentences("zh").get(said) or [*measured, said][0]) if said else cell
 
 
 def example(name: str) -> str:
