@@ -1,0 +1,158 @@
+"""A model with a sample of its data, and what the looks of the doctor share: asked for once, when it is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from sparring.attacks import pgd
+from sparring.errors import BadInput
+from sparring.evaluate.outputs import STEADY, apart
+from sparring.evaluate.routes import Reading
+from sparring.goals import Never, Untargeted
+from sparring.losses import margin
+from sparring.models.victim import Victim
+from sparring.norms import rows
+from sparring.streams import Streams
+from sparring.threats import Ball
+from sparring.types import Loss
+from sparring.views import Counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Climb:
+    """Where a climb from `x` ended, and what the model said on the way, `(32, B, K)`: of `x` first, of the end last."""
+
+    end: Tensor
+    outputs: Tensor
+    goal: Untargeted
+
+    def of(self, loss: Loss) -> Tensor:
+        """A loss on the way, `(32, B)`."""
+        return torch.stack([loss(outputs, self.goal) for outputs in self.outputs])
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A model with a sample of its data, and what is asked of it."""
+
+    model: Counted
+    victim: Victim
+    threat: Ball
+    x: Tensor
+    y: Tensor
+    rng: Streams
+
+    @cached_property
+    def eight_bits(self) -> bool:
+        """Whether the inputs are images `(C, H, W)`, or lie on the grid that 8 bits can store."""
+        steps = (self.x - self.threat.low) / self.span * 255
+        return self.x.dim() == 4 or bool((steps - steps.round()).abs().max() < 1e-3)
+
+    @cached_property
+    def heard(self) -> tuple[Tensor, Reading]:
+        """What the model says of the sample, and what it read of it."""
+        with torch.no_grad(), Reading() as reading:
+            return self.model(self.x), reading
+
+    @cached_property
+    def outputs(self) -> Tensor:
+        """What the model says of the sample."""
+        return self.heard[0]
+
+    @cached_property
+    def again(self) -> Tensor:
+        """What four more calls say, `(4, B, K)`."""
+        with torch.no_grad():
+            return torch.stack([self.model(self.x) for _ in range(4)])
+
+    @cached_property
+    def change(self) -> float:
+        """By how much that is apart from the first, at most."""
+        return float(apart(self.outputs, self.again).max())
+
+    @property
+    def steady(self) -> bool:
+        """Whether the same inputs get the same outputs."""
+        return self.change <= STEADY
+
+    @property
+    def span(self) -> float:
+        """The range of a coordinate."""
+        return self.threat.high - self.threat.low
+
+    @cached_property
+    def scaled(self) -> dict[str, float]:
+        """How much of the sample is right at other scales, by what was done; -1 where the model refuses such inputs."""
+        mean, std = self.x.mean(), self.x.std().clamp(min=1e-6)
+        scales = {
+            "times 255": 255 * self.x,
+            "divided by 255": self.x / 255,
+            "as 2x - 1": 2 * self.x - 1,
+            "as (x + 1) / 2": (self.x + 1) / 2,
+            "standardised": (self.x - mean) / std,
+            "times their deviation plus their mean": self.x * std + mean,
+        }
+
+        def right(z: Tensor) -> float:
+            try:
+                return float((self.model(z).argmax(1) == self.y).float().mean())
+            except BadInput:
+                return -1.0
+
+        with torch.no_grad():
+            return {name: right(z) for name, z in scales.items()}
+
+    def step(self, u: Tensor) -> Tensor:
+        """A change of the sample, as far as the bounds allow where the model refuses what is beyond them."""
+        refuses = min(self.scaled.values()) < 0
+        return (self.x + u).clamp(self.threat.low, self.threat.high) - self.x if refuses else u
+
+    def specks(self, noise: Streams) -> Tensor:
+        """Uniform noise of 4/255 of the range, or of eps where that is less."""
+        u = 4 / 255 * self.span * (2 * noise.uniform(*self.x.shape[1:], device=self.x.device).to(self.x) - 1)
+        if self.threat.norm.counts:
+            return u
+        size = self.threat.norm.size(u).clamp(min=torch.finfo(u.dtype).tiny)
+        return u * rows((self.threat.eps / size).clamp(max=1), u)
+
+    def gradient(self, loss: Loss, x: Tensor | None = None) -> Tensor | None:
+        """The loss's gradient at the sample, or nothing where the model hands none out."""
+        point = (self.x if x is None else x).detach().clone().requires_grad_()
+        outputs = self.model(point)
+        if not outputs.requires_grad:
+            return None
+        try:
+            (gradient,) = torch.autograd.grad(loss(outputs, Untargeted(self.y)).sum(), point, allow_unused=True)
+        except (NotImplementedError, RuntimeError) as error:
+            if "derivative" not in str(error):  # as of torch.floor_divide, which has none
+                raise
+            return None
+        return gradient
+
+    @cached_property
+    def margin_gradient(self) -> Tensor | None:
+        """The gradient of the margin, on which several looks are taken."""
+        return self.gradient(margin)
+
+    @property
+    def slope(self) -> Tensor:
+        """The same, for those that are only asked where there is one."""
+        assert self.margin_gradient is not None
+        return self.margin_gradient
+
+    @cached_property
+    def climb(self) -> Climb:
+        """30 steps of PGD on the margin that do not stop at success."""
+        trace: list[Tensor] = []
+
+        def noted(z: Tensor) -> Tensor:
+            outputs = self.model(z)
+            trace.append(outputs.detach())
+            return outputs
+
+        z = pgd(self.threat, steps=30, loss=margin)(noted, self.x, Never(self.y), self.rng.at("climb"))
+        return Climb(end=z, outputs=torch.stack(trace), goal=Untargeted(self.y))
