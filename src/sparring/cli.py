@@ -422,7 +422,9 @@ def certify(**given: Any) -> None:
     out = None if given["out"] is None else _folder(given["out"], "ledger.sqlite", "proofs.json")
     for name, method in USED_BY.items():
         if name in written and given["method"] != method:
-            raise BadInput(f"--{name} with --method {given['method']}", f"--method {method}", "leave it out")
+            raise BadInput(
+                f"--{name} with --method {given['method']}", f"--method {method}", f"add that, or leave --{name} out"
+            )
     settings = {"seconds": given["seconds"]} if given["method"] == "branch-and-bound" else {}
     made = None if given["method"] == "smoothing" else find("certificates", given["method"]).make(**settings)
     victim, data, threat = _bout(given)

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from sparring.certify.graph import Affine, Concat, Graph, Map, MaxPool, Rectifier, Sigmoid, Softplus, Sum, classes
-from sparring.certify.reading import graph
+from sparring.certify.reading import among, graph
 from sparring.errors import BadInput
+from sparring.models.victim import inference
 from sparring.types import Model
 
 WIDEST = 1024
@@ -33,8 +34,16 @@ WIDEST = 1024
 SLACK = 1e-6
 """Put on top, relative, for the rounding of the bounds themselves, in float64."""
 
+CANCELLED = 1e-12
+"""Put on top of the square of a difference, relative to the squares that it is of: what float64 rounds of these."""
+
+LEAST = 1e-100
+"""Squares are taken for this at least: of what is zero there is no logarithm."""
+
 ROUNDED = 1e-4
 """Taken off a lead, relative to the largest score, for what float32 rounds in the network: a thousand of its units."""
+
+BY_VOTES = "leave slopes out: smooth by votes alone"
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,14 @@ class Slopes:
         object.__setattr__(self, "greatest", float(pairs.max()))
 
     def distances(self, scores: Tensor, answer: int) -> Tensor:
-        """How far inputs with these scores are from another answer at least, `(B,)` float64: below zero, unknown."""
+        """How far inputs with these scores are from another answer at least, `(B,)` float64: below zero, unknown.
+
+        Raises:
+            BadInput: scores of more classes, or fewer.
+        """
+        if scores.shape[1] != len(self.between):
+            given = f"slopes of {len(self.between)} classes for scores of {scores.shape[1]}"
+            raise BadInput(given, "slopes of the model that is called", "let sparring.certify.slopes find them")
         scores = scores.double().cpu()
         lead = scores[:, [answer]] - scores - ROUNDED * scores.abs().amax(1, keepdim=True)
         others = torch.arange(scores.shape[1]) != answer
@@ -77,35 +93,47 @@ def slopes(model: Model | Graph, x: Tensor, *, steps: int = 60) -> Slopes:
     matrix as wide as each layer, and its gradient.
 
     Raises:
-        BadInput: what `sparring.certify.graph` refuses; a layer of more than 1024 values.
+        BadInput: what `sparring.certify.graph` refuses; a layer of more than 1024 values; scores of which float32
+            rounds too much away, on `x` or between, or slopes that float64 cannot hold.
     """
     net = graph(model, x)
     count = classes(net)
+    tried = torch.cat([x, among(x)])
+    with inference(net.source), torch.no_grad():
+        exact = net(tried)
+        gap = float((exact - (net.source or net)(tried)).abs().max())
+    if gap > ROUNDED / 2 * float(exact.abs().max()):
+        raise BadInput(f"scores of which float32 rounds {gap:.1g} away", "differences of inputs that it keeps", BY_VOTES)
     widest = max(math.prod(net.size(k)) for k in range(len(net.nodes) + 1))
     if widest > WIDEST:
-        raise BadInput(f"a layer of {widest} values", f"{WIDEST} at most", "leave slopes out: smooth by votes alone")
+        raise BadInput(f"a layer of {widest} values", f"{WIDEST} at most", BY_VOTES)
     c, j = torch.triu_indices(count, count, 1)
     logs: dict[int, Tensor] = {}
 
     def ball(k: int, inside: Tensor) -> Tensor:
-        logs[k] = torch.linalg.eigvalsh(inside)[-1].clamp(min=1e-30).log().repeat(len(inside)).requires_grad_()
+        logs[k] = _largest(inside).clamp(min=LEAST).log().repeat(len(inside)).requires_grad_()
         return logs[k].detach().exp()
 
     def squares(weigh: Weigh) -> Tensor:
         end = _ellipsoid(net, weigh)
-        return (end[c, c] - 2 * end[c, j] + end[j, j]).clamp(min=1e-30)
+        both = end[c, c] + end[j, j]
+        return (both - 2 * end[c, j] + CANCELLED * both).clamp(min=LEAST)
 
     with torch.no_grad():
         least = squares(ball)
+    if not bool(least.isfinite().all()):
+        raise BadInput("slopes that float64 cannot hold", "a network of usual scale", BY_VOTES)
     if logs:
         adam = torch.optim.Adam(free := [*logs.values()], lr=0.03)
         for _ in range(steps):
             with torch.enable_grad():
                 found = squares(lambda k, _: logs[k].exp())
-            if not bool(found.isfinite().all()):  # a step too far: 2 T - C is not positive definite
-                break
+                mean = found.log().mean()
+            if not (mean.requires_grad and bool(found.isfinite().all())):
+                break  # no T matters; or a step too far: 2 T - C is not positive definite
             least = torch.minimum(least, found.detach())
-            for one, gradient in zip(free, torch.autograd.grad(found.log().mean(), free), strict=True):
+            gradients = torch.autograd.grad(mean, free, materialize_grads=True)  # zero for what the logits don't need
+            for one, gradient in zip(free, gradients, strict=True):
                 one.grad = gradient
             adam.step()
     between = torch.zeros(count, count, dtype=torch.float64)
@@ -136,9 +164,14 @@ def _ellipsoid(net: Graph, weigh: Weigh) -> Tensor:
                 inside = (scale / width) ** 2 * _bent(before[0], weigh(k, before[0]))
             case MaxPool(kernel, stride):  # as long as its inputs, as often as windows overlap
                 often = math.prod(math.ceil(size / apart) for size, apart in zip(kernel, stride, strict=True))
-                inside = often * torch.linalg.eigvalsh(before[0])[-1] * torch.eye(math.prod(node.shape)).double()
+                inside = often * _largest(before[0]) * torch.eye(math.prod(node.shape), dtype=torch.float64)
         held.append(inside)
     return held[-1]
+
+
+def _largest(inside: Tensor) -> Tensor:
+    """The square of the longest semi-axis; infinite where there is none."""
+    return torch.linalg.eigvalsh(inside)[-1] if bool(inside.isfinite().all()) else inside.new_tensor(math.inf)
 
 
 def _through(linear: Map, inside: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -155,7 +188,7 @@ def _bent(inside: Tensor, t: Tensor) -> Tensor:
 
 def _sum(parts: Sequence[Tensor]) -> Tensor:
     """An ellipsoid around the sums of any members of these: of least trace."""
-    sizes = [part.trace().sqrt().clamp(min=1e-30) for part in parts]
+    sizes = [part.trace().clamp(min=LEAST).sqrt() for part in parts]
     whole = torch.stack(sizes).sum()
     return torch.stack([whole / size * part for size, part in zip(sizes, parts, strict=True)]).sum(0)
 

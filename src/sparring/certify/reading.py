@@ -60,11 +60,11 @@ def graph(model: Model | Graph, x: Tensor) -> Graph:
         raise BadInput("a model without a torch network behind it", "an nn.Module", "certify the network itself")
     if torch.is_inference_mode_enabled():
         raise BadInput("torch.inference_mode, in which nothing can be traced", "torch.no_grad", "use that in its place")
-    tried = torch.cat([x, _among(x)])
+    tried = torch.cat([x, among(x)])
     with inference(module), torch.no_grad():
         with _running(tried):
             found = _Reader(module, tuple(x.shape[1:])).read(tried[-1:])
-            want: Tensor = module(tried.clone())
+            want = model(tried.clone())  # of a victim what is called, which may do more than its module
         got = found(tried)
         if want.shape != got.shape:
             raise _differs(f"of shape {tuple(want.shape)} and not {tuple(got.shape)}")
@@ -113,8 +113,8 @@ PROBES = 8
 """Random points that a graph is checked on: a quantiser is the identity on inputs that lie on its grid."""
 
 
-def _among(x: Tensor) -> Tensor:
-    """Random points of the range of `x`; from -1 to 1 where it has none."""
+def among(x: Tensor) -> Tensor:
+    """Random points `(8, *shape)` of the range of `x`; from -1 to 1 where it has none."""
     low, high = (x.min(), x.max()) if x.numel() and bool(x.min() < x.max()) else (-1.0, 1.0)
     random = torch.rand(PROBES, *x.shape[1:], generator=torch.Generator().manual_seed(0))
     return (low + (high - low) * random).to(x)

@@ -311,8 +311,8 @@ def small_changes_are_seen(patient: Patient, question: Question) -> Check:
     size = 1 + noise.at("size").uniform(*shape, device=patient.x.device)  # equal ones may cancel in a sum of few
     specks = 1e-4 * (noise.sign(*shape, device=patient.x.device) * size).to(patient.x)
     near = (patient.x + patient.span * specks).clamp(patient.threat.low, patient.threat.high)
-    with torch.no_grad():
-        same = float((patient.model(near) == patient.outputs).all(1).float().mean())
+    with torch.no_grad():  # beside calls that nobody listened to: some modules take a faster way then
+        same = float((patient.model(near) == patient.again[-1]).all(1).float().mean())
     evidence = (
         f"{same:.0%} of the sample keep their outputs to the last bit when every coordinate changes by 1e-4 or more"
     )
