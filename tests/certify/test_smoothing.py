@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,7 @@ from sparring.certify.smoothing import (
 from sparring.cli import cli
 from sparring.data.arrays import Arrays
 from sparring.errors import BadInput
-from sparring.evaluate.proofs import prove
+from sparring.evaluate.proofs import prove, smoothing
 from sparring.evaluate.statistics import clopper_pearson
 from sparring.models.loading import adopt
 from sparring.streams import Streams
@@ -306,6 +308,27 @@ def test_training_under_noise_is_the_loss_at_what_the_noise_makes() -> None:
     worst = x + 0.4 * toward / toward.norm(dim=1, keepdim=True)
     parts = [standard(layer, worst + 0.3 * rng.at("noise").at(i).normal(SIZE), labels, 1.0, rng) for i in range(4)]
     assert torch.allclose(attacked, torch.stack(parts).mean(), atol=1e-2)
+
+
+def test_votes_may_be_of_any_type_of_numbers() -> None:
+    x, _, _, rng = inputs()
+    plan = Smoothing(sigma=SIGMA, n=200)
+    found = [plan(lambda z, kind=kind: line()(z).sign().to(kind), x, rng) for kind in (torch.float32, torch.int64)]
+    assert torch.equal(found[0].radius, found[1].radius)
+    assert (found[0].radius > 0).any()
+
+
+def test_what_does_more_than_its_module_is_smoothed_by_votes() -> None:
+    x, answers, distances, _ = inputs()
+    data, threat, victim = Arrays("line", x, answers), l2(0.5, low=-9, high=9), adopt(line(), example=x[:1])
+    steep = replace(victim, call=lambda z: 100 * victim(z), access="scores")
+    labels = replace(victim, call=lambda z: nn.functional.one_hot(victim(z).argmax(1), 2).float(), access="labels")
+    assert "by distances" in smoothing(victim, data, threat, sigma=SIGMA, n=500).counts
+    for given in (steep, labels):
+        how = smoothing(given, data, threat, sigma=SIGMA, n=500)
+        assert how.counts == "by votes"
+        found = prove(given, data, threat, how)
+        assert all(one.lower is None or one.lower <= far for one, far in zip(found.per_example, distances, strict=True))
 
 
 def test_the_command_line_certifies_the_smoothed_model() -> None:

@@ -44,6 +44,7 @@ ROUNDED = 1e-4
 """Taken off a lead, relative to the largest score, for what float32 rounds in the network: a thousand of its units."""
 
 BY_VOTES = "leave slopes out: smooth by votes alone"
+"""What to do where there are none."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,18 @@ class Slopes:
         object.__setattr__(self, "between", given)
         object.__setattr__(self, "greatest", float(pairs.max()))
 
+    def __repr__(self) -> str:
+        """To the digits that are the same with any number of threads: a run is known again by this."""
+        return f"Slopes(greatest={self.greatest:.6g})"
+
     def distances(self, scores: Tensor, answer: int) -> Tensor:
         """How far inputs with these scores are from another answer at least, `(B,)` float64: below zero, unknown.
 
         Raises:
-            BadInput: scores of more classes, or fewer.
+            BadInput: scores of more classes, or fewer, or of half precision.
         """
+        if scores.dtype in {torch.float16, torch.bfloat16}:  # ROUNDED is less than what these lose
+            raise BadInput(f"slopes for scores of {scores.dtype}", "float32", BY_VOTES)
         if scores.shape[1] != len(self.between):
             given = f"slopes of {len(self.between)} classes for scores of {scores.shape[1]}"
             raise BadInput(given, "slopes of the model that is called", "let sparring.certify.slopes find them")
@@ -90,7 +97,7 @@ def slopes(model: Model | Graph, x: Tensor, *, steps: int = 60) -> Slopes:
 
     `x`, `(B, *shape)`, are inputs like those to come. T begins as a ball's, and climbs down the geometric mean over all
     pairs by `steps` of Adam; any T gives bounds, and of each pair the least is kept. A step costs the inverse of a
-    matrix as wide as each layer, and its gradient.
+    matrix as wide as each layer, and its gradient: seconds for a hundred values, minutes for layers of a thousand.
 
     Raises:
         BadInput: what `sparring.certify.graph` refuses; a layer of more than 1024 values; scores of which float32
@@ -102,8 +109,8 @@ def slopes(model: Model | Graph, x: Tensor, *, steps: int = 60) -> Slopes:
     with inference(net.source), torch.no_grad():
         exact = net(tried)
         gap = float((exact - (net.source or net)(tried)).abs().max())
-    if gap > ROUNDED / 2 * float(exact.abs().max()):
-        raise BadInput(f"scores of which float32 rounds {gap:.1g} away", "differences of inputs that it keeps", BY_VOTES)
+    if not gap <= ROUNDED / 2 * float(exact.abs().max()):
+        raise BadInput(f"scores of which float32 rounds {gap:.1g} away", "less lost to rounding", BY_VOTES)
     widest = max(math.prod(net.size(k)) for k in range(len(net.nodes) + 1))
     if widest > WIDEST:
         raise BadInput(f"a layer of {widest} values", f"{WIDEST} at most", BY_VOTES)

@@ -295,8 +295,9 @@ class Smoothing:
         Without slopes, how far it leads: in no unit, and of use for its sign, and to foresee signs.
         """
         if self.slopes is None:
-            others = found.index_fill(1, torch.tensor(answer, device=found.device), -torch.inf)
-            far = found[:, answer].double() - others.amax(1)
+            wide = found.double()
+            others = wide.index_fill(1, torch.tensor(answer, device=found.device), -torch.inf)
+            far = wide[:, answer] - others.amax(1)
         else:
             far = self.slopes.distances(found, answer)
         far = far.cpu().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
