@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from sparring.evaluate.adaptive import Candidate, examined
 from sparring.evaluate.result import Check
 from sparring.evaluate.routes import Part, parts
 from sparring.goals import Untargeted
+from sparring.losses import cross_entropy
 from sparring.models.loading import adopt
 from sparring.streams import Streams
 from sparring.views import Counted
@@ -63,10 +66,14 @@ def by_nothing(corner: Tensor, one: Tensor, other: Tensor) -> Tensor:
     return one[torch.arange(len(one))] + 0 * other[corner >= 0.02].sum()
 
 
-def hidden_paths(model: nn.Module) -> Check:
+def looked_at(model: nn.Module, name: str) -> Check:
     x, y = held_out(60)
     found = examine(adopt(model.eval(), example=x[:1]), Arrays("data", x, y), THREAT)
-    return next(check for check in found.checks if check.name == "hidden-paths")
+    return next(check for check in found.checks if check.name == name)
+
+
+def hidden_paths(model: nn.Module) -> Check:
+    return looked_at(model, "hidden-paths")
 
 
 @pytest.mark.parametrize(
@@ -89,6 +96,51 @@ def test_a_choice_that_no_attack_within_the_threat_can_change_is_none() -> None:
     assert hidden_paths(Gate(ever_dark)).outcome == "pass"
 
 
+class ByNumpy(torch.autograd.Function):
+    """`tanh`, computed and derived by NumPy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.slope = 1 - (y := torch.from_numpy(np.tanh(x.detach().numpy()))) ** 2
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * ctx.slope
+
+
+def test_what_a_function_with_a_backward_pass_of_its_own_reads_is_no_choice() -> None:
+    class Squashed(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(ByNumpy.apply(x))
+
+    assert hidden_paths(Squashed(honest("relu"))).outcome == "pass"
+
+
+class Hurried(nn.Sequential):
+    """Rounded inputs; other last bits while functions of torch are listened to, as a transformer of torch has them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward((16 * x).round() / 16) * (1 + 1e-6 * torch.overrides.has_torch_function((x,)))
+
+
+def test_inputs_are_compared_in_calls_to_which_nobody_listens() -> None:
+    assert looked_at(Hurried(honest("relu")), "quantised-inputs").outcome == "fail"
+
+
+def test_a_model_that_insists_on_gradients_is_examined_without_a_warning() -> None:
+    class Insisting(nn.Sequential):
+        @torch.enable_grad()
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.detach().requires_grad_())
+
+    torch.set_warn_always(True)
+    try:
+        assert looked_at(Insisting(honest("relu")), "gradients").outcome == "fail"
+    finally:
+        torch.set_warn_always(False)
+
+
 def test_the_parts_of_a_model_are_the_networks_that_answer_otherwise_than_it_does() -> None:
     x = torch.cat([held_out(20)[0], Streams.of(0, range(20)).uniform(1, 28, 28)])
     gate = Gate(by_mask).eval()
@@ -98,6 +150,31 @@ def test_the_parts_of_a_model_are_the_networks_that_answer_otherwise_than_it_doe
         assert torch.equal(part(gate)(x), network(x))
     assert parts(nn.Sequential(honest("relu")), x) == ()
     assert torch.equal(Part(99)(gate)(x), gate(x))
+
+
+def test_parts_whose_number_depends_on_the_batch_are_left_out() -> None:
+    class Helped(Gate):
+        def forward(self, x: Tensor) -> Tensor:
+            if (dark := x[:, 0, :14].flatten(1).mean(1) < 0.11).any():
+                self.other(x[dark])
+            return super().forward(x)
+
+    x = torch.cat([held_out(20)[0], Streams.of(0, range(20)).uniform(1, 28, 28)])
+    assert len(parts(Gate(by_mask).eval(), x)) == 2
+    assert parts(Helped(by_mask).eval(), x) == ()
+
+
+def test_passes_through_a_part_are_counted_however_sure_it_is() -> None:
+    class Sure(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return 8 * super().forward(x)
+
+    x, y = held_out(30)
+    model = EarlyExit(Sure(honest("relu")), honest("adversarially trained")).eval()
+    part, counted, point = parts(model, x)[-1], Counted(model), x.clone().requires_grad_()
+    cross_entropy(part(counted)(point), Untargeted(y)).sum().backward()
+    assert point.grad is not None
+    assert counted.backward == (point.grad != 0).flatten(1).any(1).sum()
 
 
 def test_what_fools_a_part_surely_fools_a_model_that_asks_another_one_in_doubt() -> None:

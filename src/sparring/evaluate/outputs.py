@@ -35,4 +35,4 @@ def apart(outputs: Tensor, others: Tensor) -> Tensor:
     def seen(scores: Tensor) -> Tensor:
         return ((scores - scores.gather(-1, at.expand(*scores.shape[:-1], 1))) / unit).tanh()
 
-    return (seen(others.to(outputs)) - seen(outputs)).abs().amax(-1)
+    return (seen(others.to(outputs)) - seen(outputs)).detach().abs().amax(-1)

@@ -56,7 +56,7 @@ class Patient:
     def heard(self) -> tuple[Tensor, Reading]:
         """What the model says of the sample, and what it read of it."""
         with torch.no_grad(), Reading() as reading:
-            return self.model(self.x), reading
+            return self.model(self.x).detach(), reading
 
     @cached_property
     def outputs(self) -> Tensor:
@@ -67,7 +67,7 @@ class Patient:
     def again(self) -> Tensor:
         """What four more calls say, `(4, B, K)`."""
         with torch.no_grad():
-            return torch.stack([self.model(self.x) for _ in range(4)])
+            return torch.stack([self.model(self.x).detach() for _ in range(4)])
 
     @cached_property
     def change(self) -> float:

@@ -11,6 +11,7 @@ import copy
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from traceback import walk_stack
 from typing import Any
 
 import torch
@@ -60,10 +61,8 @@ class Reading(TorchFunctionMode):
         return self._read(name, index) if rows and not index.is_floating_point() else index
 
     def _read(self, name: str, value: Any) -> Any:
-        frame = sys._getframe()
-        while frame := frame.f_back:  # type: ignore[assignment]
-            if frame.f_code is OWN:
-                return value
+        if any(frame.f_code is OWN for frame, _ in walk_stack(sys._getframe())):
+            return value
         self.noted.append((name, copy.deepcopy(value)))
         known, other = next(self.told, (None, None))
         if known == name and getattr(other, "shape", None) == getattr(value, "shape", None):
@@ -123,18 +122,30 @@ class Part:
 
 
 def parts(model: Model, x: Tensor) -> tuple[Part, ...]:
-    """The networks inside of a model that answer as it does, inputs like `x` by a score a class, but not the same."""
-    found: list[tuple[int, Tensor]] = []
+    """The networks inside of a model that answer as it does, inputs like `x` by a score a class, but not the same.
+
+    Those that say the same of an input by itself: others would depend on the batch. Costs two forward passes, one where
+    there are none.
+    """
+    outputs, said = _said(model, x)
+    found = {call: y for call, y in said.items() if not agree(outputs, y)}
+    alone = [_said(model, row)[1] for row in torch.split(x, 1)] if found else []
+    return tuple(
+        Part(call)
+        for call, y in found.items()
+        if all(call in one for one in alone) and agree(y, torch.cat([one[call] for one in alone]))
+    )
+
+
+def _said(model: Model, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+    """What a model says, and what the calls of modules inside of it say that could be its outputs."""
+    said: dict[int, Tensor] = {}
 
     def note(call: int, module: nn.Module, given: Tensor, y: Tensor) -> None:
         if given.shape[1:] == x.shape[1:] and y.dim() == 2:
-            found.append((call, y))
+            said[call] = y.detach()
 
-    with torch.no_grad():
-        with listening(note):
-            outputs = model(x)
-        return tuple(
-            Part(call)
-            for call, y in found
-            if y.shape[1:] == outputs.shape[1:] and len(y) >= len(outputs) and not agree(outputs, y[: len(outputs)])
-        )
+    with torch.no_grad(), listening(note):
+        outputs = model(x).detach()
+    rows = len(outputs)
+    return outputs, {call: y[:rows] for call, y in said.items() if y[:rows].shape == outputs.shape}
