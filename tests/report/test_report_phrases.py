@@ -22,7 +22,10 @@ from sparring.training.alarms import Epoch, exploding_perturbation, gradient_mas
 from sparring.zoo import find
 
 PACKAGE = Path(sparring.__file__).parent
-SPEAKING = [PACKAGE / name for name in ("evaluate/checks.py", "evaluate/doctor.py", "evaluate/patient.py", "training/alarms.py")]
+SPEAKING = [
+    *(PACKAGE / "evaluate" / f"{name}.py" for name in ("checks", "doctor", "patient")),
+    PACKAGE / "training" / "alarms.py",
+]
 BOOK = sentences("zh")
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 ROLES = {"after control", "after single step", "black box"}
@@ -66,7 +69,7 @@ def said(tree: ast.AST) -> list[str]:
 @pytest.mark.parametrize("module", SPEAKING, ids=lambda path: path.stem)
 def test_every_sentence_of_a_check_or_an_alarm_has_its_chinese(module: Path) -> None:
     sentences = said(ast.parse(module.read_text(encoding="utf-8")))
-    assert len(sentences) > 5
+    assert sentences
     unknown = [sentence for sentence in sentences if sentence not in ROLES and not CHINESE.search(tell(sentence))]
     assert unknown == [], "say it in report/phrases.toml"
 
