@@ -97,7 +97,7 @@ def slopes(model: Model | Graph, x: Tensor, *, steps: int = 60) -> Slopes:
 
     `x`, `(B, *shape)`, are inputs like those to come. T begins as a ball's, and climbs down the geometric mean over all
     pairs by `steps` of Adam; any T gives bounds, and of each pair the least is kept. A step costs the inverse of a
-    matrix as wide as each layer, and its gradient: seconds for a hundred values, minutes for layers of a thousand.
+    matrix as wide as each layer, and its gradient: the cube of the width.
 
     Raises:
         BadInput: what `sparring.certify.graph` refuses; a layer of more than 1024 values; scores of which float32

@@ -157,7 +157,7 @@ class Nearly:
 
     The first say how many that is (as in Chen et al., 2022): far from an abstention, and from a vote that all agree on,
     few. Where all agree votes alone take about half of them: after t samples the bound is `alpha^(1 / t)` at best, by
-    any method, and its radius grows with every one. Distances take a tenth of that.
+    any method, and its radius grows with every one. Distances take fewer.
     """
 
     share: float = 0.05

@@ -69,9 +69,8 @@ def blurred(x: Tensor, rng: Streams, *, sigma: float) -> Tensor:
 def total_variation(*, keep: float = 0.8, weight: float = 0.05, steps: int = 30, draws: int = 4) -> RandomCleaning:
     """Drop pixels at random, and put the smoothest picture through the rest (Guo et al., 2018).
 
-    The paper minimises the norm of the misfit, this its square. Its gradient is taken for that of a blur, which leads
-    further than the identity's (Athalye et al., 2018, section 5.3.1); its own, through all steps, costs five times as
-    much.
+    The paper minimises the norm of the misfit, this its square. Its gradient is taken for that of a blur, in place
+    of the identity's (Athalye et al., 2018, section 5.3.1): its own would go back through all steps.
     """
     positive(weight=weight)
     one_or_more(steps=steps)

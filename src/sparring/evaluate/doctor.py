@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from sparring.errors import BadInput, line
@@ -26,6 +25,7 @@ from sparring.evaluate.result import Check
 from sparring.evaluate.routes import choices
 from sparring.evaluate.run import asked, home
 from sparring.evaluate.statistics import clopper_pearson, spread
+from sparring.explain.stability import cosine
 from sparring.goals import Untargeted
 from sparring.losses import cross_entropy, dlr, margin
 from sparring.mending import obstacles
@@ -478,8 +478,7 @@ def gradients_hold_nearby(patient: Patient, question: Question) -> Check:
     near = patient.threat.times(0.01)
     other = patient.gradient(margin, near.sample(patient.x, patient.rng.at("near")))
     assert other is not None
-    here, there = (functional.normalize(one.flatten(1), torch.inf, eps=TINY) for one in (patient.slope, other))
-    middle = float(functional.cosine_similarity(here, there).nan_to_num().median())
+    middle = float(cosine(patient.slope, other).nan_to_num().median())
     evidence = f"gradients at points eps / 100 apart have a cosine of {middle:.2f} (median of {len(patient.x)})"
     return question.answered(evidence, bad=middle < 0.3)
 
