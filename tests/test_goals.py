@@ -17,6 +17,7 @@ from sparring.goals import (
     Values,
     lead,
     nearest,
+    surprise,
 )
 from sparring.streams import Streams
 
@@ -226,3 +227,11 @@ def test_the_scale_of_the_margins_is_the_scale_of_the_score_and_no_part_is_pushe
     assert_close(nearest(scale * margins, need), scale * nearest(margins, need))
     (gradient,) = torch.autograd.grad(nearest(margins, need).sum(), margins)
     assert (gradient > -1e-6).all()
+
+
+def test_cross_entropy_has_a_slope_or_none_where_every_other_class_is_impossible():
+    outputs = torch.tensor([[1.0, -torch.inf, -torch.inf], [1.0, -torch.inf, 0.0]], requires_grad=True)
+    found = surprise(outputs, torch.tensor([0, 0]))
+    assert_close(found, torch.tensor([0.0, 0.313262]))
+    (slope,) = torch.autograd.grad(found.sum(), outputs)
+    assert_close(slope, torch.tensor([[0.0, 0.0, 0.0], [-0.268941, 0.0, 0.268941]]))

@@ -99,3 +99,22 @@ def test_a_value_an_example_broadcasts_over_the_example():
     assert (like + rows(torch.tensor([1, 2]), like))[:, 0, 0].tolist() == [1, 2]
     assert rows(3, like).flatten().tolist() == [3, 3]
     assert rows(torch.tensor([True, False]), like).dtype == torch.bool
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1.0, 1e20, 1e30])
+def test_a_direction_has_length_one_however_small_or_large_the_gradient_is(size):
+    gradient = torch.tensor([[3.0, -4.0, 0.0]]) * size
+    assert_close(NORMS["l2"].steepest(gradient), torch.tensor([[0.6, -0.8, 0.0]]))
+    assert_close(NORMS["l1"].ascent(gradient), torch.tensor([[2.25, -3.0, 0.0]]))
+    assert_close(NORMS["l0"].ascent(gradient), torch.tensor([[90 / 7, -120 / 7, 0.0]]))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+def test_half_precision_has_directions_and_nearest_points_too(norm, kind):
+    gradient = torch.tensor([[1e-3, -2e-3, 0.0], [3e4, -6e4, 0.0], [0.0, 0.0, 0.0]])
+    assert_close(norm.ascent(gradient.to(kind)).float(), norm.ascent(gradient), rtol=0.02, atol=0)
+    x, z = torch.full((1, 1000), 0.5), torch.linspace(0, 1, 1000)[None]
+    near = norm.project(z.to(kind), x.to(kind), 2, 0, 1)
+    assert near.dtype == kind
+    assert_close(near.float(), norm.project(z.to(kind).float(), x, 2, 0, 1), rtol=0.02, atol=0.002)

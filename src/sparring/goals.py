@@ -97,7 +97,9 @@ def lead(outputs: Tensor, labels: Tensor) -> Tensor:
 def log_odds(outputs: Tensor, labels: Tensor) -> Tensor:
     """`log sum_{i != y} p_i - log p_y`: the odds against the label, `(B, *rest)`; shapes as those of `lead`."""
     label = labels.unsqueeze(1)
-    return outputs.scatter(1, label, -torch.inf).logsumexp(1) - outputs.gather(1, label).squeeze(1)
+    others = outputs.scatter(1, label, -torch.inf)
+    others = others.clamp(min=torch.finfo(outputs.dtype).min)  # where all are -inf there is no slope, instead of a NaN
+    return others.logsumexp(1) - outputs.gather(1, label).squeeze(1)
 
 
 def surprise(outputs: Tensor, labels: Tensor) -> Tensor:

@@ -27,6 +27,11 @@ def rows(per_example: Tensor | float, like: Tensor) -> Tensor:
     return value.expand(len(like)).view(-1, *[1] * (like.dim() - 1))
 
 
+def divisor(value: Tensor) -> Tensor:
+    """`value` where something may be divided by it: never below the least normal number of its type."""
+    return value.clamp(min=torch.finfo(value.dtype).tiny)
+
+
 def _where_outside(
     norm: Norm,
     points: tuple[Tensor, Tensor],
@@ -36,7 +41,8 @@ def _where_outside(
 ) -> Tensor:
     """The point of the box nearest to `z` where that is in the ball around `x` already.
 
-    Elsewhere `x` and the change that `nearest` gives, on flat rows, for the change wanted, its bounds, and eps.
+    Elsewhere `x` and the change that `nearest` gives, on flat rows, for the change wanted, its bounds, and eps: all in
+    float32 at the least, because sums and squares of half precision are no longer exact.
     """
     z, x = points
     limit = rows(eps, x).flatten()
@@ -45,9 +51,10 @@ def _where_outside(
     if not bool(outside.any()):
         return point
     near = x[outside]
-    v, low, high = ((end - near).flatten(1) for end in (z[outside], *box))
-    change = nearest(v, low, high, limit[outside].unsqueeze(1))
-    point[outside] = (near + change.view_as(near)).clamp(*box)
+    exact = torch.promote_types(x.dtype, torch.float32)
+    v, low, high = ((end - near).flatten(1).to(exact) for end in (z[outside], *box))
+    change = nearest(v, low, high, limit[outside].unsqueeze(1).to(exact))
+    point[outside] = (near + change.view_as(near).to(x.dtype)).clamp(*box)
     return point
 
 
@@ -156,7 +163,8 @@ class L2:
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The gradient at length one."""
-        return gradient / rows(self.size(gradient).clamp(min=torch.finfo(gradient.dtype).tiny), gradient)
+        unit = gradient / rows(divisor(Linf().size(gradient)), gradient)  # whose squares neither vanish nor overflow
+        return unit / rows(divisor(self.size(unit)), unit)
 
     def ascent(self, gradient: Tensor) -> Tensor:
         """The steepest direction."""
@@ -215,7 +223,7 @@ class L1:
         The steepest direction is one coordinate, which the box stops at once. All of them move instead, far: the
         projection takes most of it back, and leaves the sum to those that gain most.
         """
-        return 3 * gradient / rows(gradient.flatten(1).abs().amax(1).clamp(min=1e-30), gradient)
+        return 3 * (gradient / rows(divisor(Linf().size(gradient)), gradient))
 
     def sample(self, x: Tensor, eps: Tensor | float, low: float, high: float, rng: Streams) -> Tensor:
         """`n` of `n + 1` normalised exponentials, with random signs: uniform in the ball, then clipped to the box."""
@@ -259,7 +267,7 @@ class L0:
 
         Shorter moves would keep those that were picked first (Croce and Hein, 2019, take steps as long).
         """
-        return 10 * gradient / rows(gradient.flatten(1).abs().mean(1).clamp(min=1e-30), gradient)
+        return 10 * (gradient / rows(divisor(gradient.flatten(1).abs().mean(1)), gradient))
 
     def sample(self, x: Tensor, eps: Tensor | float, low: float, high: float, rng: Streams) -> Tensor:
         """`floor(eps)` coordinates at random, each uniform between its bounds (within one of `x` where it has none)."""

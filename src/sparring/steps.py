@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparring.norms import rows
+from sparring.norms import divisor, rows
 from sparring.types import Norm, Step
 
 
@@ -51,7 +51,7 @@ class momentum:  # noqa: N801
 
     def update(self, g: Tensor, state: Tensor, i: int) -> tuple[Tensor, Tensor]:
         """The velocity is the move."""
-        velocity = self.decay * state + g / rows(g.flatten(1).abs().mean(1).clamp(min=1e-30), g)
+        velocity = self.decay * state + g / rows(divisor(g.flatten(1).abs().mean(1)), g)
         return velocity, velocity
 
 

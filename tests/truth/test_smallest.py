@@ -17,6 +17,7 @@ from sparring.attacks.pdpgd import PROXIMAL, adam
 from sparring.errors import BadInput
 from sparring.goals import Targeted, Untargeted
 from sparring.norms import NORMS
+from sparring.registry import find
 from sparring.streams import Streams
 from sparring.threats import Ball, linf
 from sparring.views import Counted
@@ -194,3 +195,17 @@ def test_every_row_has_a_ball_of_its_own_whichever_rows_stay(norm):
     distance = NORMS[norm].size(z - x[stay])
     assert (distance <= sizes[stay] * (1 + 1e-5)).all()
     torch.testing.assert_close(balls.unwrap(points).view(3, 2, 3), x[stay])
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ["carlini-wagner", "ddn", "deepfool", "sigma-zero"])
+def test_half_precision_comes_about_as_near(name, norm):
+    entry = find("attacks", name)
+    if norm not in entry.norms:
+        pytest.skip(f"{name} is not for {norm}")
+    model, x, threat, nearest = near_the_boundary(norm, 4)
+    half = x.half()
+    z = entry.make(threat)(lambda z: model(z.float()), half, class_zero(x), streams(x))
+    assert z.dtype == torch.float16
+    assert (model(z.float()).argmax(1) != 0).all()
+    assert (threat.distance(z.float(), half.float()) <= 1.5 * nearest + 0.02 * threat.eps).all()

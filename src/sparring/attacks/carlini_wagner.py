@@ -131,7 +131,11 @@ class Adam:
         return (0.2 * farthest).clamp(max=self.rate)
 
     def init(self, z: Tensor, x: Tensor, threat: Ball) -> State:
-        """`w`, the point of the box that stands for `x`, both moments, and what they still lack of their means."""
+        """`w`, the point of the box that stands for `x`, both moments, and what they still lack of their means.
+
+        In float32 at the least: squares of small gradients are nothing in half precision.
+        """
+        z, x = (point.to(torch.promote_types(point.dtype, torch.float32)) for point in (z, x))
         origin, _ = _squash(_unsquash(x, threat), threat)
         ones = x.new_ones(len(x))
         return _unsquash(z, threat), origin, torch.zeros_like(x), torch.zeros_like(x), ones, ones
@@ -144,7 +148,7 @@ class Adam:
         lack, lacks = 0.9 * lack, 0.999 * lacks
         w = w - rows(rate / (1 - lack), w) * first / ((second / rows(1 - lacks, w)).sqrt() + 1e-8)
         z = (x + (_squash(w, threat)[0] - origin)).clamp(threat.low, threat.high)
-        return z, (w, origin, first, second, lack, lacks)
+        return z.to(x.dtype), (w, origin, first, second, lack, lacks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ class DDN:
             eps = eps.minimum(size(torch.maximum(x - low, high - x)))
             length = self.threat.width * (0.01 + 0.99 * (1 + math.cos(math.pi * i / self.steps)) / 2)  # section 4
             delta = z - x + length * self.threat.norm.steepest(gradient)
-            z = (x + delta * rows(eps / size(delta).clamp(min=1e-12), x)).clamp(low, high)
+            z = (x + rows(eps, x) * self.threat.norm.steepest(delta)).clamp(low, high)
         return search.best
 
 

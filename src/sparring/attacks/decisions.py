@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sparring.attacks.simba import cosines
-from sparring.norms import NORMS, rows
+from sparring.norms import NORMS, divisor, rows
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Goal, Model
@@ -171,7 +171,7 @@ def lean(
         steps = unit(smooth(noise.flatten(0, 1), frequencies)).view_as(noise) * rows(radius, noise)
         points = (z.unsqueeze(1) + steps).clamp(threat.low, threat.high)
         answers = decisions.poll(points, torch.full_like(decisions.left, points.shape[1]))
-        way = (points - z.unsqueeze(1)) / rows(radius, noise).clamp(min=torch.finfo(z.dtype).tiny)
+        way = (points - z.unsqueeze(1)) / divisor(rows(radius, noise))
         sign = answers.view(*answers.shape, *[1] * len(shape))
         signed, plain = signed + (sign * way).sum(1), plain + (sign.abs() * way).sum(1)
         said, asked = said + answers.sum(1), asked + answers.abs().sum(1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparring.attacks.nearest import Nearest, dual
 from sparring.errors import BadInput
 from sparring.losses import margin
-from sparring.norms import rows
+from sparring.norms import divisor, rows
 from sparring.registry import register
 from sparring.search import forward, slope
 from sparring.streams import Streams
@@ -72,21 +72,17 @@ def leads(search: Nearest, z: Tensor, x: Tensor, count: int, others: Tensor | No
 def nearest_rival(lead: Tensor, gradients: Tensor, threat: Ball) -> tuple[Tensor, Tensor]:
     """The lead and the gradient of the rival whose linearised boundary is nearest: least `|lead| / |gradient|*`.
 
-    Where the label is ahead, the boundary is taken to be 1e-5 widths of the box away at the least: no step to it would
-    leave a point whose logits tie. (The code of DeepFool's authors adds 1e-4 to every step.)
+    Where the label is ahead, the boundary is taken to be 1e-5 widths of the box away at the least, or as much as half
+    precision resolves: no step to it would leave a point whose logits tie. (The code of DeepFool's authors adds 1e-4 to
+    every step.)
     """
     norm = threat.norm
-    far = torch.stack(
-        [
-            lead[:, k].abs() / dual(gradients[:, k], norm).clamp(min=torch.finfo(lead.dtype).tiny)
-            for k in range(lead.shape[1])
-        ],
-        1,
-    )
+    far = torch.stack([lead[:, k].abs() / divisor(dual(gradients[:, k], norm)) for k in range(lead.shape[1])], 1)
     first = far.nan_to_num(torch.inf).argmin(1)
     each = torch.arange(len(lead), device=lead.device)
     w = gradients[each, first]
-    return torch.minimum(lead[each, first], -1e-5 * threat.width * dual(w, norm)), w
+    least = max(1e-5, torch.finfo(w.dtype).eps) * threat.width
+    return torch.minimum(lead[each, first], -least * dual(w, norm)), w
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +116,7 @@ class DeepFool:
             lead, gradients, reached, x, _, delta = leads(search, z, x, self.classes - 1, None, delta)
             x, delta, lead, gradients = search.leave(reached, x, delta, lead, gradients)
             gap, w = nearest_rival(lead, gradients, threat)
-            length = gap.abs() / dual(w, norm).clamp(min=torch.finfo(w.dtype).tiny)
+            length = gap.abs() / divisor(dual(w, norm))
             delta = delta + (rows(length, x) * norm.steepest(w)).nan_to_num(0, 0, 0)
             z = (x + (1 + self.overshoot) * delta).clamp(threat.low, threat.high)
         if len(search.open):

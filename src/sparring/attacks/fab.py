@@ -11,7 +11,7 @@ from torch import Tensor
 from sparring.attacks.deepfool import enough, leads, nearest_rival, rivals, untargeted
 from sparring.attacks.nearest import Nearest
 from sparring.losses import margin
-from sparring.norms import rows
+from sparring.norms import divisor, rows
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
@@ -32,7 +32,7 @@ def _level(gain: Tensor, stop: Tensor, gap: Tensor) -> Tensor:
     stopped = torch.cat([torch.zeros_like(gap), (gain * stop).cumsum(1)[:, :-1]], 1)
     enough = stopped + stop * free >= gap
     k = torch.where(enough.any(1, keepdim=True), enough.to(torch.uint8).argmax(1, keepdim=True), gain.shape[1] - 1)
-    return (gap - stopped.gather(1, k)) / free.gather(1, k).clamp(min=torch.finfo(gain.dtype).tiny)
+    return (gap - stopped.gather(1, k)) / divisor(free.gather(1, k))
 
 
 def evenly(slope: Tensor, room: Tensor, gap: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def evenly(slope: Tensor, room: Tensor, gap: Tensor) -> Tensor:
 
 def in_proportion(slope: Tensor, room: Tensor, gap: Tensor) -> Tensor:
     """L2: every coordinate in proportion to its slope, or as far as there is room."""
-    stop = torch.where(slope > 0, room / slope.clamp(min=torch.finfo(slope.dtype).tiny), 0)
+    stop = torch.where(slope > 0, room / divisor(slope), 0)
     return torch.minimum(_level(slope.square(), stop, gap) * slope, room)
 
 
@@ -51,7 +51,7 @@ def steepest_first(slope: Tensor, room: Tensor, gap: Tensor) -> Tensor:
     steep, order = slope.sort(dim=1, descending=True, stable=True)
     space = room.gather(1, order)
     before = torch.cat([torch.zeros_like(gap), (steep * space).cumsum(1)[:, :-1]], 1)
-    change = ((gap - before) / steep.clamp(min=torch.finfo(slope.dtype).tiny)).clamp(min=0).minimum(space)
+    change = ((gap - before) / divisor(steep)).clamp(min=0).minimum(space)
     return torch.zeros_like(change).scatter(1, order, change)
 
 
@@ -112,7 +112,7 @@ class FAB:
             lead, w = nearest_rival(lead, gradients, threat)
             from_z = to_plane(z, w, -lead, threat)
             from_x = to_plane(x, w, (w * (z - x)).flatten(1).sum(1) - lead, threat)
-            share = size(from_z) / (size(from_z) + size(from_x)).clamp(min=torch.finfo(w.dtype).tiny)
+            share = size(from_z) / divisor(size(from_z) + size(from_x))
             share = rows(share.clamp(max=self.alpha), x)
             ahead = (1 - share) * (z + self.beyond * from_z) + share * (x + self.beyond * from_x)
             z = torch.where(rows(reached, x), x + self.back * (z - x), ahead.clamp(threat.low, threat.high))

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparring.attacks.nearest import Nearest, dual
 from sparring.attacks.through import Through
 from sparring.losses import margin
-from sparring.norms import NORMS, rows
+from sparring.norms import NORMS, divisor, rows
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
@@ -59,7 +59,7 @@ class FMN:
             gamma = self.last_gamma + (self.gamma - self.last_gamma) * falls
             found = search.near.isfinite()
             slope = dual(gradient, norm) * (threat.width if norm.counts else 1.0)
-            boundary = norm.size(z - x) + loss.abs() / slope.clamp(min=1e-30)
+            boundary = norm.size(z - x) + loss.abs() / divisor(slope)
             shrunk = torch.minimum(eps * (1 - gamma), search.near - grain)
             grown = torch.maximum(eps * (1 + gamma), eps + grain)
             eps = torch.where(reached, shrunk, torch.where(found, grown, torch.maximum(boundary, 1.5 * eps + grain)))

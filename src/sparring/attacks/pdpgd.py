@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from sparring.attacks.nearest import Nearest
 from sparring.losses import margin
-from sparring.norms import NORMS
+from sparring.norms import NORMS, divisor
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
@@ -30,7 +30,7 @@ def soft(v: Tensor, weight: Tensor) -> Tensor:
 def shorter(v: Tensor, weight: Tensor) -> Tensor:
     """L2: the length comes nearer to zero."""
     length = NORMS["l2"].size(v).unsqueeze(1)
-    return v * (1 - weight / length.clamp(min=torch.finfo(v.dtype).tiny)).clamp(min=0)
+    return v * (1 - weight / divisor(length)).clamp(min=0)
 
 
 def lower(v: Tensor, weight: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparring.attacks.nearest import Nearest
 from sparring.attacks.pdpgd import adam
 from sparring.losses import margin
-from sparring.norms import rows
+from sparring.norms import divisor, rows
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
@@ -51,7 +51,7 @@ class SigmaZero:
             square = ((z - x) / width).square()
             count = 2 * ((z - x) / width) * self.sigma / (square + self.sigma).square() / x.shape[1:].numel()
             uphill = gradient * width - count
-            uphill = uphill / rows(uphill.flatten(1).abs().amax(1).clamp(min=1e-12), x)
+            uphill = uphill / rows(divisor(uphill.flatten(1).abs().amax(1)), x)
             move, state = optimiser.update(uphill, state, i)
             delta = (z + rate * width * move).clamp(low, high) - x
             rate = self.rate * (0.1 + 0.9 * (1 + math.cos(math.pi * i / self.steps)) / 2)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from sparring.errors import BadInput
 from sparring.models.victim import inference
+from sparring.norms import divisor
 from sparring.training.passes import norms
 
 
@@ -82,7 +83,7 @@ def _slopes(network: nn.Module, weights: Sequence[Tensor], loss: Callable[[], Te
 
 
 def _unit(g: Tensor, length: Tensor) -> Tensor:
-    return g / length.clamp(min=torch.finfo(g.dtype).tiny)
+    return g / divisor(length)
 
 
 @contextmanager
