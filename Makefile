@@ -82,7 +82,8 @@ clean:
 	$(INSTALL) -e '.[$*]'
 	touch $@
 
-# torchattacks pins an old requests and asks for torchvision, which its attacks never import.
+# torchattacks pins an old requests and asks for torchvision, which its attacks never import; adv-lib asks for
+# torchvision and visdom, which the attacks compared with do not need.
 .venv/installed-peers: pyproject.toml .venv/constraints.txt
 	$(INSTALL) -e '.[peers]'
 	$(INSTALL) --no-deps torchattacks==3.5.1
@@ -90,4 +91,5 @@ clean:
 
 .venv/installed-bench: .venv/constraints.txt
 	$(INSTALL) adversarial-robustness-toolbox==1.20.1
+	$(INSTALL) --no-deps adv-lib==0.2.8
 	touch $@
