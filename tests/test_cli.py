@@ -335,6 +335,7 @@ BAD_OPTIONS = {
     (*AUDIT, "--bounds", "1", "0"): "low < high",
     (*AUDIT, "--seed", "x"): "--seed",
     (*AUDIT, "--languages", "en"): "sparring audit --help",
+    (*AUDIT, "--bounds", "1"): "requires 2 arguments. Run: sparring audit --help",
     ("audti",): "audti",
     ("attack", *TRAINED, *SMALL, *THREAT, "--out", "out"): "'--attack'",
     ("attack", *TRAINED, *SMALL, *THREAT, "--attack", "pgd"): "'--out'",
@@ -373,6 +374,8 @@ BAD_OPTIONS = {
     ("attack", "nets.py:OneLogit", *SMALL, *THREAT, "--attack", "pgd", "--out", "out"): "(B, K)",
     ("explain", "nets.py:function", "--data", "digits", "--limit", "1", "--out", "out"): "use occlusion",
     ("list", "weapons"): "attacks",
+    ("list",): "models. Run: sparring list --help",
+    ("audit", *TRAINED, "--data", "", *THREAT): "no data set, file, folder or module ''",
     ("compare", "gone.json", "gone.json"): "gone.json",
     ("compare", "nets.py", "nets.py"): "not a result",
     ("compare", "."): "'SECOND'",
@@ -538,6 +541,29 @@ def test_a_signal_from_outside_stops_an_attack_with_status_130(place: Path) -> N
     assert err.endswith("add --resume to the same command to go on\n")
     assert "Traceback" not in err
     assert not Path("out", "adversarial.npz").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes that break")
+@pytest.mark.parametrize("words", [("--help",), ("list", "attacks")])
+def test_what_nobody_reads_has_not_the_status_of_a_gate(words: tuple[str, ...]) -> None:
+    running = start(*words)
+    assert running.stdout is not None
+    assert running.stderr is not None
+    running.stdout.close()
+    with running.stderr:
+        assert running.stderr.read() == ""
+    assert running.wait() == 141
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell that closes streams")
+def test_a_closed_output_or_one_without_accents_stops_nothing(place: Path) -> None:
+    command = [sys.executable, "-m", "sparring"]
+    closed = ["bash", "-c", f"{' '.join([*command, *AUDIT])} --out out <&- >&- 2>&-"]
+    subprocess.run(closed, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert Path("out", "report.html").is_file()
+    poor = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    listed = subprocess.run([*command, "list", "objectives"], check=True, env=poor, capture_output=True, text=True)
+    assert "Tram?r" in listed.stdout
 
 
 @pytest.mark.slow
@@ -739,6 +765,42 @@ def test_an_attack_of_ones_own_that_cheats_or_fails_is_told(run: Run, place: Pat
         refused(run, (*words, spec), f"{spec.partition(':')[2]} does not say what it takes; need a factory")
 
 
+FENCE = """
+from dataclasses import dataclass
+
+from sparring.attacks import pgd
+from sparring.registry import register
+from sparring.threats import Ball, linf
+
+
+@dataclass(frozen=True)
+class Fence(Ball):
+    def __str__(self):
+        return f"fence:{self.eps:g}"
+
+
+@register("threats", "fence")
+def fence(eps, *, low=0.0, high=1.0):
+    if eps > 1:
+        raise ValueError("a fence too high")
+    return Fence(linf(eps).norm, eps, low, high)
+
+
+@register("attacks", "climb", norms=(), threats=("fence",))
+def climb(threat, *, steps: int = 3):
+    return pgd(threat, steps=steps)
+"""
+
+
+def test_a_threat_of_ones_own_comes_with_the_file_of_its_attack(place: Path) -> None:
+    Path("fences.py").write_text(FENCE)
+    words = ("attack", *TRAINED, *SMALL, "--attack", "fences.py:climb", "--out", "out")
+    out, err = start(*words, "--threat", "fence:0.2").communicate()
+    assert "climb on fence:0.2: broke " in out, err
+    said = start(*words, "--threat", "fence:2").communicate()[1]
+    assert said.startswith("sparring: threat 'fence:2' raised ValueError: a fence too high; need a factory")
+
+
 def test_a_refusal_that_going_on_would_meet_again_gets_no_such_advice(run: Run, place: Path) -> None:
     Path("mine.py").write_text(MINE)
     words = ("attack", "nets.py:function", "--data", "digits", "--limit", "24", "--batch-size", "8", *THREAT)
@@ -803,7 +865,7 @@ def test_compare_fails_where_the_second_is_less_robust_than_chance_explains(run:
     Path("other.json").write_text(json.dumps(worse | {"threat": worse["threat"] | {"eps": 0.2}}))
     unlike = run("compare", str(first), "other.json")
     assert unlike.status == 2
-    assert "differ in their threat" in unlike.err
+    assert "differ in their threat; need the same threat in both" in unlike.err
 
 
 @pytest.mark.parametrize(("model", "share", "status"), [("trained", "0", 0), ("trained", "1", 1), ("Softmax", "0", 1)])
@@ -1011,6 +1073,7 @@ def test_an_endpoint_has_one_worker_so_that_its_budget_is_kept(run: Run, place: 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
 def test_a_device_that_is_not_here_is_refused(run: Run) -> None:
     refused(run, (*AUDIT, "--device", "cuda"), "--device cuda")
+    refused(run, (*AUDIT, "--device", "meta"), "--device meta")
 
 
 @pytest.mark.gpu

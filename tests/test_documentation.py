@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on_as_the_page_says(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_other_threat_has_an_attack_that_runs_as_the_page_says(tmp_path: Path) -> None:
     printed = carry_out(ENGLISH / "other-threats.md", tmp_path)
-    folders = {"poses", "flows", "colours", "patches", "corruptions"}
+    folders = {"poses", "flows", "colours", "patches", "corruptions", "frames"}
     assert {path.parent.name for path in tmp_path.glob("*/adversarial.npz")} == folders
     assert "broke 0 of" not in "".join(printed.values())
 

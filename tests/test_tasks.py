@@ -130,6 +130,8 @@ def test_settings_are_in_the_text(text):
         ("regression:near", "need regression:tolerance"),
         ("regression:1:2", "need regression:tolerance"),
         ("regression:-1", "tolerance of -1"),
+        ("regression:inf", "need a finite number"),
+        ("multi-label:-1", "-1 labels that may be wrong"),
         ("multi-label:1.5", "need multi-label:[wrong]:[probability]"),
         ("binary:1", "need binary:[probability]"),
         ("segmentation:50", "pixel accuracy of 50"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import shlex
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 Function = Callable[..., Any]
 
-GATE, REFUSED, INTERRUPTED = 1, 2, 130
+GATE, REFUSED, INTERRUPTED, UNREAD = 1, 2, 130, 141
 AUDITED = ("ledger.sqlite", "result.json", "gallery.npz", "report.html")
 """What an audit leaves in its folder."""
 
@@ -46,6 +47,7 @@ PLAIN_WIDTH = 160
 def main() -> NoReturn:
     """Run the command line. Status 0: fine; 1: a gate failed; 2: wrong use or bad input, said in one line."""
     keep_freed()
+    _open_streams()
     try:
         status = cli.main(prog_name="sparring", standalone_mode=False)
     except BadInput as error:
@@ -53,8 +55,9 @@ def main() -> NoReturn:
     except Stopped as error:
         _leave(error.format_message(), INTERRUPTED)
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx is not None else "sparring"
-        _leave(f"{error.format_message()} Run: {command} --help", REFUSED)
+        said, asked = error.format_message(), [word for word in sys.argv[1:2] if word in cli.commands]
+        command = error.ctx.command_path if error.ctx is not None else " ".join(["sparring", *asked])
+        _leave(f"{said}{'' if said[-1:] in '.?' else '.'} Run: {command} --help", REFUSED)
     except click.ClickException as error:
         _leave(error.format_message(), REFUSED)
     except click.Abort:
@@ -64,7 +67,18 @@ def main() -> NoReturn:
     except OSError as error:
         place = f"'{error.filename}' cannot be used" if error.filename else "the system refused"
         _leave(f"{place} ({error.strerror or error}); check the path, and the space on the disk", REFUSED)
+    except SystemExit:  # click and rich leave so, with the status of a gate, where nobody reads on, as in `| head`
+        sys.exit(UNREAD)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _open_streams() -> None:
+    """Let no print fail: one that is closed (`>&-`) leads nowhere, and letters that an encoding lacks become `?`."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # so that no file gets the number of one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  (for as long as we run)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _leave(message: str, status: int) -> NoReturn:
@@ -465,7 +479,7 @@ def compare(first: Path, second: Path) -> int:
         return GATE if worse and found.p < 0.05 else 0
     if found == "invalid":
         return GATE
-    raise BadInput(f"{first} and {second} differ in their {found}", f"one {found} for both", "audit both alike")
+    raise BadInput(f"{first} and {second} differ in their {found}", f"the same {found} in both", "audit both alike")
 
 
 @cli.command()
@@ -505,8 +519,8 @@ def report(folder: Path, language: Any, junit: Path | None, sarif: Path | None, 
     return GATE if missed else 0
 
 
-@cli.command("list")
-@click.argument("kind", type=click.Choice(tuple(TABLES)))
+@cli.command("list", help=f"Print what there is to choose from.\n\nKIND is one of {', '.join(TABLES)}.")
+@click.argument("kind", metavar="KIND", type=click.Choice(tuple(TABLES)))
 def list_(kind: str) -> None:
     """Print what there is to choose from."""
     table = TABLES[kind]
@@ -629,7 +643,13 @@ def _threat(given: dict[str, Any]) -> Boxed:
         raise BadInput(f"--bounds {low:g} {high:g}", "two numbers, low < high", "give the range of valid inputs")
     if given["threat"] is None:
         return linf(8 / 255 * (high - low), low=low, high=high)
-    return parse(given["threat"], low=low, high=high)
+    try:
+        return parse(given["threat"], low=low, high=high)
+    except BadInput:
+        raise
+    except Exception as error:  # the code of a threat of one's own
+        need = "a factory (size, *, low, high) -> Threat"
+        raise BadInput(f"threat {given['threat']!r} raised {named(error)}", need, "mend it") from error
 
 
 def _met(given: dict[str, Any]) -> tuple[Victim, Data]:
@@ -657,6 +677,8 @@ def _examples(given: dict[str, Any]) -> Data:
 
 def _placed(victim: Victim, given: dict[str, Any]) -> Victim:
     """The model on the device that was asked for."""
+    import torch
+
     device = given["device"]
     if device == "cpu":
         return victim
@@ -665,6 +687,7 @@ def _placed(victim: Victim, given: dict[str, Any]) -> Victim:
     if given.get("workers", 1) > 1:
         raise BadInput(f"--workers with --device {device}", "one worker on a device", "leave --workers out")
     try:
+        torch.zeros(1, device=device).item()  # which `meta` has not
         victim.module.to(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise BadInput(f"--device {device} ({error})", "a device that torch has here", "use cpu") from error

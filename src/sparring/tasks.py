@@ -4,7 +4,7 @@ A task turns what the data give into a goal, and the rest of Sparring runs uncha
 margin or the cross-entropy, or asks for these scores, serves every task. Attacks that reason about classes (DLR,
 DeepFool, ...) refuse goals without them.
 
-    task = regression(tolerance=0.5)
+    task = Regression(tolerance=0.5)
     z = pgd(threat)(task.view(model), x, task.goal(labels), rng)
 """
 
@@ -207,6 +207,10 @@ class MultiLabel(Task):
     wrong: int = 0
     probability: bool = False
 
+    def __post_init__(self) -> None:
+        if self.wrong < 0:
+            raise BadInput(f"{self.wrong} labels that may be wrong", "0 or more", "give say 1")
+
     def goal(self, labels: Tensor) -> Goal:
         """More wrong labels than allowed."""
         return Labels(labels, self.wrong)
@@ -246,7 +250,8 @@ class Regression(Task):
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < float("inf"):
-            raise BadInput(f"a tolerance of {self.tolerance}", "0 or more", "give it in the unit of the outputs")
+            need = "a finite number, 0 or more"
+            raise BadInput(f"a tolerance of {self.tolerance}", need, "give it in the unit of the outputs")
 
     def goal(self, labels: Tensor) -> Goal:
         """An output that is off by more than the tolerance."""

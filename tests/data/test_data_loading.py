@@ -78,9 +78,14 @@ def test_a_split_that_contradicts_is_refused_before_anything_is_loaded(monkeypat
 
 
 def test_an_empty_split_is_not_taken_for_none_at_all(sources):
-    for spec in ("digits:", "parts.npz:"):
-        with pytest.raises(BadInput):
-            load(spec)
+    for spec in ("digits:", "parts.npz:", "sets:"):
+        assert "need a split" in refusal(spec)
+
+
+def test_nothing_is_not_taken_for_the_current_folder(sources, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path / "photos")
+    assert refusal("").startswith("no data set, file, folder or module ''; need digits")
+    assert len(load(".")) == 2
 
 
 def test_what_is_not_there_is_said_before_its_splits(sources):

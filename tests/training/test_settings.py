@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -125,6 +126,11 @@ def test_a_checkpoint_goes_with_what_decides_the_weights_and_with_nothing_else()
     assert Settings.of({"epochs": 4}).digest != plain
 
 
+def test_numbers_of_numpy_are_numbers_and_those_of_bits_may_be_written_as_text_is() -> None:
+    settings = Settings.of({"epochs": np.int64(3), "clip": np.float32(2), "stretch": 1}, assigned("precision=32"))
+    assert (settings.epochs, settings.clip, settings.stretch, settings.precision) == (3, 2.0, 1.0, "32")
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
@@ -148,7 +154,8 @@ def test_a_setting_on_the_command_line_is_toml_in_which_text_needs_no_quotes(tex
         ({"epochs": "many"}, "epochs = 'many'"),
         ({"optimiser": {"name": "adagrad"}}, "optimiser.name = 'adagrad'"),
         ({"average": {"emma": 0.9}}, "average.emma"),
-        ({"bounds": [0]}, "bounds"),
+        ({"bounds": [0]}, r"bounds = \[0\]; need two numbers, low < high"),
+        ({"bounds": [False, 2]}, "need two numbers"),
         ({"average": {"ema": 0.9, "swa": 0.5}}, "average = .*; need one of them"),
         ({"neighbourhood": {"awp": 0.01, "sam": 0.05}}, "neighbourhood = .*; need one of them"),
         ({"average": {"ema": -0.9}}, "average.ema = -0.9"),
@@ -156,6 +163,18 @@ def test_a_setting_on_the_command_line_is_toml_in_which_text_needs_no_quotes(tex
         ({"neighbourhood": {"awp": float("inf")}}, "neighbourhood.awp = inf"),
         ({"optimiser": {"weight_decay": float("inf")}}, "optimiser.weight_decay = inf"),
         ({"seed": 2**70}, "seed = .*; need less than or equal to"),
+        ({"epochs": True}, "epochs = True; need a whole number"),
+        ({"epochs": "3"}, "epochs = '3'; need a whole number"),
+        ({"data": {"limit": 3.0}}, "data.limit = 3.0; need a whole number"),
+        ({"data": {"labelled": 1}}, "data.labelled = 1; need true or false"),
+        ({"average": {"ema": False}}, "average.ema = False; need a number"),
+        ({"optimiser": {"lr": float("inf")}}, "optimiser.lr = inf; need a finite number"),
+        ({"checkpoint": {"seconds": float("nan")}}, "checkpoint.seconds = nan; need a finite number"),
+        ({"model": 3}, "model = 3; need text"),
+        ({"objective": "trades"}, "objective = 'trades'; need a table; see docs"),
+        ({"data": "digits"}, "data = 'digits'; need a table; see docs"),
+        ({"augment": "shift"}, "augment = 'shift'; need a list; see docs"),
+        ({"augment": [3]}, "augment.0 = 3; need text"),
     ],
 )
 def test_what_there_is_not_is_refused_in_one_line(layer: dict[str, Any], said: str) -> None:
@@ -191,6 +210,7 @@ def test_what_there_is_not_is_refused_in_one_line(layer: dict[str, Any], said: s
         ({"ramp": {"name": "linear", "shares": 1}}, "'ramp.shares'"),
         ({"validation": {"attack": {"name": "pgd", "step": 5}}}, "'validation.attack.step'.*did you mean 'steps'"),
         ({"threat": "pose:30"}, "threat pose:30; need a norm"),
+        ({"bounds": [1, 0]}, r"bounds = \[1, 0\]; need two numbers, low < high"),
         ({"schedule": {"momentum": 0.9}}, "momentum 0.9; need two shares below 1"),
         (
             {"schedule": {"momentum": [0.95, 0.85]}},

@@ -80,9 +80,13 @@ class Source:
         before, _, after = spec.rpartition(":")
         if before in DATASETS:
             return cls("name", before, after)
+        if not spec:  # which a path takes for the current folder
+            raise _unknown(spec)
         if Path(spec).exists() or Path(spec).suffix.lower() in (".npz", ".csv"):
             return cls("path", spec)
         if before and not before.endswith(".py") and Path(before).exists():
+            if not after:
+                raise BadInput(f"'{spec}'", "a split after the colon", f"say '{before}', or '{before}:train'")
             return cls("path", before, after)
         return cls("factory", spec)
 

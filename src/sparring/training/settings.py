@@ -12,7 +12,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -36,13 +37,30 @@ Named = dict[str, Any]
 """A table with a `name`, and the settings of what is called so."""
 
 
+A_LIST, A_TABLE, LOW_HIGH = "a list", "a table", "two numbers, low < high"
+WORDS = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": A_LIST,
+    "dict_type": A_TABLE,
+    "model_type": A_TABLE,
+    "too_long": "one of them",
+}
+"""What is needed, by the names that pydantic has for mistakes; for others its own words do."""
+
+
 class Part(BaseModel):
     """A table of the settings: frozen, and without room for anything unknown.
 
     Whatever may be left out is left out where it says `none`. A table in it without a name is the default's, changed.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    # strict: pydantic would read `epochs = true` as 1, and "3" as 3
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -69,10 +87,17 @@ def _meant(info: FieldInfo, value: Any) -> Any:
     """What a value stands for in a setting."""
     if value == "none" and type(None) in get_args(info.annotation):
         return None
+    if isinstance(value, np.generic):
+        return value.item()
     usual = info.get_default(call_default_factory=True)
     if not isinstance(value, Mapping) or not isinstance(usual, Mapping) or "name" in value or "name" not in usual:
         return value
     return {**usual, **value}
+
+
+def _text(value: Any) -> Any:
+    """A whole number as text: TOML reads `--set precision=32` as one."""
+    return str(value) if type(value) is int else value
 
 
 class DataPart(Part):
@@ -97,7 +122,7 @@ class OptimiserPart(Part):
     lr: float = Field(default=5e-3, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of sgd."""
-    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.0, ge=0)
 
 
 class ValidationPart(Part):
@@ -131,7 +156,7 @@ class Settings(Part):
     model: str = ""
     weights: str | None = None
     threat: str = ""
-    bounds: tuple[float, float] = (0.0, 1.0)
+    bounds: tuple[float, float] = Field(default=(0.0, 1.0), strict=False)  # TOML has lists alone
     data: DataPart = DataPart()
     objective: Named = Field(default_factory=lambda: {"name": "adversarial"})
     epochs: int = Field(default=10, ge=1)
@@ -143,13 +168,11 @@ class Settings(Part):
     stretch: float = Field(default=1.0, gt=0)
     """The eps that training faces, as a multiple of the threat's: a little over 1 leaves room (Gowal et al., 2018)."""
     clip: float | None = Field(default=None, gt=0)
-    precision: Literal["32", "bf16-mixed"] = "32"
-    augment: tuple[str | Named, ...] = ()
+    precision: Annotated[Literal["32", "bf16-mixed"], BeforeValidator(_text)] = "32"
+    augment: tuple[str | Named, ...] = Field(default=(), strict=False)
     average: dict[Literal["ema", "swa"], Annotated[float, Field(ge=0, lt=1)]] = Field({"ema": 0.999}, max_length=1)
     """`ema = decay`, `swa = share of the updates after which it begins`; neither: the last weights."""
-    neighbourhood: dict[Literal["awp", "sam"], Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
-        default={}, max_length=1
-    )
+    neighbourhood: dict[Literal["awp", "sam"], Annotated[float, Field(ge=0)]] = Field(default={}, max_length=1)
     """`awp = gamma` or `sam = rho`."""
     remedy: Named | None = Field(default_factory=lambda: {"name": "adversarial"})
     """The objective to go on with after catastrophic overfitting; `none`, or `name = "none"`, stops there."""
@@ -174,12 +197,15 @@ class Settings(Part):
             return cls.model_validate(merged)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))
+            place = ".".join(str(part) for part in first["loc"] if part not in ("[key]", "str"))  # which are pydantic's
             if first["type"] == "extra_forbidden":
                 do = hint(str(first["loc"][-1]), _names(cls), "see docs/en/train.md")
                 raise BadInput(f"the setting '{place}'", "one that there is", do) from None
-            said = "one of them" if first["type"] == "too_long" else first["msg"].removeprefix("Input should be ")
-            raise BadInput(f"{place} = {first['input']!r}", said, "give another value") from None
+            if first["loc"][0] == "bounds":
+                raise BadInput(f"bounds = {merged['bounds']!r}", LOW_HIGH, "write for example [0.0, 1.0]") from None
+            need = WORDS.get(first["type"], first["msg"].removeprefix("Input should be "))
+            do = "see docs/en/train.md" if need in (A_LIST, A_TABLE) else "give another value"
+            raise BadInput(f"{place} = {first['input']!r}", need, do) from None
 
     @property
     def digest(self) -> str:
@@ -196,6 +222,8 @@ class Settings(Part):
     def ball(self) -> Ball:
         """The threat."""
         low, high = self.bounds
+        if not low < high:
+            raise BadInput(f"bounds = [{low:g}, {high:g}]", LOW_HIGH, "give the range of valid inputs")
         threat = parse(self.threat, low=low, high=high)
         if not isinstance(threat, Ball):
             raise BadInput(f"threat {self.threat}", "a norm: linf, l2, l1 or l0", "write for example linf:8/255")
