@@ -845,6 +845,15 @@ def test_explain_leaves_a_picture_and_a_number_for_each_example(run: Run, place:
     assert max(cosines) < 1, "every decision is attacked, the wrong ones too"
 
 
+def test_a_picture_of_attributions_has_the_first_24_examples_and_the_table_all(run: Run, place: Path) -> None:
+    data = ("--data", "digits", "--limit", "30", "--method", "saliency")
+    assert run("explain", "nets.py:network", *data, *THREAT, "--out", "out").status == 0
+    assert len(Path("out", "stability.csv").read_text().splitlines()) == 31
+    height = int.from_bytes(Path("out", "attributions.png").read_bytes()[20:24])  # as a PNG says it
+    assert run("explain", "nets.py:network", *data, *THREAT, "--out", "out", "--limit", "24").status == 0
+    assert height == int.from_bytes(Path("out", "attributions.png").read_bytes()[20:24])
+
+
 def test_compare_fails_where_the_second_is_less_robust_than_chance_explains(run: Run, place: Path) -> None:
     run(*AUDIT, "--out", "out")
     first = Path("out", "result.json")

@@ -34,6 +34,7 @@ def test_a_threat_is_written_as_norm_and_eps(text, norm, eps):
         ("0.3", "NORM:EPS"),
         ("linf:", "a number or a fraction"),
         ("linf:8/0", "a number or a fraction"),
+        ("linf:1/", "a number or a fraction"),
         ("linf:1e400", "a number or a fraction"),
         ("l2:much", "a number or a fraction"),
         ("l2:-1", "zero or more"),

@@ -28,6 +28,7 @@ from sparring.networks import mlp
 from sparring.streams import Streams
 from sparring.threats import linf
 from sparring.training import Event, Objective, Progress, adversarial, fit, inner_pgd, shifts, standard
+from sparring.training.checkpoints import packed
 from sparring.types import Attack, Data
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class _Story:
                 mlp(SEED), self.train, objective, epochs=epochs, lr=1e-2, augment=shifts(1), seed=SEED, watch=told
             )
         (self.folder / name).mkdir()
-        torch.save(network.state_dict(), self.folder / name / "weights.pt")
+        (self.folder / name / "weights.pt").write_bytes(packed(network.state_dict()))
         right = int(self.right(network, self.x).sum())
         self.came("trained", right=right, n=len(self.test), seconds=time.perf_counter() - started)
         return network

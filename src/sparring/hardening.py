@@ -257,7 +257,7 @@ def _settings(
     if isinstance(threat, str):
         said["threat"] = threat
     if isinstance(threat, Ball):
-        said.update(threat=f"{threat.norm.name}:{threat.eps!r}", bounds=(threat.low, threat.high))
+        said.update(threat=f"{threat.norm.name}:{float(threat.eps)!r}", bounds=(threat.low, threat.high))
     if method is not None:
         said["objective"] = {"name": method}
     chosen = Settings.of({} if name is None else read_recipe(name), said, given)
@@ -352,7 +352,8 @@ def _data(data: object) -> Data:
 def _classes(network: nn.Module, data: Data) -> int:
     """How many classes there are: as many as the network has outputs."""
     x, _ = data.take([0])
-    return outputs(network, x.to(next(network.parameters()).device), data)
+    device = next((weight.device for weight in network.parameters()), x.device)  # the trainer refuses what has none
+    return outputs(network, x.to(device), data)
 
 
 def _kept(network: nn.Module, folder: Path) -> Path:

@@ -133,8 +133,8 @@ def parse(text: str, *, low: float = 0.0, high: float = 1.0) -> Boxed:
             "write for example linf:8/255",
         )
     try:
-        over, _, under = size.partition("/")
-        eps = float(over) / (float(under) if under else 1.0)
+        over, slash, under = size.partition("/")
+        eps = float(over) / (float(under) if slash else 1.0)
         if not math.isfinite(eps):
             raise ValueError
     except (ValueError, ZeroDivisionError):

@@ -210,6 +210,8 @@ def test_data_without_labels_serve_an_objective_that_does_without() -> None:
 def test_what_torch_cannot_train_is_refused() -> None:
     with pytest.raises(BadInput, match="a torch network, or a Keras model on torch"):
         train(lambda x: x, digits("train"), linf(0.1))
+    with pytest.raises(BadInput, match="no weights to train"):
+        train(nn.Flatten(), digits("train"), linf(np.float64(0.1)))
 
 
 @contextmanager

@@ -52,7 +52,18 @@ def adopt(obj: Any) -> Victim | None:
     if any(part.__module__.startswith("transformers.") for part in type(obj).__mro__):
         module: nn.Module = Logits(obj)
         return Victim(call=module, access="gradients", framework="transformers", name=type(obj).__name__, module=module)
-    return Victim(call=obj, access="gradients", framework="torch", name=type(obj).__name__, module=obj)
+    kinds = {value.dtype for value in (*obj.parameters(), *obj.buffers()) if value.is_floating_point()}
+    other = len(kinds) == 1 and kinds != {torch.float32}
+    call: Model = partial(_in_its_type, obj, kinds.pop()) if other else obj
+    return Victim(call=call, access="gradients", framework="torch", name=type(obj).__name__, module=obj)
+
+
+def _in_its_type(module: nn.Module, kind: torch.dtype, x: Tensor) -> Tensor:
+    """What a module of another float type says of `x`: of `x` in that type, if it refuses float32."""
+    try:
+        return module(x)  # type: ignore[no-any-return]
+    except RuntimeError:
+        return module(x.to(kind))  # type: ignore[no-any-return]
 
 
 class Logits(nn.Module):
@@ -231,7 +242,9 @@ def _attempt(path: str | Path, read: Any) -> Any:
 
 
 def _damaged(path: str | Path, error: Exception) -> BadInput:
-    return BadInput(f"'{path}' does not load ({line(error)[:160]})", "a whole file of weights", "save it anew")
+    first = str(error).strip().split("\n")[0]  # torch goes on with advice about arguments of its own
+    given = f"'{path}' does not load ({type(error).__name__}: {first[:160]})"
+    return BadInput(given, "a whole file of weights", "save it anew")
 
 
 def _is_pickle(path: Path) -> bool:
@@ -250,7 +263,9 @@ def _state(loaded: Any, path: str | Path) -> dict[str, Any]:
         loaded = loaded.state_dict()
     if isinstance(loaded, dict) and loaded and all(isinstance(value, Tensor) for value in loaded.values()):
         return loaded  # as it is: torch reads the version of each layer from an attribute of it
-    held = f"a dict of {_some(list(loaded))}" if isinstance(loaded, Mapping) else f"a {type(loaded).__name__}"
+    held = f"a {type(loaded).__name__}"
+    if isinstance(loaded, Mapping):
+        held = f"a dict of {_some(list(loaded))}" if loaded else "an empty dict"
     raise BadInput(f"'{path}' holds {held}", "a state dict (names to tensors)", "save module.state_dict()")
 
 
