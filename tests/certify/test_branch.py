@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from sparring.attacks import pgd
 from sparring.certify import BranchAndBound, crown, graph, interval, walk
 from sparring.certify.branch import Claims, Question, _Tree
 from sparring.certify.crown import ascend, slopes_of_crown
-from sparring.certify.graph import Affine
+from sparring.certify.graph import Affine, Rectifier, Sigmoid, Softplus
+from sparring.certify.lines import Lines
 from sparring.certify.region import Region
-from sparring.certify.walk import explore
+from sparring.certify.walk import explore, lower
 from sparring.goals import Never, Untargeted
 from sparring.losses import margin
 from sparring.models.torch import load_weights
@@ -233,6 +235,63 @@ def test_windows_of_convolutions_give_the_bounds_of_whole_maps(norm, monkeypatch
             far = explore(net, Region.of(threat, x), refine=True)
         for one, two in zip([*near.low, *near.high], [*far.low, *far.high], strict=True):
             torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+
+
+def test_a_value_that_is_added_to_itself_again_and_again_takes_no_longer_than_others():
+    """There are two ways back from every sum, and more than can be tried from the last."""
+
+    class Doubled(nn.Module):
+        def forward(self, x):
+            for _ in range(60):
+                x = 0.5 * x
+                x = x + x
+            return torch.relu(x - torch.relu(x - 0.25))
+
+    x = torch.tensor([[0.2, 0.6]])
+    assert crown()(Doubled(), x, torch.tensor([1]), linf(0.01)) < 0.05
+
+
+def pooled() -> nn.Module:
+    """Units of the last map have windows that are small up to the pooling, and whole maps from there on."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(1, 8, 3), nn.LeakyReLU(0.2), nn.Conv2d(8, 8, 3), nn.Softplus(), nn.MaxPool2d(2),
+            nn.Conv2d(8, 8, 2), nn.ReLU(), nn.Conv2d(8, 8, 2), nn.Tanh(), nn.MaxPool2d(3, 1),
+            nn.Flatten(), nn.Linear(72, 3),
+        )  # fmt: skip
+    return net.eval()
+
+
+def test_windows_that_become_whole_maps_are_walked_no_more_than_fit_at_a_time(monkeypatch):
+    """Thousands were, for which convolutions and a pooling took 18 GB an image."""
+    x, sizes, back = Streams.of(1, range(2)).uniform(1, 18, 18), [], Lines.back
+    net = graph(pooled(), x)
+    whole = explore(net, Region.of(linf(0.02), x), refine=True)
+    monkeypatch.setattr(walk, "CELLS", 2**16)
+    monkeypatch.setattr(Lines, "back", lambda self, a, alpha=None: sizes.append(a.numel()) or back(self, a, alpha))
+    parts = explore(net, Region.of(linf(0.02), x), refine=True)
+    assert max(sizes) <= 2 * 2**16  # a unit and its negative
+    for one, two in zip([*whole.low, *whole.high], [*parts.low, *parts.high], strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+
+
+def test_a_walk_from_behind_a_curve_gains_nothing_where_one_from_before_it_was_asked_for():
+    x = Streams.of(1, range(2)).uniform(1, 18, 18)
+    net = graph(pooled(), x)
+    reach = explore(net, Region.of(linf(0.02), x), refine=True)
+    for k, node in enumerate(net.nodes, 1):
+        if isinstance(node.op, Rectifier | Sigmoid | Softplus):
+            (i,) = node.inputs
+            asked = reach.low[i] < reach.high[i]
+            if isinstance(node.op, Rectifier):
+                asked = (reach.low[i] < 0) & (reach.high[i] > 0)
+            units = asked[0].flatten().nonzero().flatten()[::7]
+            rows = torch.zeros(1, len(units), math.prod(node.shape)).double()
+            rows[0, torch.arange(len(units)), units] = 1
+            least = lower(net, reach, k, torch.cat([rows, -rows], 1).view(1, -1, *node.shape))[0]
+            assert (least[: len(units)] <= reach.low[k][0].flatten()[units] + 1e-9).all()
+            assert (-least[len(units) :] >= reach.high[k][0].flatten()[units] - 1e-9).all()
 
 
 def test_what_is_linear_goes_back_in_float32_as_it_does_in_float64():

@@ -174,6 +174,21 @@ def test_what_all_logits_have_in_common_is_not_rounded_into_their_differences() 
         assert (slopes(network, torch.zeros(1, 50)).between >= want).all()
 
 
+def test_what_a_layer_cancels_of_the_one_before_is_not_rounded_into_slopes() -> None:
+    """What all units have in common comes to nothing between the first two logits; the third says it aloud."""
+    first, last = nn.Linear(8, 16, bias=False), nn.Linear(16, 3, bias=False)
+    for size in (1e6, 1e7, 1e8):
+        drawn(first)
+        with torch.no_grad():
+            first.weight.add_(size * Streams.of(9, [0]).normal(8))
+            last.weight.copy_(Streams.of(4, range(3)).normal(16).mul(4).round())
+            last.weight[:, 0] -= last.weight.sum(1)
+            last.weight[2] = 1
+        whole = last.weight.double() @ first.weight.double()
+        found = slopes(nn.Sequential(first, last), torch.rand(1, 8, generator=torch.Generator().manual_seed(0)))
+        assert found.between[0, 1] >= (whole[0] - whole[1]).norm()
+
+
 def test_small_values_that_are_made_large_again_have_the_slopes_of_usual_ones() -> None:
     first, last = drawn(nn.Linear(4, 5)), drawn(nn.Linear(5, 3))
     found = []

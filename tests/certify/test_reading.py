@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from sparring.certify import BranchAndBound, crown, graph, interval
+from sparring.certify.region import Region
 from sparring.errors import BadInput
 from sparring.streams import Streams
 from sparring.threats import l2, linf
@@ -136,6 +137,7 @@ def test_what_is_computed_after_the_outputs_is_left_off():
     [
         nn.Flatten(0),
         nn.AvgPool2d(1, divisor_override=-1),
+        nn.MaxPool2d(1, return_indices=True),
         nn.Softplus(1, 1000),
         nn.Softplus(2e-39),  # log(2) / beta is near the largest number, and infinite soon after
     ],
@@ -198,6 +200,41 @@ def test_labels_that_there_are_not_are_refused():
     for label in (-1, 3):
         with pytest.raises(BadInput, match="0 to 2"):
             crown()(nn.Linear(2, 3), EXAMPLE, torch.tensor([label]), linf(0.1))
+
+
+@pytest.mark.parametrize("labels", [LABEL, torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2)])
+def test_what_is_no_label_for_each_input_is_refused(labels):
+    """One label for two inputs was taken for both."""
+    for certificate in (crown(), BranchAndBound(seconds=0.1)):
+        with pytest.raises(BadInput, match="for 2 inputs"):
+            certificate(nn.Linear(2, 3), EXAMPLE.repeat(2, 1), labels, linf(0.1))
+
+
+def test_what_float32_takes_for_a_bound_of_the_inputs_is_in_the_region():
+    """0.3 is above itself in float32: a threat forgives that, as it compares in float32."""
+    x, threat = torch.tensor([[0.3, 0.1]]), linf(0.2, low=0.1, high=0.3)
+    assert threat.contains(x, x)
+    region = Region.of(threat, x)
+    assert (region.low <= x).all()
+    assert (region.high >= x).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_in_float64_is_read_whatever_torchs_own_type_is(dtype):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    for part in net.double().parameters():
+        part.data *= 3  # one of the inputs is split
+    x = Streams.of(1, range(3)).uniform(1, 2, 2).double()
+    labels, threat = net(x).argmax(1), linf(0.1)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        for certificate in (crown(), BranchAndBound(seconds=2.0, restarts=1, batch=4)):
+            assert certificate(net, x, labels, threat).isfinite().all()
+    finally:
+        torch.set_default_dtype(before)
 
 
 def bare(*weights: list[list[float]], between: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sparring.attacks import PGD, pgd
 from sparring.certify.answers import Answer, Status, rounded_down
-from sparring.certify.crown import ascend, margins, slopes_of_crown
+from sparring.certify.crown import ascend, margins, matched, slopes_of_crown
 from sparring.certify.graph import Bend, Graph
 from sparring.certify.lines import Lines
 from sparring.certify.reading import graph
@@ -148,6 +148,7 @@ class BranchAndBound:
 
     def answers(self, model: Model | Graph, x: Tensor, labels: Tensor, threat: Ball) -> list[Answer]:
         """What was found for every example."""
+        matched(x, labels)
         net = graph(model, x)
         source = net.source or model
         found = []
@@ -312,7 +313,7 @@ class _Brancher:
             low, high = reach.low[i].flatten(1).float(), reach.high[i].flatten(1).float()
             score, units = _lost(line, alpha[k].flatten(1), low, high, a).topk(min(count, a.shape[1]), dim=1)
             at = units.repeat(1, 2)
-            sides = a.gather(1, at) * torch.tensor([1.0, line.least]).repeat_interleave(units.shape[1])
+            sides = a.gather(1, at) * torch.tensor([1.0, line.least], dtype=a.dtype).repeat_interleave(units.shape[1])
             before = line.back(trail[k], alpha.get(k))[0].flatten(1)
             rows = (before - beta[k].flatten(1) if k in beta else before).unsqueeze(1).repeat(1, at.shape[1] + 1, 1)
             rows[:, 1:].scatter_add_(2, at.unsqueeze(2), (sides - before.gather(1, at)).unsqueeze(2))
@@ -407,7 +408,7 @@ class _Tree:
             if self.late():
                 return
             known = layout.known(*bounds.unsqueeze(1))
-            bounds.copy_(layout.bounds(explore(net, region, refine=True, known=known)))
+            bounds.copy_(layout.bounds(explore(net, region, refine=True, known=known, late=self.late)))
             low, high = bounds[:, first : first + math.prod(net.size(i))]
             units = ((low < 0) & (high > 0)).nonzero().flatten()
             ones = torch.eye(len(low), dtype=torch.float64)[units]

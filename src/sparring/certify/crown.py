@@ -40,6 +40,17 @@ def margins(net: Graph, labels: Tensor) -> Tensor:
     return logits[labels].unsqueeze(1) - logits[other].view(len(labels), count - 1, count)
 
 
+def matched(x: Tensor, labels: Tensor) -> None:
+    """Refuse what is no label for each input: one for all would be taken for each of them.
+
+    Raises:
+        BadInput: labels of another shape, or that are no whole numbers.
+    """
+    if labels.shape != x.shape[:1] or labels.is_floating_point():
+        given = f"labels of shape {tuple(labels.shape)}, {labels.dtype}, for {len(x)} inputs"
+        raise BadInput(given, "a whole number for each input", "pass one label an input")
+
+
 class Walk(ABC):
     """A certificate by lines under the margins, that are walked back from the outputs to the input."""
 
@@ -50,6 +61,7 @@ class Walk(ABC):
 
     def __call__(self, model: Model | Graph, x: Tensor, labels: Tensor, threat: Ball) -> Tensor:
         """Lower bounds of the margin, `(B,)` float32 rounded down."""
+        matched(x, labels)
         with torch.no_grad():
             net = graph(model, x)
             found = [

@@ -237,7 +237,7 @@ class _Reader:
 
     def reshaped(self, f: Map, x: _Ref) -> _Ref:
         """The same numbers in another shape."""
-        old, y = self.size(x), f(torch.zeros(1, *self.size(x)))
+        old, y = self.size(x), f(torch.zeros(1, *self.size(x), dtype=torch.float32))
         if y.shape[:1] != (1,) or y.dtype != torch.float32:
             raise _lacks("another shape across the batch, or another type")
         new = tuple(y.shape[1:])
@@ -278,7 +278,9 @@ class _Reader:
                 return self.add(Softplus(layer.beta), x)
             case nn.AvgPool2d() | nn.AdaptiveAvgPool2d() if maps and _divides(layer) > 0:
                 return self.even(layer, x, math.prod(self.size(x)[1:]) + 1)
-            case nn.MaxPool2d() if maps and not layer.ceil_mode and _pair(layer.dilation) == (1, 1):
+            case nn.MaxPool2d() if (
+                maps and not (layer.ceil_mode or layer.return_indices) and _pair(layer.dilation) == (1, 1)
+            ):
                 return self.add(MaxPool(_pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding)), x)
             case nn.Flatten() | nn.Unflatten():
                 return self.reshaped(layer, x)

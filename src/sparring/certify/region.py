@@ -33,13 +33,14 @@ class Region:
             raise BadInput(f"threat {threat}", "linf, l2 or l1", "give another threat")
         if x.dtype not in {torch.float32, torch.float64}:
             raise BadInput(f"inputs of {x.dtype}", "float32", "call x.float()")
+        edges = [torch.tensor(edge, dtype=x.dtype).double() for edge in (threat.low, threat.high)]  # as torch has them
         x = x.detach().double()
         apart = 2 * torch.finfo(torch.float32).max * x[0].numel() if len(x) else 0.0  # as far as inputs can be
         eps = min(threat.eps * (1 + 2 * TOLERANCE), apart)
         forgiven = 2 * torch.finfo(torch.float32).eps * (x.abs() + eps) * (1 + 1e-6)
         total = forgiven if threat.norm.name == "linf" else threat.norm.size(forgiven).view(-1, *[1] * (x.dim() - 1))
         reach = eps + total
-        low, high = (x - reach).clamp(min=threat.low), (x + reach).clamp(max=threat.high)
+        low, high = (x - reach).clamp(min=edges[0]), (x + reach).clamp(max=edges[1])
         return cls(x, low, torch.maximum(low, high), reach.flatten(1).amax(1), threat.norm.name)
 
     def __len__(self) -> int:

@@ -284,12 +284,15 @@ def _slip(op: Bend, low: Tensor, high: Tensor) -> Tensor | None:
 def _refine(net: Graph, reach: Reach, k: int, op: Bend, late: Callable[[], bool]) -> None:
     """Tighten the bounds of a position by CROWN, where intervals leave the operation after it undecided."""
     low, high = reach.low[k].flatten(1).clone(), reach.high[k].flatten(1).clone()
-    undecided = (low < 0) & (high > 0) if isinstance(op, Rectifier) else low < high
+    undecided = _matter(op, low, high)
+    if k and isinstance(before := net.nodes[k - 1].op, Rectifier | Sigmoid | Softplus):
+        (i,) = net.nodes[k - 1].inputs  # what was asked for there: lines of these bounds end where the function does
+        undecided &= ~_matter(before, reach.low[i], reach.high[i]).flatten(1)
     if k == 0 or (reach.region.norm == "linf" and not _behind(net, k)):
         return  # one linear map of a box: intervals are exact
     units = undecided.any(0).nonzero().flatten()
     local = len(net.size(k)) == 3 and _stays_small(net, reach, k, Window()) is not None
-    for some in torch.split(units, max(1, CELLS // (512 * len(low))) if local else room(net, k, len(low))):
+    for some in torch.split(units, near_room(net, reach, k, len(low)) if local else room(net, k, len(low))):
         if not len(some) or late():  # nothing splits into one chunk of nothing
             break
         asked = undecided[:, some]
@@ -310,18 +313,32 @@ def _refine(net: Graph, reach: Reach, k: int, op: Bend, late: Callable[[], bool]
     reach.low[k], reach.high[k] = low.view_as(reach.low[k]), high.view_as(reach.high[k])
 
 
+def _matter(op: Bend, low: Tensor, high: Tensor) -> Tensor:
+    """Where better bounds of its inputs change an operation's relaxation."""
+    return (low < 0) & (high > 0) if isinstance(op, Rectifier) else low < high
+
+
 def room(net: Graph, k: int, count: int) -> int:
     """How many rows on a position are walked together, for so many examples."""
     widest = max(math.prod(net.size(i)) for i in range(k + 1))
     return max(1, CELLS // (widest * max(1, count)))
 
 
+def near_room(net: Graph, reach: Reach, k: int, count: int) -> int:
+    """How many units `near` walks together: where windows become whole maps on the way, no more than fit as these."""
+    widest, window, at = 512, Window(), k
+    while at and (before := _stays_small(net, reach, at, window)):
+        window, (at,) = before, net.nodes[at - 1].inputs
+        widest = max(widest, net.size(at)[0] * math.prod(window.kernel))
+    return room(net, at, count) if at else max(1, CELLS // (widest * max(1, count)))
+
+
 def _behind(net: Graph, k: int) -> bool:
     """Whether a position depends on a non-linear operation."""
-    if k == 0:
-        return False
-    node = net.nodes[k - 1]
-    return isinstance(node.op, Bend) or any(_behind(net, i) for i in node.inputs)
+    behind = [False]
+    for node in net.nodes[:k]:
+        behind.append(isinstance(node.op, Bend) or any(behind[i] for i in node.inputs))
+    return behind[k]
 
 
 def roughly(reach: Reach) -> Reach:
