@@ -188,6 +188,9 @@ def test_wrong_use_is_refused_in_one_line():
     for run in (audit_defence, face):
         with pytest.raises(BadInput, match="from 0 to 255 for a defence"):
             run(network(), jpeg(), levels, linf(12, low=0, high=255))
+    for spoilt in (levels.x, torch.full((5, 1, 28, 28), torch.nan)):  # which no attack could hand over
+        with pytest.raises(BadInput, match="outside of 0 to 1"):
+            face(network(), jpeg(), (spoilt, torch.arange(5)), linf(0.1))
     with pytest.raises(BadInput, match="defend, adaptive and draws"):
         audit_defence(network(), torch.nn.Identity(), data, linf(0.1))
     with pytest.raises(BadInput, match="a torch network"):

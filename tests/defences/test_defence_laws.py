@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from dataclasses import replace
 from functools import cache, partial
 
@@ -11,14 +12,17 @@ import pytest
 import torch
 from torch import nn
 
+from sparring.attacks import pgd_cosine
 from sparring.data import digits
-from sparring.defences import Chain, Cleaning, RandomCleaning, Shifts, total_variation
+from sparring.defences import Chain, Cleaning, RandomCleaning, Replacement, Shifts, quilting, total_variation
 from sparring.defences.cleaning import Drawn
+from sparring.defences.quilting import SOFTNESSES, Quilt
 from sparring.errors import BadInput
-from sparring.goals import Untargeted
+from sparring.goals import Never, Untargeted
 from sparring.losses import margin
 from sparring.registry import members
 from sparring.streams import Streams
+from sparring.threats import linf
 from sparring.types import Defence, Learns
 from sparring.views import eot, unchanged
 from sparring.zoo.honest import relu
@@ -93,6 +97,45 @@ def test_rows_do_not_see_each_other_and_only_random_defences_change_their_answer
     assert torch.equal(whole, again) == (defence.draws == 1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", NAMES)
+def test_inputs_of_another_precision_are_answered_in_theirs(name, dtype):
+    defence, net, x = ready(name), network().to(dtype), X.to(dtype)
+    with torch.no_grad():
+        found = [seeded(view, x) for view in (defence.defend(net), defence.adaptive(net))]
+        want = seeded(defence.defend(network()), x.float())
+    assert [outputs.dtype for outputs in found] == [dtype, dtype]
+    assert torch.equal(*found)
+    close = 1e-3 if dtype == torch.float64 else 0.1
+    assert ((found[0] - want).abs() < close).float().mean() > 0.8  # what is rounded falls to the other side at times
+    point = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(seeded(defence.adaptive(net), point).float().sum(), point)
+    assert gradient.isfinite().all()
+    assert gradient.any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_rows_get_no_answers(name):
+    defence, net = ready(name), network()
+    for view in (defence.defend(net), defence.adaptive(net)):
+        assert seeded(view, X[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, entry in members("defences").items() if isinstance(entry.make(), Learns)]
+)
+def test_nothing_is_learned_from_no_examples_nor_from_labels_of_others(name):
+    for x, labels in ((X[:0], LABELS[:0]), (X, LABELS[:5])):
+        with pytest.raises(BadInput, match="to learn from; need one or more, a label each"):
+            members("defences")[name].make().fit(network(), x, labels)
+
+
+def test_tokens_stay_tokens_on_their_way_to_the_network():
+    words = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 2))
+    tokens = torch.tensor([[0, 4], [2, 1]])
+    assert torch.equal(Replacement(words).defend(nn.Identity())(tokens), words(tokens))
+
+
 @pytest.mark.parametrize("kind", ["defences", "detectors"])
 def test_every_member_says_what_it_is(kind):
     for name, entry in members(kind).items():
@@ -165,6 +208,19 @@ def test_the_stand_in_of_total_variation_leads_further_than_the_identity():
 
     before, identity = score(ours.defend(net), x).mean(), replace(ours, surrogate=unchanged)
     assert after_a_step(ours) - before > 1.1 * (after_a_step(identity) - before)
+
+
+def test_the_mean_of_softer_and_sharper_choices_leads_further_than_one_of_them(monkeypatch):
+    net, (x, labels), threat = relu().requires_grad_(False), digits("test").take(range(24)), linf(0.1)
+    quilted, goal = quilting(patches=400).fit(net, *digits("train").take(range(400))), Never(labels)
+
+    def reached(softnesses):
+        monkeypatch.setattr(sys.modules[Quilt.__module__], "SOFTNESSES", softnesses)
+        z = pgd_cosine(threat, steps=10, loss=margin)(quilted.adaptive(net), x, goal, Streams.of(0, range(24)))
+        with torch.no_grad():
+            return margin(quilted.defend(net)(z), goal).mean()
+
+    assert reached(SOFTNESSES) > max(reached((one,)) for one in SOFTNESSES) + 0.02
 
 
 def test_draws_are_worth_their_mean():

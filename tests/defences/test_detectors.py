@@ -11,12 +11,12 @@ from scipy.stats import binom
 from torch import nn
 
 from sparring.data import digits
-from sparring.defences.detectors import Unnoticed, attribution, calibrated, mahalanobis, watched
+from sparring.defences.detectors import Detector, Unnoticed, attribution, calibrated, mahalanobis, watched
 from sparring.defences.detectors.layers import features_of
 from sparring.defences.detectors.mahalanobis import whitening
 from sparring.defences.detectors.neighbours import kernel_density, lid, local_dimension, squared_distances
 from sparring.errors import BadInput
-from sparring.evaluate.detection import area, detect, roc
+from sparring.evaluate.detection import area, detect, joint, roc
 from sparring.registry import members
 from sparring.streams import Streams
 from sparring.threats import linf
@@ -55,6 +55,32 @@ def test_every_score_is_a_number_a_row_by_itself_with_a_gradient_and_leaves_the_
     assert torch.equal(x, kept)
     assert before == [part.training for part in relu_network().modules()]
     assert not any(part._forward_hooks for part in relu_network().modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", NAMES)
+def test_inputs_of_another_precision_have_scores_and_so_have_no_inputs_at_all(name, dtype):
+    net, make = convolving().to(dtype), members("detectors")[name].make
+    settings = {"epochs": 1, "among": 40, "k": 5, "draws": 2}
+    made = make(**{key: value for key, value in settings.items() if key in inspect.signature(make).parameters})
+    score = made.fit(net, PICTURES.to(dtype), NAMED)
+    scores, alone = score(PICTURES.to(dtype)), score(PICTURES[:1].to(dtype))
+    assert scores.shape == (60,)
+    assert scores.isfinite().all()
+    torch.testing.assert_close(alone.float(), scores[:1].float(), rtol=0.02, atol=0.02)
+    assert score(PICTURES[:0].to(dtype)).shape == (0,)
+
+
+@pytest.mark.parametrize("name", ["mahalanobis", "lid", "kernel-density", "trained"])
+def test_no_rows_of_a_table_have_no_scores(name):
+    assert members("detectors")[name].make().fit(small(), CLOUD, NAMED)(CLOUD[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_learned_from_no_examples_nor_from_labels_of_others(name):
+    for x, labels in ((PICTURES[:0], NAMED[:0]), (PICTURES, NAMED[:5])):
+        with pytest.raises(BadInput, match="to learn from; need one or more, a label each"):
+            members("detectors")[name].make().fit(convolving(), x, labels)
 
 
 def test_a_calibrated_threshold_refuses_as_many_clean_inputs_as_was_said():
@@ -100,6 +126,7 @@ def test_both_goals_have_to_be_reached():
     goal = Unnoticed(torch.zeros(4, dtype=torch.int64))
     assert goal.reached(outputs).tolist() == [False, False, True, False]
     assert (goal.margin(outputs)[:3] > 0).tolist() == [False, False, True]
+    assert torch.equal(goal.loss(outputs)[:3], torch.tensor([-1.0, -0.5, 0.5]))  # the lesser of the two
     assert goal[torch.tensor([2])].reached(outputs[2:3]).all()
 
 
@@ -123,6 +150,38 @@ def small(*hidden):
 
 
 CLOUD, NAMED = Streams.of(4, range(60)).normal(4), torch.arange(60) % 3
+PICTURES = Streams.of(7, range(60)).uniform(1, 8, 8)
+
+
+def convolving():
+    """A network of small images, with three classes out."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return (
+            nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval().requires_grad_(False)
+        )
+
+
+def test_a_narrow_way_past_both_is_found():
+    """Whatever leaves a line of 30 coordinates by a thousandth is noticed, and the decision changes at its end."""
+    x, threat = torch.full((12, 30), 0.5), linf(0.2)
+    way = Streams.of(3, [0]).uniform(30)[0] + 0.2
+    way = way / way.max()
+    slope = way + 0.5 * Streams.of(4, [0]).normal(30)[0]
+
+    def model(z):
+        ahead = 20 * ((z - x[:1]) @ slope - 0.97 * threat.eps * (way @ slope))
+        return torch.stack([-ahead / 2, ahead / 2], 1)
+
+    def score(z):
+        moved = z - x[:1]
+        return (moved - (moved @ way / way.square().sum()).unsqueeze(1) * way).norm(dim=1)
+
+    detector, goal = Detector(score, 0.001, 0.05, 0.00025), Unnoticed(torch.zeros(12, dtype=torch.int64))
+    view = watched(model, detector)
+    z = joint(threat)(view, x, goal, Streams.of(0, range(12)))
+    assert threat.contains(z, x).all()
+    assert goal.reached(view(z)).float().mean() > 0.3
 
 
 @pytest.mark.parametrize("name", ["energy", "mahalanobis", "lid", "kernel-density"])
@@ -174,7 +233,7 @@ def test_local_dimensions_are_standardised_however_few_examples_are_left_beside_
 def test_a_bank_too_small_for_its_neighbours_is_refused():
     for few, settings in ((CLOUD[:21], {}), (CLOUD, {"among": 20})):
         with pytest.raises(BadInput, match="22 or more"):
-            lid(**settings).fit(small(), few, NAMED)
+            lid(**settings).fit(small(), few, NAMED[: len(few)])
 
 
 def test_neighbours_are_two_or_more_and_a_width_and_a_draw_are_something():
@@ -227,6 +286,18 @@ def test_a_density_is_a_mean_so_that_larger_classes_are_no_denser():
 def test_a_detector_is_not_tested_on_nothing():
     with pytest.raises(BadInput, match="at least 1 example"):
         detect(relu_network(), calibrated(lambda x: x, torch.rand(40)), CLOUD[:0], NAMED[:0], linf(0.1))
+
+
+@pytest.mark.parametrize(
+    "spoilt", [lambda x: 255 * x, lambda x: x - 0.1, lambda x: x.masked_fill(x == x.max(), torch.nan)]
+)
+def test_examples_outside_of_the_bounds_which_no_attack_could_hand_over_are_refused(spoilt):
+    x, y = digits("test").take(range(60))
+    detector = calibrated(fitted("energy"), x)
+    with pytest.raises(BadInput, match="outside of 0 to 1"):
+        detect(relu_network(), detector, spoilt(x), y, linf(0.1))
+    with pytest.raises(BadInput, match="60 inputs and 5 labels"):
+        detect(relu_network(), detector, x, y[:5], linf(0.1))
 
 
 def test_whoever_knows_the_detector_gets_past_it_more_often():

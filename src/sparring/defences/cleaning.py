@@ -146,6 +146,18 @@ def images(x: Tensor) -> Tensor:
     return x
 
 
+def to_learn_from(x: Tensor, labels: Tensor) -> None:
+    """Refuse to learn from nothing.
+
+    Raises:
+        BadInput: no examples, or not a label for each.
+    """
+    if not len(x) or len(x) != len(labels):
+        raise BadInput(
+            f"{len(x)} examples and {len(labels)} labels to learn from", "one or more, a label each", "give others"
+        )
+
+
 Fitting = Callable[[Model, Tensor, Tensor], Defence]
 
 
@@ -156,6 +168,11 @@ class Learning:
     fitting: Fitting
 
     def fit(self, model: Model, x: Tensor, labels: Tensor) -> Defence:
-        """The defence as it has learned from these examples. Torch's global random numbers are left alone."""
+        """The defence as it has learned from these examples. Torch's global random numbers are left alone.
+
+        Raises:
+            BadInput: no examples, or not a label for each.
+        """
+        to_learn_from(x, labels)
         with torch.random.fork_rng(devices=[]):
             return self.fitting(model, x, labels)

@@ -65,6 +65,8 @@ class Denoiser(nn.Module):
 
         Sides that do not halve twice go on as the last rows do.
         """
+        if not len(z):
+            return z  # torch shuffles no pixels of no images, and the layers would meet another number of channels
         height, width = z.shape[2:]
         z = nn.functional.pad(z, (0, -width % 4, 0, -height % 4), "replicate")
         t = torch.zeros(len(z), device=z.device) if t is None else t
@@ -111,7 +113,7 @@ class Purified(nn.Module):
             clean = stand(free.clamp(-1, 1), free)
             kept, added = signal(then)
             z = kept * clean + added * u
-        return (clean + 1) / 2
+        return ((clean + 1) / 2).to(x)
 
 
 @register("defences", "diffusion", shape="image", paper="Nie et al., 2022")

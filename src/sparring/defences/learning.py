@@ -69,6 +69,22 @@ def afresh(network: nn.Module, seed: int) -> nn.Module:
     return new
 
 
+class AnyPrecision(nn.Module):
+    """A network for inputs of any precision: it computes in its own, and answers in theirs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.training = network.training
+
+    def forward(self, x: Tensor, *more: Tensor) -> Tensor:
+        """Its outputs; inputs that are no fractions, tokens say, go in as they are."""
+        own = next((part.dtype for part in self.network.parameters()), x.dtype)
+        fractions = x.is_floating_point()
+        out: Tensor = self.network(x.to(own) if fractions else x, *more)
+        return out.to(x.dtype) if fractions else out
+
+
 def frozen(network: nn.Module) -> nn.Module:
     """The network in inference mode, its weights no longer to be trained."""
     return network.eval().requires_grad_(False)
@@ -96,7 +112,7 @@ class _Flat(nn.Module):
 
 
 def taught(network: nn.Module, x: Tensor, objective: Objective, **settings: Any) -> nn.Module:
-    """A network that gives images, trained on these; the objective sees it give `(B, n)`."""
+    """A network that gives images of any precision, trained on these; the objective sees it give `(B, n)`."""
     flat = retrained(_Flat(network), x, torch.zeros(len(x), dtype=torch.int64), objective, **settings)
     assert isinstance(flat, _Flat)
-    return flat.network
+    return AnyPrecision(flat.network)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.defences.cleaning import Cleaned, Learning, climbed
-from sparring.defences.learning import afresh, retrained, trainable
+from sparring.defences.learning import AnyPrecision, afresh, retrained, trainable
 from sparring.defences.settings import one_or_more, positive
 from sparring.registry import register
 from sparring.threats import linf
@@ -36,11 +36,11 @@ class Replacement:
 
     def defend(self, model: Model) -> Model:
         """The network that was trained for it."""
-        return Cleaned(self.network, self.clean)
+        return Cleaned(AnyPrecision(self.network), self.clean)
 
     def adaptive(self, model: Model) -> Model:
         """The same outputs, with the gradient of the stand-in."""
-        return Cleaned(self.network, climbed(self.clean, self.surrogate))
+        return Cleaned(AnyPrecision(self.network), climbed(self.clean, self.surrogate))
 
 
 class Mean(nn.Module):

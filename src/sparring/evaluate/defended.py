@@ -168,7 +168,7 @@ def face(
     an audit: no checks and no verdict.
 
     Raises:
-        BadInput: inputs that are not from 0 to 1.
+        BadInput: inputs that are not finite, or not from 0 to 1.
     """
     threat, subject = ball(threat), examples(data)
     _in_range(threat)
@@ -178,6 +178,7 @@ def face(
     with one_thread():
         for rows in torch.arange(len(subject)).split(BATCH):  # type: ignore[no-untyped-call]
             x, y = (part.to(home(victim)) for part in subject.take(rows.tolist()))
+            accept(x, subject, threat)
             counts += _counted(victim, defence, x, y, attack=climber, rng=Streams.of(seed, rows))
     names = ("clean", "defended", "bare", "unaware", "adaptive")
     found = {name: clopper_pearson(int(n), len(subject)) for name, n in zip(names, counts, strict=True)}

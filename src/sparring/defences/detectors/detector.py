@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparring.defences.cleaning import to_learn_from
 from sparring.errors import BadInput
 from sparring.models.victim import inference
 from sparring.types import Model
@@ -28,7 +29,11 @@ class Learned:
 
         Whatever mode the model is in, it learns and scores in inference mode, and every part gets its own mode back;
         torch's global random numbers are left alone.
+
+        Raises:
+            BadInput: no examples, or not a label for each.
         """
+        to_learn_from(x, labels)
         with inference(model), torch.random.fork_rng(devices=[]):
             learned = self.scoring(model, x, labels)
 

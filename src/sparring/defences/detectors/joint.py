@@ -54,6 +54,5 @@ class Unnoticed(Measured):
         return torch.where((ahead > 0) & (room >= 0), torch.minimum(ahead, room), -lacking)
 
     def loss(self, outputs: Tensor) -> Tensor:
-        """The lead and the room added up, each up to what is plenty."""
-        ahead, room = self._parts(outputs)
-        return ahead.clamp(max=5) + room.clamp(max=1)
+        """The lesser of the two: with momentum both rise in turn, where their sum would let one of them go."""
+        return self.measure(outputs)

@@ -47,10 +47,12 @@ def features_of(model: Model) -> Features:
 
 
 def _averaged(layer: nn.Module, out: Tensor) -> Tensor:
-    """`(B, d)`, of what a convolution gives, `(B, d, ...)`, or a linear layer, `(B, ..., d)`."""
-    if isinstance(layer, CONVOLUTIONS):
-        return out.flatten(2).mean(2)
-    return out.reshape(len(out), -1, out.shape[-1]).mean(1)
+    """`(B, d)`, of what a convolution gives, `(B, d, ...)`, or a linear layer, `(B, ..., d)`.
+
+    In float32 at least: half of that is too few bits for distances between features.
+    """
+    out = out.to(torch.promote_types(out.dtype, torch.float32))
+    return out.flatten(2).mean(2) if isinstance(layer, CONVOLUTIONS) else out.unsqueeze(1).flatten(1, -2).mean(1)
 
 
 def quietly(features: Features, x: Tensor) -> list[Tensor]:

@@ -9,7 +9,7 @@ from sparring.attacks import pgd
 from sparring.defences.autoencoder import rebuilder
 from sparring.defences.detectors.detector import Learned, Score
 from sparring.defences.detectors.layers import features_of, quietly
-from sparring.defences.learning import afresh, retrained
+from sparring.defences.learning import AnyPrecision, afresh, retrained
 from sparring.goals import Untargeted
 from sparring.registry import register
 from sparring.streams import Streams
@@ -34,7 +34,8 @@ def trained(*, eps: float = 0.1, hidden: int = 32, epochs: int = 10) -> Learned:
         told = torch.arange(2).repeat_interleave(len(x))
         network = afresh(nn.Sequential(nn.Linear(clean.shape[1], hidden), nn.ReLU(), nn.Linear(hidden, 2)), 0)
         with torch.enable_grad():
-            network = retrained(network, (torch.cat([clean, broken]) - mean) / deviation, told, standard, epochs=epochs)
+            seen = (torch.cat([clean, broken]) - mean) / deviation
+            network = AnyPrecision(retrained(network, seen, told, standard, epochs=epochs))
 
         def score(z: Tensor) -> Tensor:
             said: Tensor = network((torch.cat(features(z), 1) - mean) / deviation)
