@@ -112,7 +112,7 @@ def test_neither_batches_nor_workers_nor_a_break_change_what_the_search_of_an_au
     model, data, threat = find("purification").make(), held_out(24), linf(0.1)
     whole = audit(model, data, threat, suite="quick", batch_size=256)
     with pytest.raises(Stop):
-        audit(model, data, threat, suite="quick", batch_size=7, out=tmp_path, watch=stop)
+        audit(model, data, threat, suite="quick", batch_size=2, out=tmp_path, watch=stop)
     resumed = audit(model, data, threat, suite="quick", batch_size=16, workers=2, out=tmp_path, resume=True)
     assert timeless(resumed) == timeless(whole)
     assert sum(step.attack == "adaptive search" for step in whole.progress) > 2

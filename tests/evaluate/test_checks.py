@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis.strategies import floats
 from torch import nn
 
 from sparring.data import Arrays
+from sparring.errors import BadInput
 from sparring.evaluate import checks, examine
 from sparring.evaluate.checks import CHECKS, Question, Record
 from sparring.evaluate.doctor import LOOKS
@@ -18,10 +20,12 @@ from sparring.evaluate.judging import exact
 from sparring.evaluate.ledger import Outcome
 from sparring.evaluate.outputs import agree, apart
 from sparring.evaluate.result import Check
+from sparring.evaluate.run import own_draws
 from sparring.models.loading import adopt
 from sparring.streams import Streams
 from sparring.threats import Ball, l2, linf
 from sparring.zoo import find
+from sparring.zoo.honest import fresh, trained
 
 from .networks import THREAT, held_out, honest
 
@@ -292,22 +296,165 @@ def test_where_nothing_stands_no_doubt_is_left_but_luck() -> None:
 
 
 class Counting(nn.Module):
-    """Counts its calls in a buffer."""
+    """Counts its calls in a buffer, and is the surer by `haste` the more there were."""
 
-    def __init__(self) -> None:
+    def __init__(self, haste: float = 0.0) -> None:
         super().__init__()
-        self.network = honest("relu")
+        self.network, self.haste = honest("relu"), haste
         self.register_buffer("calls", torch.zeros(()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.get_buffer("calls").add_(1)
+        return self.network(x) * (1 + self.haste * self.get_buffer("calls"))
+
+
+@pytest.mark.parametrize(("haste", "outcome"), [(0.0, "warn"), (1e-6, "fail")])
+def test_a_model_that_keeps_count_is_found_out_as_seriously_as_its_answers_depend_on_it(
+    haste: float, outcome: str
+) -> None:
+    found = outcomes(Counting(haste))["state"]
+    assert found.outcome == outcome
+    assert "calls" in found.evidence
+
+
+def test_an_input_by_itself_is_asked_by_itself() -> None:
+    class Lonely(nn.Module):
+        def __init__(self, alone: Callable[[torch.Tensor], torch.Tensor]) -> None:
+            super().__init__()
+            self.network, self.alone = honest("relu"), alone
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.alone(self.network(x)) if len(x) == 1 else self.network(x)
+
+    assert outcomes(Lonely(lambda logits: logits))["batch-independence"].outcome == "pass"
+    assert outcomes(Lonely(lambda logits: logits.flip(1)))["batch-independence"].outcome == "fail"
+    found = outcomes(Lonely(lambda logits: logits.squeeze(0)))["batch-independence"]
+    assert found.outcome == "fail"
+    assert "shape (10,)" in found.evidence
+
+
+def test_a_model_that_answers_otherwise_where_a_gradient_is_asked_for_is_found_out() -> None:
+    network, other = honest("relu"), honest("adversarially trained")
+    for told in (lambda x: torch.is_grad_enabled(), lambda x: x.requires_grad):
+        found = outcomes(lambda x, told=told: other(x) if told(x) else network(x))["finite-differences"]
+        assert found.outcome == "fail"
+        assert "where a gradient is asked for" in found.evidence
+
+
+class Turned(nn.Module):
+    """The honest network, whose gradient is turned round where this is told to."""
+
+    def __init__(self, where: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.network, self.where = honest("relu"), where
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.requires_grad:
+            x, turned = x.view_as(x), self.where(x.detach()).view(-1, 1, 1, 1)
+            x.register_hook(lambda g: torch.where(turned, -g, g))
         return self.network(x)
 
 
-def test_a_model_that_keeps_count_is_found_out_and_given_its_count_back() -> None:
-    found = outcomes(Counting())["state"]
+def test_gradients_are_slopes_on_every_example_and_within_the_threat_too() -> None:
+    x, _ = held_out(60)
+    dim = x.flatten(1).mean(1).quantile(0.3)
+    assert outcomes(Turned(lambda z: torch.zeros(len(z), dtype=torch.bool)))["finite-differences"].outcome == "pass"
+    some = outcomes(Turned(lambda z: z.flatten(1).mean(1) < dim))["finite-differences"]
+    assert some.outcome == "fail"
+    assert "(median of 60), on 1" in some.evidence
+    assert float(some.evidence.split(" differ by ")[1].split("%")[0]) < 1, "the middle one is right"
+    beside = outcomes(Turned(lambda z: torch.cdist(z.flatten(1), x.flatten(1), p=torch.inf).amin(1) > 0.05))
+    assert beside["finite-differences"].outcome == "fail"
+
+
+def test_a_vote_that_no_gradient_sees_is_found_at_borders_between_decisions() -> None:
+    """Right slopes nearly everywhere: those of the network that hardly counts."""
+    network, quiet = honest("relu"), honest("adversarially trained")
+
+    def voted(x: torch.Tensor) -> torch.Tensor:
+        return 10 * nn.functional.one_hot(network(x).argmax(1), 10).float() + 0.1 * quiet(x)
+
+    found = outcomes(voted)["finite-differences"]
     assert found.outcome == "fail"
-    assert "calls" in found.evidence
+    assert "borders" in found.evidence
+
+
+class Edges(nn.Module):
+    """How steep the picture is at every pixel: a cone over a flat background."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        down, across = x[..., 1:, :-1] - x[..., :-1, :-1], x[..., :-1, 1:] - x[..., :-1, :-1]
+        return (down.square() + across.square() + 1e-8).sqrt()
+
+
+def pooled() -> nn.Module:
+    """Windows that overlap, and tie on a flat background."""
+    first = (nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+    second = (nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+    return nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(392, 10))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [pooled, lambda: nn.Sequential(Edges(), nn.Flatten(), nn.Linear(729, 64), nn.ReLU(), nn.Linear(64, 10))],
+    ids=["pooled", "edges"],
+)
+def test_kinks_in_a_flat_background_are_no_alarm(make: Callable[[], nn.Module]) -> None:
+    found = outcomes(trained(fresh(make)), linf(0.04))
+    assert {name for name, check in found.items() if check.outcome in ("warn", "fail")} == set()
+
+
+def test_gradients_that_come_and_go_are_one_line() -> None:
+    network, calls = honest("relu"), itertools.count()
+
+    def once(x: torch.Tensor) -> torch.Tensor:
+        return network(x) if not x.requires_grad or next(calls) < 2 else network(x).detach()
+
+    with pytest.raises(BadInput, match="a model without gradients"):
+        outcomes(once)
+
+
+def test_a_backward_pass_that_raises_is_one_line() -> None:
+    class Refusing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: object, *gradients: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("not\nlike this")
+
+    network = honest("relu")
+    with pytest.raises(BadInput, match=r"RuntimeError: not like this in its backward pass"):
+        outcomes(lambda x: network(Refusing.apply(x)))
+
+
+def test_scores_that_float32_cannot_tell_apart_are_invalid() -> None:
+    network = honest("relu")
+    found = outcomes(lambda x: 1e-40 * network(x))["outputs-and-labels"]
+    assert (found.outcome, found.serious) == ("fail", "invalid")
+
+
+def test_a_random_model_is_not_taken_for_one_at_another_scale() -> None:
+    """Its calls are right on more or fewer of the sample, each by its own luck."""
+    model = find("random resize").make()
+    for seed in (4, 6):
+        with own_draws(seed, "doctor"):
+            x, y = held_out(200)
+            found = examine(adopt(model), Arrays("data", x, y), THREAT, seed=seed)
+        assert {check.name: check.outcome for check in found.checks}["scaling"] == "pass"
+
+
+def test_a_model_that_writes_into_its_inputs_is_examined_as_it_answers() -> None:
+    network = honest("relu")
+
+    class Writing(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return network(x.mul_(0.5).mul_(2))
+
+    model, (x, y) = Writing().eval(), held_out(60)
+    found = examine(adopt(model), Arrays("data", x, y), THREAT)
+    assert {check.name for check in found.checks if check.outcome in ("warn", "fail")} == set()
 
 
 @pytest.mark.parametrize("backward", ["grad", "backward"])

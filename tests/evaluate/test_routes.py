@@ -14,7 +14,7 @@ from sparring.data import Arrays
 from sparring.evaluate import examine
 from sparring.evaluate.adaptive import Candidate, examined
 from sparring.evaluate.result import Check
-from sparring.evaluate.routes import Part, parts
+from sparring.evaluate.routes import Part, parts, rivals
 from sparring.goals import Untargeted
 from sparring.losses import cross_entropy
 from sparring.models.loading import adopt
@@ -150,6 +150,19 @@ def test_the_parts_of_a_model_are_the_networks_that_answer_otherwise_than_it_doe
         assert torch.equal(part(gate)(x), network(x))
     assert parts(nn.Sequential(honest("relu")), x) == ()
     assert torch.equal(Part(99)(gate)(x), gate(x))
+
+
+def test_rivals_are_networks_inside_that_decide_otherwise_and_rewordings_are_none() -> None:
+    x = torch.cat([held_out(20)[0], Streams.of(0, range(20)).uniform(1, 28, 28)])
+    assert rivals(Gate(by_mask).eval(), x)
+    for wrapped in (nn.Sequential(honest("relu")), nn.Sequential(honest("relu"), nn.LogSoftmax(1))):
+        assert not rivals(wrapped, x)
+
+    class Experts(Gate):
+        def forward(self, x: Tensor) -> Tensor:
+            return 0.5 * (self.one[1:](x.flatten(1)) + self.other[1:](x.flatten(1)))
+
+    assert rivals(Experts(by_mask).eval(), x), "of a flattened input too"
 
 
 def test_parts_whose_number_depends_on_the_batch_are_left_out() -> None:

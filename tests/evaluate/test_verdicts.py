@@ -9,6 +9,7 @@ from torch import nn
 from sparring.errors import BadInput
 from sparring.evaluate import audit
 from sparring.evaluate.result import Result
+from sparring.streams import Streams
 from sparring.threats import Ball, l0, l1, l2, linf
 from sparring.zoo import find
 
@@ -203,3 +204,95 @@ def test_scores_in_a_container_are_refused_in_one_line(container: type) -> None:
     ) as said:
         audit(Wrapped(container).eval(), held_out(), THREAT, suite="quick")
     assert "\n" not in str(said.value)
+
+
+def test_a_gate_that_no_function_of_torch_gives_away_is_attacked_by_its_parts() -> None:
+    """One network, or another one, by a slope of a million: the gradient follows the one that it is on."""
+
+    class Steep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = honest("relu"), honest("adversarially trained")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            one, other = self.one(x), self.other(x)
+            sure = one.softmax(1).amax(1, keepdim=True) - 0.9
+            return (1e6 * sure).relu().clamp(max=1) * one + (-1e6 * sure).relu().clamp(max=1) * other
+
+    found = audit(Steep(), held_out(60), THREAT, suite="quick")
+    fooled = audit(honest("relu"), held_out(60), THREAT, suite="quick").robust_accuracy.estimate
+    robust = audit(honest("adversarially trained"), held_out(60), THREAT, suite="quick").robust_accuracy.estimate
+    checks = {check.name: check for check in found.checks}
+    assert "adaptive" in checks, "networks inside of it decide otherwise"
+    assert found.robust_accuracy.estimate < robust - 0.1
+    assert found.robust_accuracy.estimate >= fooled
+
+
+def test_classes_that_win_nowhere_lead_no_attack_astray() -> None:
+    """Twenty classes, always a little behind the best one: the margin to them is what a plain climb climbs."""
+    network = honest("relu")
+    waves = 0.12 * Streams.of(0, range(20)).normal(784)
+
+    def crowded(x: torch.Tensor) -> torch.Tensor:
+        logits = network(x)
+        behind = 0.5 * (x.flatten(1) @ waves.T).tanh() - 0.55
+        return torch.cat([logits, logits.amax(1, keepdim=True) + behind], 1)
+
+    found = audit(crowded, held_out(60), THREAT, suite="quick").robust_accuracy.estimate
+    assert found <= audit(network, held_out(60), THREAT, suite="quick").robust_accuracy.estimate + 0.05
+
+
+class Late(nn.Module):
+    """Another network, after this many calls, of which nothing but itself knows."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.one, self.other, self.left = honest("relu"), honest("adversarially trained"), calls
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.left -= 1
+        return (self.one if self.left > 0 else self.other)(x)
+
+
+def test_a_model_that_is_another_one_after_the_run_is_suspect() -> None:
+    found = audit(Late(400), held_out(60), THREAT, suite="quick")
+    state = [check for check in found.checks if check.name == "state"]
+    assert [check.outcome for check in state] == ["fail"]
+    assert "after the run" in state[0].evidence
+    assert found.verdict == "suspect"
+
+
+def test_buffers_and_gradients_come_back_as_they_were() -> None:
+    class Noting(nn.Module):
+        """Counts its calls, remembers its largest score, and leaves gradients behind."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = find("relu").make()
+            self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+            self.register_buffer("peak", torch.zeros(()), persistent=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits = self.network(x)
+            self.calls += 1
+            self.peak = torch.maximum(self.peak, logits.detach().abs().max())
+            with torch.enable_grad():
+                self.network(x.detach()).sum().backward()
+            return logits
+
+    model = Noting().eval()
+    audit(model, held_out(20), THREAT, suite="quick", passes=0)
+    assert (int(model.calls), float(model.peak)) == (0, 0.0)
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_a_compiled_network_is_run_as_it_was_written() -> None:
+    network = honest("relu")
+
+    def refused(*given: object) -> object:
+        raise AssertionError("compiled")
+
+    compiled = torch.compile(network, backend=refused)
+    found, plain = (audit(model, held_out(20), THREAT, suite="quick", passes=0) for model in (compiled, network))
+    assert found.verdict == plain.verdict == "trusted"
+    assert found.robust_accuracy == plain.robust_accuracy

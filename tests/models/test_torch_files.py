@@ -10,7 +10,7 @@ from torch import nn
 from sparring.errors import BadInput
 from sparring.models import torch as adapter
 from sparring.models.loading import adopt, load
-from sparring.models.victim import frozen
+from sparring.models.victim import frozen, inference, unwritten
 
 
 def net() -> nn.Module:
@@ -47,6 +47,55 @@ def test_a_module_is_its_own_victim_in_the_mode_it_is_in(trained):
     assert victim.call is victim.module is trained
     assert (victim.framework, victim.access, victim.name) == ("torch", "gradients", "Sequential")
     assert [part.training for part in trained.modules()] == [False, False, False, True, False, False]
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_network_of_another_float_type_takes_float32_and_hands_its_gradient_back(trained, kind):
+    victim, x = adopt(trained.to(kind)), torch.rand(3, 12, requires_grad=True)
+    y = victim(x)
+    y.sum().backward()
+    assert torch.equal(y, trained(x.to(kind)))
+    assert (y.dtype, x.grad.dtype) == (kind, torch.float32)
+    assert x.grad.any()
+
+
+def test_a_network_that_casts_its_inputs_itself_is_left_to_do_so(trained):
+    class Casting(nn.Sequential):
+        def forward(self, x):
+            assert x.dtype == torch.float32
+            return super().forward(x.double())
+
+    model = Casting(trained.double()).eval()
+    assert adopt(model)(torch.rand(3, 12)).dtype == torch.float64
+
+
+def test_a_frozen_script_without_a_mode_is_put_into_inference_mode_all_the_same(trained):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript itself is deprecated
+        frozen_script = torch.jit.freeze(torch.jit.script(trained))
+    with inference(frozen_script), unwritten(frozen_script):
+        assert frozen_script(torch.rand(2, 12)).shape == (2, 3)
+
+
+def test_buffers_that_were_written_or_replaced_come_back_as_they_were():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("written", torch.ones(2))
+            self.register_buffer("replaced", torch.ones(2))
+
+        def forward(self, x):
+            self.written += 1
+            self.replaced = self.replaced + 1
+            return x
+
+    model = Counting()
+    kept = model.replaced
+    with unwritten(model):
+        model(torch.rand(1))
+        assert model.written.sum() == model.replaced.sum() == 4
+    assert model.replaced is kept
+    assert model.written.sum() == model.replaced.sum() == 2
 
 
 def test_a_lazy_network_makes_its_weights_where_the_others_are_frozen():

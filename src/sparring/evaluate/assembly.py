@@ -39,7 +39,8 @@ def assembled(case: Case, story: Story) -> Result:
     """Numbers, checks and verdict, out of what happened."""
     clean, broken = story.outcomes.get("clean", {}), story.broken
     correct = [example for example, outcome in clean.items() if not outcome.reached and outcome.prediction >= 0]
-    checks = (*case.diagnosis.checks, *story.checks)
+    late = {check.name for check in story.checks}
+    checks = (*(check for check in case.diagnosis.checks if check.name not in late), *story.checks)
     if story.fought and len(broken) == len(correct):
         checks = exact(checks)
     verdict, reasons = judge(checks)

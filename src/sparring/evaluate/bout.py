@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any
 
 from sparring.attacks.grid import Grid
@@ -14,6 +15,7 @@ from sparring.evaluate import adaptive
 from sparring.evaluate import checks as run_checks
 from sparring.evaluate.bracket import WALKS, Prover, entry
 from sparring.evaluate.case import Case, Make, whole_box
+from sparring.evaluate.doctor import calls_leave_no_trace
 from sparring.evaluate.ledger import Cost, Outcome
 from sparring.evaluate.result import Check, Forecast, Progress
 from sparring.evaluate.run import Runner, home, own_draws
@@ -167,8 +169,8 @@ def fight(case: Case, plan: Suite, runner: Runner, prover: Prover | None) -> Sto
     _trace(plan, bout, climber)
     if prover is not None:
         _inward(bout, prover.among(WALKS))
-    proved = None if prover is None else bout.proved
-    return bout.story(outlook=outlook(rounds) if rounds else None, checks=bout.checks(), proved=proved)
+    proved, late = None if prover is None else bout.proved, _asked_again(bout)
+    return bout.story(outlook=outlook(rounds) if rounds else None, checks=(*bout.checks(), *late), proved=proved)
 
 
 def _rounds(plan: Suite, bout: Bout) -> list[Round]:
@@ -221,12 +223,25 @@ def _ask(plan: Suite, bout: Bout) -> None:
         bout.sweep("unbounded", "unbounded", attack, [right[place] for place in spread(len(right), 64)])
 
 
+def _asked_again(bout: Bout) -> tuple[Check, ...]:
+    """Clean examples once more: a model that learns or counts where the doctor does not look is another one by now."""
+    if bout.case.victim.access != "gradients" or bout.runner.ring.draws > 1:
+        return ()  # queries may be dear, and random answers differ
+    right, clean = bout.right, bout.outcomes["clean"]
+    found = bout.sweep("afterwards", "afterwards", None, [right[place] for place in spread(len(right), 64)])
+    before = {example: abs(clean[example].margin or 0.0) for example in found}
+    moved = (abs(abs(one.margin or 0.0) - before[example]) for example, one in found.items())
+    if not found or max(moved) <= 1e-3 * median(before.values()):
+        return ()
+    return (calls_leave_no_trace.question.failed("the model gives other answers after the run than before it"),)
+
+
 def _doubted(bout: Bout) -> bool:
-    """Whether a check says that gradients mislead, of a model that can be looked into."""
+    """Whether a check says that gradients mislead, of a model that can be looked into, or networks inside of it may."""
     case = bout.case
     checks = (*case.diagnosis.checks, *bout.checks())
     failed, warned = ({check.name for check in checks if check.outcome == outcome} for outcome in ("fail", "warn"))
-    doubted = failed & run_checks.DOUBTFUL or run_checks.HIDDEN in warned
+    doubted = failed & run_checks.DOUBTFUL or run_checks.HIDDEN in warned or case.diagnosis.rivals
     return case.victim.access == "gradients" and bool(doubted)
 
 

@@ -12,7 +12,7 @@ from sparring import __version__
 from sparring.evaluate import identity
 from sparring.evaluate.doctor import Diagnosis
 from sparring.evaluate.run import DRAWS
-from sparring.evaluate.suites import Suite, build, last_resort, margin_runs
+from sparring.evaluate.suites import Suite, among_winners, build, last_resort, margin_runs
 from sparring.models.victim import Victim
 from sparring.threats import Ball
 from sparring.types import Access, Attack, Data, Defence
@@ -60,6 +60,9 @@ class Case:
             blind = build(self.suite, self.threat, "scores", self.diagnosis.classes)
             longer = (replace(s, name=f"{s.name}-long") for s in blind.stages if s.role == "black box")
             plan = replace(plan, opening=(*plan.opening, *longer))
+        winners = self.diagnosis.winners
+        if plan.menu and 2 <= len(winners) < self.diagnosis.classes:
+            plan = replace(plan, menu=(among_winners(self.threat, winners), *plan.menu))
         return plan if self.passes is None else replace(plan, passes=self.passes)
 
     def climber(self, *, steps: int, times: int) -> Make:

@@ -27,7 +27,7 @@ from sparring.evaluate.own import code_of, guarded
 from sparring.evaluate.run import DRAWS, Ring, Runner, Watch, accept, asked, home, one_thread, silent, workforce
 from sparring.goals import Untargeted
 from sparring.losses import cross_entropy, dlr, logit, margin, probability_margin
-from sparring.models.victim import Victim, inference, scores
+from sparring.models.victim import Victim, inference, scores, unwritten
 from sparring.registry import Entry, members
 from sparring.spelling import hint
 from sparring.streams import Streams
@@ -109,7 +109,7 @@ def collect(
     attack = _made(entry, threat, taken)
     code = code_of(entry.make, attack)
     attack = _repeated(entry, guarded(attack, entry.name, threat) if code else attack, taken)
-    with one_thread():
+    with one_thread(), unwritten(victim):
         small = linf(8 / 255 * (threat.high - threat.low), low=threat.low, high=threat.high)
         diagnosis = examine(victim, data, threat if isinstance(threat, Ball) else small, seed=seed)
         _sound(entry, diagnosis)
@@ -152,7 +152,7 @@ def strike(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> tuple[
     x = data.take(places)[0].to(home(victim))
     accept(x, data, threat)
     attack = pgd(threat) if victim.access == "gradients" else square(threat, queries=1000)
-    with one_thread(), inference(victim):
+    with one_thread(), unwritten(victim), inference(victim):
         with torch.no_grad():
             decided = scores(victim, x).argmax(1)
         z = attack(asked(victim), x, Untargeted(decided), Streams.of(seed, places))

@@ -12,6 +12,7 @@ from sparring.attacks import pgd
 from sparring.errors import BadInput
 from sparring.evaluate.outputs import STEADY, apart
 from sparring.evaluate.routes import Reading
+from sparring.evaluate.run import stuck
 from sparring.goals import Never, Untargeted
 from sparring.losses import margin
 from sparring.models.victim import Victim
@@ -70,6 +71,11 @@ class Patient:
             return torch.stack([self.model(self.x).detach() for _ in range(4)])
 
     @cached_property
+    def differentiated(self) -> Tensor:
+        """What a call says of which gradients will be asked."""
+        return self.model(self.x.clone().requires_grad_()).detach()
+
+    @cached_property
     def change(self) -> float:
         """By how much that is apart from the first, at most."""
         return float(apart(self.outputs, self.again).max())
@@ -119,18 +125,21 @@ class Patient:
         size = self.threat.norm.size(u).clamp(min=torch.finfo(u.dtype).tiny)
         return u * rows((self.threat.eps / size).clamp(max=1), u)
 
-    def gradient(self, loss: Loss, x: Tensor | None = None) -> Tensor | None:
-        """The loss's gradient at the sample, or nothing where the model hands none out."""
+    def gradient(self, loss: Loss, x: Tensor | None = None, y: Tensor | None = None) -> Tensor | None:
+        """The loss's gradient at the sample, or nothing where the model hands none out; or at `x`, with labels `y`."""
         point = (self.x if x is None else x).detach().clone().requires_grad_()
         outputs = self.model(point)
         if not outputs.requires_grad:
             return None
         try:
-            (gradient,) = torch.autograd.grad(loss(outputs, Untargeted(self.y)).sum(), point, allow_unused=True)
+            total = loss(outputs, Untargeted(self.y if y is None else y)).sum()
+            (gradient,) = torch.autograd.grad(total, point, allow_unused=True)
         except (NotImplementedError, RuntimeError) as error:
-            if "derivative" not in str(error):  # as of torch.floor_divide, which has none
+            if "derivative" in str(error):  # as of torch.floor_divide, which has none
+                return None
+            if "memory" in str(error).lower():
                 raise
-            return None
+            raise stuck(self.victim, error) from error
         return gradient
 
     @cached_property

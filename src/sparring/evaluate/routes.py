@@ -137,12 +137,21 @@ def parts(model: Model, x: Tensor) -> tuple[Part, ...]:
     )
 
 
+def rivals(model: Model, x: Tensor) -> bool:
+    """Whether a network inside of a model decides otherwise of any of these inputs than the model does.
+
+    One that says the same in other numbers, before a temperature or a mask, does not. Costs a forward pass.
+    """
+    outputs, said = _said(model, x)
+    return any(bool((y.argmax(1) != outputs.argmax(1)).any()) for y in said.values())
+
+
 def _said(model: Model, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
     """What a model says, and what the calls of modules inside of it say that could be its outputs."""
     said: dict[int, Tensor] = {}
 
     def note(call: int, module: nn.Module, given: Tensor, y: Tensor) -> None:
-        if given.shape[1:] == x.shape[1:] and y.dim() == 2:
+        if given[:1].numel() == x[:1].numel() and y.dim() == 2:  # of a flattened input too
             said[call] = y.detach()
 
     with torch.no_grad(), listening(note):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import active_children, get_context, parent_process
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sparring.allocator import keep_freed
-from sparring.errors import BadInput, line
+from sparring.errors import BadInput, line, named
 from sparring.evaluate.ledger import Cost, Ledger, Outcome
 from sparring.goals import Untargeted
 from sparring.losses import margin
@@ -146,10 +147,16 @@ class Ring:
 
 def asked(victim: Victim) -> Model:
     """The model as an evaluation calls it: `steady` where rows are cheap, and saying in one line what it raises."""
+    return steady(answering(victim)) if victim.access == "gradients" else answering(victim)
+
+
+def answering(victim: Victim) -> Model:
+    """The model, saying in one line what it raises; what it writes into its inputs is lost."""
 
     def answer(x: Tensor) -> Tensor:
         try:
-            outputs: object = victim(x)
+            with _uncompiled():
+                outputs: object = victim(x.clone() if victim.access == "gradients" else x)  # others get a copy anyway
             if not isinstance(outputs, Tensor):
                 raise BadInput(
                     f"outputs of {victim.name} that are a {type(outputs).__name__}",
@@ -166,7 +173,19 @@ def asked(victim: Victim) -> Model:
             given = f"{victim.name} raised {type(error).__name__} on inputs {tuple(x.shape)}: {said}"
             raise BadInput(given, "a model that answers", "try it on such a batch by itself") from error
 
-    return steady(answer) if victim.access == "gradients" else answer
+    return answer
+
+
+def stuck(victim: Victim, error: Exception) -> BadInput:
+    """In one line, what a model raised on the way back."""
+    given = f"{victim.name} raised {named(error)} in its backward pass"
+    return BadInput(given, "a model that hands out gradients", "try torch.autograd.grad on it by itself")
+
+
+def _uncompiled() -> AbstractContextManager[object]:
+    """What `torch.compile` made is run as it was written: compiled anew under each view, it takes minutes."""
+    compiled = "torch._dynamo" in sys.modules
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def accept(x: Tensor, data: Data, threat: Boxed) -> None:
@@ -226,7 +245,7 @@ def memory_batch(victim: Victim, x: Tensor) -> int:
 
     device = home(victim)
     with inference(victim), torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
-        victim(x.to(device).requires_grad_(victim.access == "gradients"))
+        answering(victim)(x.to(device).requires_grad_(victim.access == "gradients"))
     each = kept / len(x) + 20 * x[0].nbytes
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return max(1, min(LARGEST, int(free / 3 / each)))

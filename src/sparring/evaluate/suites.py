@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+from torch import Tensor
+
 from sparring.attacks import (
     PGD,
     Hops,
@@ -36,8 +39,8 @@ from sparring.errors import BadInput
 from sparring.losses import cross_entropy, margin, probability_margin, targeted_margin
 from sparring.steps import ascent, chain, cosine
 from sparring.threats import Ball
-from sparring.types import Access, Attack, Loss
-from sparring.views import smoothed
+from sparring.types import Access, Attack, Loss, Model
+from sparring.views import settled, smoothed
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,24 @@ def _sparse(threat: Ball) -> dict[str, Attack]:
     if shrinking is None:
         return {}
     return {"shrinking": shrinking(threat, steps=60), "nearest": Within(attack=smallest(threat, steps=60))}
+
+
+def among(model: Model, classes: tuple[int, ...]) -> Model:
+    """The view in which no other class than these can win."""
+
+    def view(x: Tensor) -> Tensor:
+        outputs = model(x)
+        never = torch.ones(outputs.shape[1], dtype=torch.bool, device=outputs.device)
+        never[list(classes)] = False
+        return outputs.masked_fill(never, -torch.inf)
+
+    return view
+
+
+def among_winners(threat: Ball, winners: tuple[int, ...]) -> Stage:
+    """A slice that is not led to classes which nothing was seen to be: some come second everywhere, and win nowhere."""
+    view = settled(among, classes=winners)
+    return Stage("margin among winners", Through(view=view, attack=_run(threat, margin, beta=15)), "white box")
 
 
 def mixed_hops(threat: Ball, *, steps: int, times: int) -> Hops:

@@ -18,6 +18,7 @@ from sparring.evaluate.result import Result
 from sparring.evaluate.run import Ring, Runner, Watch, one_thread, own_draws, silent, workforce
 from sparring.evaluate.suites import Suite
 from sparring.models.loading import adopt
+from sparring.models.victim import unwritten
 from sparring.threats import Ball
 from sparring.types import Defence
 
@@ -63,9 +64,10 @@ def audit(
     free memory unless given; 32 for a model that is random), not on `workers` (processes, each on one thread), not on
     interruptions. The model comes back as it was given.
 
-    Where checks doubt the gradients, or warn of paths that these pass over, attacks are fitted to the model, without a
-    hint, for as many passes again at most as were spent until then. What they break counts, and the check `adaptive`
-    says how much it was. A failed check leaves the verdict suspect, unless nothing stands.
+    Where checks doubt the gradients, or warn of paths that these pass over, or where networks inside of the model
+    decide otherwise than it does, attacks are fitted to the model, without a hint, for as many passes again at most as
+    were spent until then. What they break counts, and the check `adaptive` says how much it was. A failed check leaves
+    the verdict suspect, unless nothing stands.
 
     Raises:
         BadInput: what cannot be audited: no examples, an unknown suite, a run in `out` with other settings; a model
@@ -79,7 +81,7 @@ def audit(
     subject = examples(data, limit)
     victim = adopt(model, name=name, example=subject.take([0])[0])
     folder = Path(out) if out is not None else None
-    with one_thread():
+    with one_thread(), unwritten(victim):
         with own_draws(seed, "doctor"):
             diagnosis = examine(victim, subject, threat, seed=seed)
         case = Case(

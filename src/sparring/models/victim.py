@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -81,7 +82,7 @@ def inference(model: object) -> Iterator[None]:
     if not isinstance(module, nn.Module):
         yield
         return
-    modes = {part: part.training for part in module.modules()}
+    modes = {part: part.training for part in module.modules() if hasattr(part, "training")}  # frozen TorchScript: none
     for part, training in modes.items():
         if training:  # to set what is set already takes as long, and training asks for this at every update
             part.training = False
@@ -91,6 +92,33 @@ def inference(model: object) -> Iterator[None]:
         for part, training in modes.items():
             if part.training != training:
                 part.training = training
+
+
+@contextmanager
+def unwritten(model: object) -> Iterator[None]:
+    """Give the torch module behind a model its buffers back as they were: some count their calls, or what they saw.
+
+    And weights that had no gradient have none: a model that runs a backward pass of its own leaves some.
+    """
+    module = model.module if isinstance(model, Victim) else model
+    kept: list[tuple[nn.Module, str, Tensor, Tensor]] = []
+    bare: list[Tensor] = []
+    if isinstance(module, nn.Module):
+        bare += [weight for weight in module.parameters() if weight.grad is None]
+        for part in module.modules():
+            own = part.named_buffers(recurse=False)
+            kept += [(part, name, buffer, buffer.detach().clone()) for name, buffer in own if not is_lazy(buffer)]
+    try:
+        yield
+    finally:
+        for weight in bare:
+            weight.grad = None
+        with torch.no_grad():
+            for part, name, buffer, value in kept:
+                if getattr(part, name, None) is not buffer:  # another tensor was put in its place
+                    setattr(part, name, buffer)
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 def scores(model: Model, x: Tensor) -> Tensor:
