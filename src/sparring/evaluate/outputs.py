@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sparring.norms import divisor
+
 STEADY = 1e-4
 """How far apart outputs for the same inputs may be, of a model that is not random."""
 
@@ -20,7 +22,7 @@ def lead(outputs: Tensor) -> Tensor:
     """The median lead of a best class over the second; where scores tie, what float types round in sums of them."""
     best, second = outputs.topk(2, dim=1).values.unbind(1)
     rounds = 1e4 * torch.finfo(outputs.dtype).eps * best.abs().median()
-    return torch.maximum((best - second).median(), rounds).clamp(min=torch.finfo(outputs.dtype).tiny)
+    return divisor(torch.maximum((best - second).median(), rounds))
 
 
 def apart(outputs: Tensor, others: Tensor) -> Tensor:

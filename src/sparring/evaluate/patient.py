@@ -16,7 +16,7 @@ from sparring.evaluate.run import stuck
 from sparring.goals import Never, Untargeted
 from sparring.losses import margin
 from sparring.models.victim import Victim
-from sparring.norms import rows
+from sparring.norms import divisor, rows
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Loss
@@ -122,7 +122,7 @@ class Patient:
         u = 4 / 255 * self.span * (2 * noise.uniform(*self.x.shape[1:], device=self.x.device).to(self.x) - 1)
         if self.threat.norm.counts:
             return u
-        size = self.threat.norm.size(u).clamp(min=torch.finfo(u.dtype).tiny)
+        size = divisor(self.threat.norm.size(u))
         return u * rows((self.threat.eps / size).clamp(max=1), u)
 
     def gradient(self, loss: Loss, x: Tensor | None = None, y: Tensor | None = None) -> Tensor | None:
