@@ -131,5 +131,5 @@ def test_ddn_finds_distances_like_those_of_foolbox(ring):
     clean = ring.stands(ring.x)
     ours, others = ((found - ring.x).flatten(1).norm(dim=1)[clean] for found in (z, theirs))
     assert not ring.stands(z).any()
-    assert ours.median().item() == pytest.approx(others.median().item(), rel=0.02)
-    assert ours.mean().item() == pytest.approx(others.mean().item(), rel=0.02)
+    # The mean: sizes stand on a grid of factors 0.95 and 1.05, so a median moves by 5 % with the last bit of an input.
+    assert ours.mean().item() == pytest.approx(others.mean().item(), rel=0.01)
