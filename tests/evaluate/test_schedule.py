@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import poisson
 
-from sparring.evaluate.schedule import BANDS, FEWEST, Round, bands, choose, outlook, settled, upper
+from sparring.evaluate.schedule import BANDS, FEWEST, Round, bands, choose, outlook, settled, unfinished, upper
 from sparring.streams import Streams
 
 
@@ -103,3 +103,15 @@ def test_a_long_slice_meets_no_more_examples_than_a_twentieth_of_the_budget_pays
     assert len(chosen.examples) == 250  # 800 passes each, of 200,000
     assert len(choose(("long",), list(range(10_000)), long, budget=1000).examples) == FEWEST
     assert len(choose(("long",), list(range(10_000)), long).examples) == 300
+
+
+def test_a_spent_budget_does_not_end_what_was_not_tried_or_still_breaks_something():
+    rounds = [
+        Round(slice="dry", band=0, broke=1, passes=1000),
+        Round(slice="dry", band=0, broke=0, passes=1000),
+        Round(slice="paying", band=0, broke=0, passes=1000),
+        Round(slice="paying", band=0, broke=2, passes=1000),
+        Round(slice="elsewhere", band=2, broke=0, passes=1000),
+    ]
+    assert unfinished(("dry", "paying", "elsewhere", "new"), rounds) == ("paying", "elsewhere", "new")
+    assert choose(("new",), list(range(500)), rounds, nearest=True).band == 0

@@ -22,11 +22,12 @@ def runners_up(outputs: Tensor, labels: Tensor) -> Tensor:
 class RunnerUp:
     """Climb towards the wrong class of this rank at `x`, 0 for the likeliest; any other class is success too.
 
-    For an attack with a targeted loss. Costs one forward pass more than the attack.
+    Without a rank every row draws its own. For an attack with a targeted loss. Costs one forward pass more than the
+    attack.
     """
 
     attack: Attack
-    rank: int = 0
+    rank: int | None = 0
 
     @property
     def threat(self) -> Threat:
@@ -44,5 +45,8 @@ class RunnerUp:
         with torch.no_grad():
             outputs = model(x)
         wrong = runners_up(outputs, goal.labels)
-        target = wrong[:, self.rank % wrong.shape[1]]
-        return self.attack(model, x, Towards(goal.labels, target), rng)
+        if self.rank is None:
+            place = (rng.at("rank").uniform(1, device=x.device).flatten() * wrong.shape[1]).long()
+        else:
+            place = torch.full_like(goal.labels, self.rank % wrong.shape[1])
+        return self.attack(model, x, Towards(goal.labels, wrong.gather(1, place.unsqueeze(1)).squeeze(1)), rng)

@@ -19,7 +19,7 @@ from sparring.evaluate.doctor import calls_leave_no_trace
 from sparring.evaluate.ledger import Cost, Outcome
 from sparring.evaluate.result import Check, Forecast, Progress
 from sparring.evaluate.run import Runner, home, own_draws
-from sparring.evaluate.schedule import Round, choose, outlook, settled
+from sparring.evaluate.schedule import Round, choose, outlook, settled, unfinished
 from sparring.evaluate.statistics import spread
 from sparring.evaluate.suites import Suite, out_of_the_data
 from sparring.losses import dlr
@@ -174,16 +174,16 @@ def fight(case: Case, plan: Suite, runner: Runner, prover: Prover | None) -> Sto
 
 
 def _rounds(plan: Suite, bout: Bout) -> list[Round]:
-    """Slices of the menu, the most promising next, while something stands and is likely to fall."""
-    slices = {stage.name: stage for stage in plan.menu}
-    count = len(bout.case.data)
+    """Slices of the menu, the most promising next, while something stands and is likely to fall, or still does."""
+    slices = {stage.name: stage for stage in (*plan.menu, *plan.longer)}
+    budget, tolerance = (share * len(bout.case.data) for share in (plan.passes, plan.tolerance))
     rounds: list[Round] = []
-    while (
-        slices
-        and (standing := bout.ranked())
-        and not settled(rounds, plan.passes * count, tolerance=plan.tolerance * count)
-    ):
-        chosen = choose(tuple(slices), standing, rounds, plan.passes * count)
+    while standing := bout.ranked():
+        done = settled(rounds, budget, tolerance)
+        names = unfinished([stage.name for stage in plan.menu], rounds) if done else tuple(slices)
+        if not names:
+            break
+        chosen = choose(names, standing, rounds, budget, nearest=done)
         stage = slices[chosen.slice]
         label = f"{stage.name} #{len(rounds) + 1}"
         broke = bout.fight(label, stage.role, stage.attack, chosen.examples, stage.name)

@@ -305,8 +305,8 @@ def accuracy_falls_without_bounds(record: Record, question: Question) -> Check |
 
 @asks(
     "storage",
-    "surely under 75 % do",
-    threshold="75 %",
+    "surely under 50 % do",
+    threshold="50 %",
     serious="warning",
     remedy="part of the damage is gone once an image is stored: say which of the two you mean",
 )
@@ -324,7 +324,7 @@ def success_survives_storage(record: Record, question: Question) -> Check | None
         f"of {len(survives)} examples that fell, {share.estimate:.0%} still do when what broke them is rounded to 8 "
         f"bits (at most {share.high:.0%}, by the 95% interval)"
     )
-    return question.answered(evidence, bad=share.high < 0.75)
+    return question.answered(evidence, bad=share.high < 0.5)
 
 
 @asks("sample-size", "fewer than 50 examples", threshold="50", serious="warning", remedy="audit more examples")

@@ -83,11 +83,18 @@ def _faded(rounds: Sequence[Round]) -> list[tuple[Round, float]]:
     return [(one, FADE**age) for age, one in enumerate(reversed(rounds))]
 
 
-def choose(slices: Sequence[str], ranked: Sequence[int], rounds: Sequence[Round], budget: float = math.inf) -> Next:
+def choose(
+    slices: Sequence[str],
+    ranked: Sequence[int],
+    rounds: Sequence[Round],
+    budget: float = math.inf,
+    *,
+    nearest: bool = False,
+) -> Next:
     """The band that promises most per pass, and the slice that has done best against what its bands promised.
 
     Of the band, the nearest to falling: as many as the share `LARGEST` of the `budget` pays for, by what the slice
-    cost before.
+    cost before. `nearest`: the nearest band, and no other.
     """
     found = _faded(rounds)
     cut = bands(ranked)
@@ -103,8 +110,9 @@ def choose(slices: Sequence[str], ranked: Sequence[int], rounds: Sequence[Round]
         return upper(broke, 1 + sum(weight * one.expected for one, weight in found if one.slice == name), HOPEFUL)
 
     tried = {one.band for one in rounds}
-    untried = [band for band in range(len(cut)) if band not in tried]
-    band = untried[0] if untried else max(range(len(cut)), key=lambda band: upper(*seen(band), HOPEFUL) * DEEPER**band)
+    open_bands = range(1 if nearest else len(cut))
+    untried = [band for band in open_bands if band not in tried]
+    band = untried[0] if untried else max(open_bands, key=lambda band: upper(*seen(band), HOPEFUL) * DEEPER**band)
     broke, passes = seen(band)
     name = max(slices, key=promise)
     known = [(one.passes, one.examples) for one in rounds if one.slice == name]
@@ -133,6 +141,12 @@ def outlook(rounds: Sequence[Round]) -> Forecast:
         late, broke = late + one.passes, broke + one.broke
     more = upper(broke, late, CONFIDENCE) * total if late else math.inf
     return Forecast(passes=total, broke_late=broke, examples=more, confidence=CONFIDENCE)
+
+
+def unfinished(slices: Sequence[str], rounds: Sequence[Round]) -> tuple[str, ...]:
+    """The slices that a spent budget does not end: the nearest band has not seen them, or fell to them the last time."""
+    last = {one.slice: one.broke for one in rounds if one.band == 0}
+    return tuple(name for name in slices if last.get(name, 1))
 
 
 def settled(rounds: Sequence[Round], budget: float, tolerance: float) -> bool:

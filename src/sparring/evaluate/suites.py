@@ -34,10 +34,11 @@ from sparring.attacks import (
     uniform_noise,
 )
 from sparring.attacks.hops import exact
+from sparring.attacks.transfer import Transfer, nearby
 from sparring.attacks.within import Within
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, margin, probability_margin, targeted_margin
-from sparring.steps import ascent, chain, cosine
+from sparring.steps import ascent, chain, cosine, momentum
 from sparring.threats import Ball
 from sparring.types import Access, Attack, Loss, Model
 from sparring.views import settled, smoothed
@@ -57,14 +58,15 @@ class Suite:
     """The stages of an audit.
 
     Every stage of `opening` is run on all that stands, those of `closing` on the `hardest` examples that stand
-    then. In between, slices of `menu` are chosen round by round, for `passes` forward and backward passes an example
-    of the data, or until the rest would break less than the share `tolerance` of them, with 95 % confidence.
-    `nearest` makes the attack that finds the smallest size for each example, from which the curve is read at any eps;
+    then. In between, slices of `menu` and the `longer` ones are chosen round by round, for `passes` forward and
+    backward passes an example of the data, or until the rest would break less than the share `tolerance` of them, with
+    95 % confidence; past that, those of the menu that were not tried, or still break something. `nearest` makes the attack that finds the smallest size for each example, from which the curve is read at any eps;
     without it, a few sizes are tried.
     """
 
     opening: tuple[Stage, ...]
     menu: tuple[Stage, ...] = ()
+    longer: tuple[Stage, ...] = ()
     closing: tuple[Stage, ...] = ()
     passes: int = 0
     tolerance: float = 0.0
@@ -74,7 +76,7 @@ class Suite:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """All of them."""
-        return (*self.opening, *self.menu, *self.closing)
+        return (*self.opening, *self.menu, *self.longer, *self.closing)
 
 
 def margin_runs(threat: Ball, *, steps: int, times: int) -> Restarts:
@@ -95,11 +97,8 @@ def _run(threat: Ball, loss: Loss, *, beta: float, temperature: float = 0.0, ste
     )
 
 
-def menu(threat: Ball, classes: int, *, patient: bool = False) -> tuple[Stage, ...]:
-    """Slices of about forty passes: losses, targets and smoothnesses, of which each network falls to some.
-
-    The patient have one of a thousand passes too, for what nearly falls.
-    """
+def menu(threat: Ball, classes: int) -> tuple[Stage, ...]:
+    """Slices of about forty passes: losses, targets and smoothnesses, of which each network falls to some."""
     targets = min(classes - 1, 3) if classes > 2 else 0
     slices: dict[str, Attack] = {
         "cross-entropy": _run(threat, cross_entropy, beta=10, temperature=20),
@@ -109,14 +108,26 @@ def menu(threat: Ball, classes: int, *, patient: bool = False) -> tuple[Stage, .
             f"runner-up {rank + 1}": RunnerUp(attack=_run(threat, targeted_margin, beta=15), rank=rank)
             for rank in range(targets)
         },
+        **({"any class": RunnerUp(attack=_run(threat, targeted_margin, beta=15), rank=None)} if classes > 4 else {}),
         "probability margin": _run(threat, probability_margin, beta=10),
         "exact cross-entropy": pgd_cosine(threat, loss=cross_entropy),
         "exact margin": pgd_cosine(threat, loss=margin),
         "hops": mixed_hops(threat, steps=20, times=5),
-        **_sparse(threat),
-        **({"many hops": mixed_hops(threat, steps=10, times=40)} if patient else {}),
+        **(_sparse(threat) or {"margin around": around(threat)}),
     }
     return tuple(Stage(name, attack, "white box") for name, attack in slices.items())
+
+
+def around(threat: Ball, *, steps: int = 10) -> Transfer:
+    """Half of each gradient is taken somewhere around the point: ripples as long as the threat average out."""
+    step = chain(momentum(0.9), ascent(threat.norm), cosine(0.5 * threat.unit, steps))
+    copies = (settled(nearby, threat=threat.times(0.5)),)
+    return Transfer(threat=threat, step=step, copies=copies, now=0.5, loss=margin, steps=steps)
+
+
+def longer(threat: Ball) -> tuple[Stage, ...]:
+    """A slice of eight hundred passes, for what nearly falls."""
+    return (Stage("many hops", mixed_hops(threat, steps=10, times=40), "white box"),)
 
 
 def _sparse(threat: Ball) -> dict[str, Attack]:
@@ -192,7 +203,8 @@ def standard(threat: Ball, access: Access, classes: int) -> Suite:
         return Suite(opening=(*controls(threat, 2), *black_box(threat, 5000)))
     return Suite(
         opening=(*controls(threat, 2), Stage("fgsm", fgsm(threat), "single step"), *_first(threat)),
-        menu=menu(threat, classes, patient=True),
+        menu=menu(threat, classes),
+        longer=longer(threat),
         closing=black_box(threat, 400),
         passes=80,
         tolerance=0.001,
@@ -207,7 +219,8 @@ def thorough(threat: Ball, access: Access, classes: int) -> Suite:
     targeted = (Stage("apgd-t", apgd_t(threat, steps=100, targets=9), "white box"),) if classes >= 4 else ()
     return Suite(
         opening=(*controls(threat, 10), Stage("fgsm", fgsm(threat), "single step"), *_first(threat)),
-        menu=menu(threat, classes, patient=True),
+        menu=menu(threat, classes),
+        longer=longer(threat),
         closing=(Stage("apgd-ce", apgd_ce(threat, steps=100), "white box"), *targeted, *black_box(threat, 5000)),
         passes=1000,
         hardest=128,

@@ -259,6 +259,24 @@ class Dimmed(nn.Module):
         return logits
 
 
+class Decoys(nn.Module):
+    """Three real classes that follow the best one at a distance, and sway with directions that no decision knows."""
+
+    def __init__(self, network: nn.Module, size: int, distance: float = 0.3) -> None:
+        super().__init__()
+        self.network, self.distance = network, distance
+        seed = torch.Generator().manual_seed(0)
+        self.register_buffer("sway", torch.randn(size, 10, generator=seed) / 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, with the three classes after the best one close behind it."""
+        logits: Tensor = 3 * self.network(x)
+        top, winner = logits.max(1, keepdim=True)
+        after = (torch.arange(10, device=x.device) - winner) % 10
+        swaying = top - self.distance * (1 - 0.45 * (x.flatten(1) @ self.get_buffer("sway")).tanh())
+        return torch.where((after >= 1) & (after <= 3), torch.maximum(logits, swaying), logits)
+
+
 class LiveStatistics(nn.BatchNorm2d):
     """Batch normalisation that uses and updates the batch's statistics in every mode."""
 
@@ -472,6 +490,18 @@ def dimmed() -> nn.Module:
     return Dimmed(relu()).eval()
 
 
+@specimen("decoys", "broken", "convergence")
+def decoys() -> nn.Module:
+    """Three classes always come next, and are as good as out of reach: attacks climb towards them."""
+    return Decoys(relu(), 784).eval()
+
+
+@specimen("ripples", "broken", "convergence")
+def ripples() -> nn.Module:
+    """A wave as long as the threat: gradients hold nearby, and lead nowhere."""
+    return behind(Crumple(height=0.03, frequency=60))
+
+
 @specimen("purification", "broken", "inference-time-optimisation")
 def purification() -> nn.Module:
     """Optimisation at inference: the input is made surer first."""
@@ -502,7 +532,7 @@ def hashed_noise() -> nn.Module:
     return behind(Crumple(height=0.3))
 
 
-@specimen("beneath the file", "broken", "loss-noise", "monotone", "noise-control", "storage", threat=linf(0.01))
+@specimen("beneath the file", "broken", "loss-noise", "noise-control", "storage", threat=linf(0.01))
 def beneath_the_file() -> nn.Module:
     """A network that reacts most to what no image file can hold."""
     return behind(Residue())
