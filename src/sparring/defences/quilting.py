@@ -16,7 +16,7 @@ from sparring.streams import Streams
 from sparring.types import Defence, Model
 from sparring.views import mean
 
-SOFTNESSES = (0.2, 0.05, 0.0125)
+SOFTNESSES = (0.1, 0.01, 0.001)
 """By which squared distances are divided where the choice of a patch is soft: each in its turn, and the mean of all."""
 
 
