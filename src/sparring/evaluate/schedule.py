@@ -144,7 +144,7 @@ def outlook(rounds: Sequence[Round]) -> Forecast:
 
 
 def unfinished(slices: Sequence[str], rounds: Sequence[Round]) -> tuple[str, ...]:
-    """The slices that a spent budget does not end: the nearest band has not seen them, or fell to them the last time."""
+    """The slices that no spent budget ends: the nearest band has not seen them, or fell to them the last time."""
     last = {one.slice: one.broke for one in rounds if one.band == 0}
     return tuple(name for name in slices if last.get(name, 1))
 
