@@ -22,6 +22,7 @@ from sparring.evaluate.outputs import agree, apart
 from sparring.evaluate.result import Check
 from sparring.evaluate.run import own_draws
 from sparring.models.loading import adopt
+from sparring.models.torch import function
 from sparring.streams import Streams
 from sparring.threats import Ball, l2, linf
 from sparring.zoo import find
@@ -433,6 +434,21 @@ def test_scores_that_float32_cannot_tell_apart_are_invalid() -> None:
     network = honest("relu")
     found = outcomes(lambda x: 1e-40 * network(x))["outputs-and-labels"]
     assert (found.outcome, found.serious) == ("fail", "invalid")
+
+
+@pytest.mark.parametrize(("count", "outcome"), [(1, "pass"), (20, "fail")])
+def test_one_example_that_another_scale_gets_right_may_be_luck(count: int, outcome: str) -> None:
+    network = honest("relu")
+
+    def divides(x: torch.Tensor) -> torch.Tensor:
+        """Knows inputs from 0 to 255."""
+        bright = x.flatten(1).amax(1, keepdim=True) > 2
+        return torch.where(bright, network(x / 255), -network(x))
+
+    x, y = held_out(20)
+    data = Arrays("data", x[:count], network(x).argmax(1)[:count])
+    found = examine(function(divides), data, THREAT)
+    assert {check.name: check.outcome for check in found.checks}["scaling"] == outcome
 
 
 def test_a_random_model_is_not_taken_for_one_at_another_scale() -> None:
