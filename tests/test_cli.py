@@ -779,11 +779,16 @@ class Fence(Ball):
         return f"fence:{self.eps:g}"
 
 
+class Rotten(Fence):
+    def contains(self, z, x):
+        return "no" if self.eps == 0.1 else 1 / 0
+
+
 @register("threats", "fence")
 def fence(eps, *, low=0.0, high=1.0):
     if eps > 1:
         raise ValueError("a fence too high")
-    return Fence(linf(eps).norm, eps, low, high)
+    return (Rotten if eps < 0.2 else Fence)(linf(eps).norm, eps, low, high) if eps else None
 
 
 @register("attacks", "climb", norms=(), threats=("fence",))
@@ -799,6 +804,24 @@ def test_a_threat_of_ones_own_comes_with_the_file_of_its_attack(place: Path) -> 
     assert "climb on fence:0.2: broke " in out, err
     said = start(*words, "--threat", "fence:2").communicate()[1]
     assert said.startswith("sparring: threat 'fence:2' raised ValueError: a fence too high; need a factory")
+
+
+@pytest.mark.parametrize(
+    ("size", "line"),
+    [
+        ("0", "threat 'fence:0' is a NoneType; need contains, distance, low and high"),
+        ("0.1", "contains of the threat fence:0.1 returned str; need bool (64,)"),
+        ("0.15", "contains of the threat fence:0.15 raised ZeroDivisionError: division by zero; need contains(z, x)"),
+    ],
+)
+def test_a_threat_of_ones_own_that_fails_is_named_in_one_line(place: Path, size: str, line: str) -> None:
+    Path("fences.py").write_text(FENCE)
+    words = ("attack", *TRAINED, *SMALL, "--attack", "fences.py:climb", "--threat", f"fence:{size}", "--out", "out")
+    ended = start(*words)
+    err = ended.communicate()[1]
+    assert ended.returncode == 2
+    assert f"sparring: {line}" in err
+    assert "Traceback" not in err
 
 
 def test_a_refusal_that_going_on_would_meet_again_gets_no_such_advice(run: Run, place: Path) -> None:
@@ -854,6 +877,15 @@ def test_a_picture_of_attributions_has_the_first_24_examples_and_the_table_all(r
     assert height == int.from_bytes(Path("out", "attributions.png").read_bytes()[20:24])
 
 
+def test_a_result_whose_threat_has_no_size_is_refused_in_one_line(run: Run, place: Path) -> None:
+    run(*AUDIT, "--out", "out")
+    result = json.loads(Path("out", "result.json").read_text())
+    for eps in (float("nan"), float("inf"), "wide", None):
+        Path("out", "result.json").write_text(json.dumps(result | {"threat": result["threat"] | {"eps": eps}}))
+        for words in (("report", "out"), ("compare", "out", "out")):
+            refused(run, words, "out/result.json is not a result: ", "number")
+
+
 def test_compare_fails_where_the_second_is_less_robust_than_chance_explains(run: Run, place: Path) -> None:
     run(*AUDIT, "--out", "out")
     first = Path("out", "result.json")
@@ -875,6 +907,10 @@ def test_compare_fails_where_the_second_is_less_robust_than_chance_explains(run:
     unlike = run("compare", str(first), "other.json")
     assert unlike.status == 2
     assert "differ in their threat; need the same threat in both" in unlike.err
+    Path("others.json").write_text(json.dumps(worse | {"digest": "0" * 16}))
+    unlike = run("compare", str(first), "others.json")
+    assert unlike.status == 2
+    assert "differ in their examples; need the same examples in both" in unlike.err
 
 
 @pytest.mark.parametrize(("model", "share", "status"), [("trained", "0", 0), ("trained", "1", 1), ("Softmax", "0", 1)])

@@ -37,6 +37,16 @@ def test_smoothed_pooling_gives_the_same_outputs_and_shares_gradients_over_the_w
     torch.testing.assert_close(pullback(smoothed(pool, temperature=1e6), x, g), pullback(pool, x, g), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
+def test_smoothed_gives_rows_by_themselves_what_it_gives_them_together(window):
+    net, x = nn.Sequential(nn.ReLU(), nn.MaxPool2d(**window)), pictures()
+    together = smoothed(net, beta=4.0, temperature=3.0)
+    alone = smoothed(torch.vmap(net), beta=4.0, temperature=3.0)
+    assert torch.equal(alone(x.clone().requires_grad_()), net(x))
+    g = torch.ones_like(net(x))
+    torch.testing.assert_close(pullback(alone, x, g), pullback(together, x, g))
+
+
 def test_a_window_is_shared_by_the_softmax_of_what_is_in_it():
     x = torch.tensor([[[[0.1, 0.4], [0.3, -0.2]]]])
     shares = pullback(smoothed(nn.MaxPool2d(2), temperature=5.0), x, torch.ones(1, 1, 1, 1))

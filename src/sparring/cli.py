@@ -641,6 +641,7 @@ def _settings(assigned: Sequence[str]) -> dict[str, Any]:
 def _threat(given: dict[str, Any]) -> Boxed:
     """What the attacker may do, within the bounds of the inputs."""
     from sparring.threats import linf, parse
+    from sparring.types import Boxed
 
     low, high = given["bounds"]
     if not -math.inf < low < high < math.inf:
@@ -648,12 +649,16 @@ def _threat(given: dict[str, Any]) -> Boxed:
     if given["threat"] is None:
         return linf(8 / 255 * (high - low), low=low, high=high)
     try:
-        return parse(given["threat"], low=low, high=high)
+        threat: object = parse(given["threat"], low=low, high=high)
     except BadInput:
         raise
     except Exception as error:  # the code of a threat of one's own
         need = "a factory (size, *, low, high) -> Threat"
         raise BadInput(f"threat {given['threat']!r} raised {named(error)}", need, "mend it") from error
+    if not isinstance(threat, Boxed):
+        what = f"threat {given['threat']!r} is a {type(threat).__name__}"
+        raise BadInput(what, "contains, distance, low and high", "let its factory return them")
+    return threat
 
 
 def _met(given: dict[str, Any]) -> tuple[Victim, Data]:

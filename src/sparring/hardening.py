@@ -118,6 +118,7 @@ def train(
     folder = Path(out) if out is not None else None
     with _alone(folder, resume=resume):
         found = _materials(chosen, model, data, test, trust=trust)
+        chosen.suit(found.train.take([0])[0].shape[1:])
         ball = chosen.ball()
         for subject in (found.train, found.test):
             accept(subject.take(range(min(LOOKED_AT, len(subject))))[0], subject, ball)

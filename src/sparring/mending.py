@@ -218,11 +218,11 @@ class _Mend(TorchFunctionMode):
             return self._carried(func, name, args, kwargs)
         if name in TOLD:
             return func(first.detach(), *args[1:], **kwargs)
-        if first.requires_grad and (name == "detach" or func == Tensor.data.__get__):  # type: ignore[attr-defined]
+        if _bare(first).requires_grad and (name == "detach" or func == Tensor.data.__get__):  # type: ignore[attr-defined]
             self.met.append("detach")
             return first.clone()
         in_place = (name.endswith("_") and not name.endswith("__")) or bool(kwargs.get("inplace"))
-        if name.rstrip("_" * in_place) in SOFT and first.requires_grad:
+        if name.rstrip("_" * in_place) in SOFT and _bare(first).requires_grad:
             soft = SOFT[name.rstrip("_" * in_place)](first.clone() if in_place else first, *args[1:], **kwargs)
             if soft is not None:
                 value = func(first.detach().clone(), *args[1:], **kwargs)
@@ -235,8 +235,8 @@ class _Mend(TorchFunctionMode):
         if name.rstrip("_") not in SATURATING:
             return True
         flat = (value == 0) | (value.abs() == 1) if name.startswith(SQUASHING) else value != x
-        seen = flat[x >= MASKED]
-        return bool(seen.float().mean() > 0.5)
+        seen = x >= MASKED
+        return bool(_bare(flat & seen).sum() > 0.5 * _bare(seen).sum())
 
     def _known(self, value: Tensor, soft: Tensor) -> Tensor:
         """The value, with the gradient of what stands for it, now or once it is a float tensor again."""
@@ -251,7 +251,9 @@ class _Mend(TorchFunctionMode):
         if not isinstance(value, Tensor) or not (self.soft or name in ABOVE or name in CASTS):
             return value
         soft = self._softly(func, name, args, kwargs, value)
-        if soft is None or soft.shape != value.shape or not soft.requires_grad or not bool(soft.isfinite().all()):
+        if soft is None or soft.shape != value.shape or not _bare(soft).requires_grad:
+            return value
+        if not bool(_bare(soft.isfinite()).all()):
             return value
         return self._known(value, soft)
 
@@ -259,7 +261,7 @@ class _Mend(TorchFunctionMode):
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor
     ) -> Tensor | None:
         stood = [self.soft[id(arg)][1] for arg in _flat(args) if id(arg) in self.soft]
-        floats = [arg for arg in _flat(args) if isinstance(arg, Tensor) and arg.requires_grad]
+        floats = [arg for arg in _flat(args) if isinstance(arg, Tensor) and _bare(arg).requires_grad]
         if name in ABOVE and (stood or floats):
             self.met.append("comparison")
             left, right = (self._stood(arg) for arg in args[:2])
@@ -291,6 +293,13 @@ class _Mend(TorchFunctionMode):
         return self.soft[id(arg)][1] if id(arg) in self.soft else arg
 
 
+def _bare(x: Tensor) -> Tensor:
+    """Under `torch.vmap` the whole of which a row is in hand: the row itself does not say whether it has a gradient."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
+
+
 def _flat(args: Sequence[Any]) -> Iterator[Any]:
     for arg in args:
         if isinstance(arg, tuple | list):
@@ -299,8 +308,10 @@ def _flat(args: Sequence[Any]) -> Iterator[Any]:
             yield arg
 
 
-def _replaced(args: Sequence[Any], by: Callable[[Any], Any]) -> list[Any]:
-    return [_replaced(arg, by) if isinstance(arg, tuple | list) else by(arg) for arg in args]
+def _replaced(args: Sequence[Any], by: Callable[[Any], Any]) -> Sequence[Any]:
+    """The same with each part replaced; tuples stay tuples, which mean other things than lists in an index."""
+    found = [_replaced(arg, by) if isinstance(arg, tuple | list) else by(arg) for arg in args]
+    return tuple(found) if isinstance(args, tuple) else found
 
 
 Surrogate = Literal["identity", "slopes"]
@@ -319,13 +330,13 @@ class Stage:
 def listening(hook: Callable[[int, nn.Module, Tensor, Tensor], Tensor | None]) -> Iterator[None]:
     """`hook(call, module, x, y)` after every call of a module that turns a float tensor into one; may return another.
 
-    Calls are counted as they end: inner ones before outer ones.
+    Calls are counted as they end: inner ones before outer ones. Those under `torch.vmap` are of single rows, and none.
     """
     calls, deaf = itertools.count(), False
 
     def after(module: nn.Module, given: tuple[Any, ...], y: Any) -> Any:
         nonlocal deaf
-        if deaf or len(given) != 1 or not (_is_float(given[0]) and _is_float(y)):
+        if deaf or len(given) != 1 or not (_is_float(given[0]) and _is_float(y)) or _bare(y) is not y:
             return None
         deaf = True  # what the hook itself calls is not counted
         try:

@@ -73,11 +73,17 @@ def preprocessed(model: Model, transform: Transform) -> Model:
 
 
 class _Stand(torch.autograd.Function):
-    """The value of one tensor with the gradient of another, to the last bit."""
+    """The value of one tensor with the gradient of another, to the last bit; in models that call `torch.vmap` too."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, soft: Tensor) -> Tensor:
+    def forward(value: Tensor, soft: Tensor) -> Tensor:
         return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
@@ -190,11 +196,16 @@ def smoothed(model: Model, beta: float = 25.0, temperature: float = 0.0) -> Mode
 
 
 class _SmoothReLU(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, beta: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.beta = beta
+    def forward(x: Tensor, beta: float) -> Tensor:
         return x.clamp(min=0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.beta = inputs
+        ctx.save_for_backward(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -203,12 +214,17 @@ class _SmoothReLU(torch.autograd.Function):
 
 
 class _SmoothPool(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, temperature: float, window: dict[str, Any]) -> Tensor:
+    def forward(x: Tensor, temperature: float, window: dict[str, Any]) -> Tensor:
         pooled: Tensor = functional.max_pool2d(x, **window)
-        ctx.save_for_backward(x, pooled)
-        ctx.temperature, ctx.window = temperature, window
         return pooled
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.temperature, ctx.window = inputs
+        ctx.save_for_backward(x, output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

@@ -193,6 +193,12 @@ BREAKS: dict[str, Callable[[Tensor], Tensor]] = {
     "a mask that is filled": lambda x: torch.ones_like(x).masked_fill(x < 0.5, 0),
     "a thermometer": lambda x: (x.unsqueeze(2) > torch.linspace(0, 1, 8)[:, None, None]).float().mean(2),
     "a steep clamp": lambda x: (20 * (x - 0.5)).clamp(0, 1),
+    "places by two numbers": lambda x: (
+        torch.stack([(7 * x).round().long()[row, 0] for row in range(len(x))])[:, None] / 7
+    ),
+    "rows by themselves": torch.vmap(lambda row: (7 * row).round() / 7),
+    "a mask of rows by themselves": torch.vmap(lambda row: (row > 0.5).float()),
+    "a steep clamp of rows by themselves": torch.vmap(lambda row: (20 * (row - 0.5)).clamp(0, 1)),
 }
 
 
@@ -215,6 +221,18 @@ def test_a_mended_model_says_the_same_to_the_last_bit_and_has_the_gradient_behin
     assert behind is not None
     assert functional.cosine_similarity(gradient.flatten(1), behind.flatten(1)).median() > 0.8
     assert obstacles(broken, x) != ()
+
+
+def test_a_model_that_works_on_rows_by_themselves_is_surveyed_and_audited() -> None:
+    network, (x, y) = honest("relu"), held_out(20)
+
+    class Rows(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            slopes: Tensor = torch.vmap(torch.func.grad(lambda row: row.square().sum()))(z)
+            return torch.vmap(lambda row: network(row.unsqueeze(0))[0])(slopes / 2)
+
+    assert obstacles(Rows(), x) == survey(Rows(), x) == ()
+    assert audit(Rows(), (x, y), linf(EPS), suite="quick", passes=0).robust_accuracy.estimate < 0.5
 
 
 @pytest.mark.parametrize("name", ["relu", "gelu", "tanh", "convolutional", "attention"])

@@ -445,7 +445,7 @@ def test_one_example_that_another_scale_gets_right_may_be_luck(count: int, outco
         bright = x.flatten(1).amax(1, keepdim=True) > 2
         return torch.where(bright, network(x / 255), -network(x))
 
-    x, y = held_out(20)
+    x, _ = held_out(20)
     data = Arrays("data", x[:count], network(x).argmax(1)[:count])
     found = examine(function(divides), data, THREAT)
     assert {check.name: check.outcome for check in found.checks}["scaling"] == outcome

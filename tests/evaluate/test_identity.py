@@ -10,7 +10,7 @@ from sparring import audit
 from sparring.data import Arrays, digits
 from sparring.errors import BadInput
 from sparring.evaluate.collect import collect
-from sparring.evaluate.identity import of_attack, of_data, of_model
+from sparring.evaluate.identity import of_attack, of_data, of_examples, of_model
 from sparring.models import adopt
 from sparring.models.victim import Victim
 from sparring.registry import find, members
@@ -90,6 +90,15 @@ def test_data_are_told_apart_by_any_label_and_any_input(row):
     other[row, 0, 14, 14] += 0.01
     label[row] = (label[row] + 1) % 10
     assert len({of_data(Arrays("same", *pair)) for pair in ((x, y), (other, y), (x, label))}) == 3
+
+
+def test_examples_are_the_same_by_any_name_and_in_any_shape_but_not_with_another_value():
+    x, y = digits("test").take(range(300))
+    flat, other = x.flatten(1), x.clone()
+    other[299, 0, 14, 14] += 0.01
+    same = of_examples(Arrays("one", x, y))
+    assert same == of_examples(Arrays("another", flat, y))
+    assert same not in (of_examples(Arrays("one", other, y)), of_examples(Arrays("one", x, y.flip(0))))
 
 
 def test_an_interrupted_attack_goes_on_with_the_same_model_only(tmp_path):

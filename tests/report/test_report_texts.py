@@ -75,10 +75,16 @@ def test_equal_results_do_not_differ() -> None:
     assert (pair.first, pair.second, pair.p) == (0, 0, 1.0)
 
 
+def test_results_from_before_there_was_a_digest_of_the_examples_still_compare() -> None:
+    for one, other in ((None, None), (None, "a"), ("a", None), ("a", "a")):
+        assert isinstance(derive.pair(example.result(digest=one), example.result(digest=other)), derive.Pair)
+
+
 def test_what_cannot_be_compared_example_by_example_is_said_to_be_so() -> None:
     assert derive.pair(example.result(), example.invalid()) == "invalid"
     assert derive.pair(example.result(), example.result(threat={"norm": "l2", "eps": 1.0})) == "threat"
     assert derive.pair(example.result(), example.result(seed=1)) == "examples"
+    assert derive.pair(example.result(digest="a"), example.result(digest="b")) == "examples"
     assert "the threats differ" in said(example.result(), example.result(threat={"norm": "l2", "eps": 1.0}))
 
 

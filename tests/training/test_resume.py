@@ -192,6 +192,27 @@ def test_a_batch_that_processes_cannot_share_evenly_is_refused(monkeypatch: pyte
         PLAIN(mlp(), few(), standard)
 
 
+STARTED = """
+    import os, signal, subprocess, sys
+
+    from sparring.training.hardware import starting
+
+    with starting():
+        if "waits" not in sys.argv:
+            subprocess.Popen([sys.executable, __file__, "waits"])
+            os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_a_process_that_waits_for_others_ends_when_the_one_that_started_it_is_gone(tmp_path: Path) -> None:
+    script = tmp_path / "started.py"
+    script.write_text(textwrap.dedent(STARTED))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, check=False, timeout=60)
+    assert done.returncode == -signal.SIGTERM, "and nobody holds its pipes any more"
+
+
 SHARED = """
     import os, signal, sys
     from dataclasses import replace

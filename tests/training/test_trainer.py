@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import pgd
+from sparring.attacks import ddn, pgd
 from sparring.data import Subset, first
 from sparring.data.arrays import Arrays
 from sparring.data.named import digits
@@ -20,7 +20,7 @@ from sparring.errors import BadInput
 from sparring.goals import Never, Untargeted
 from sparring.networks import mlp, small_cnn, wong_cnn
 from sparring.streams import Streams
-from sparring.threats import linf
+from sparring.threats import l2, linf
 from sparring.training import (
     Alarm,
     Epoch,
@@ -51,6 +51,7 @@ from sparring.training.objectives import (
 from sparring.training.rates import one_cycle
 from sparring.training.reading import Unlabelled
 from sparring.training.schedules import linear
+from sparring.training.validation import measure
 from sparring.training.weights import Average, swa
 from sparring.types import Data
 
@@ -474,6 +475,15 @@ def test_a_batchnorm_that_was_frozen_keeps_its_statistics_and_any_other_gathers_
     assert not torch.equal(learning[2].running_mean, network[2].running_mean)
     unfrozen = train(normed().eval())
     assert not torch.equal(unfrozen[2].running_mean, network[2].running_mean)
+
+
+def test_what_an_attack_finds_outside_of_the_threat_breaks_nothing_held_out() -> None:
+    data, network = few(32), mlp(hidden=8)
+    found = [
+        measure(network, validation=Validation(data=data, threat=l2(0.0), **given), seed=0, device=torch.device("cpu"))
+        for given in ({}, {"attack": ddn})
+    ]
+    assert found[0].robust == found[1].robust == found[0].clean
 
 
 @pytest.mark.parametrize(("settings", "said"), [({"every": 0}, "every = 0"), ({"patience": 0}, "patience = 0")])

@@ -81,6 +81,7 @@ def assembled(case: Case, story: Story) -> Result:
         name=case.victim.name,
         command=case.command,
         examples=count,
+        digest=identity.of_examples(case.data),
         threat=recorded(case.threat),
         clean_accuracy=accuracy,
         robust_accuracy=robust,

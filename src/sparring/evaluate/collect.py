@@ -23,7 +23,7 @@ from sparring.evaluate import identity
 from sparring.evaluate.case import treated
 from sparring.evaluate.doctor import Diagnosis, examine
 from sparring.evaluate.ledger import Cost, Ledger
-from sparring.evaluate.own import code_of, guarded
+from sparring.evaluate.own import code_of, guarded, watched
 from sparring.evaluate.run import DRAWS, Ring, Runner, Watch, accept, asked, home, one_thread, silent, workforce
 from sparring.goals import Untargeted
 from sparring.losses import cross_entropy, dlr, logit, margin, probability_margin
@@ -32,7 +32,7 @@ from sparring.registry import Entry, members
 from sparring.spelling import hint
 from sparring.streams import Streams
 from sparring.threats import Ball, linf
-from sparring.training.fitting import fits, settings_of
+from sparring.training.fitting import counted, fits, settings_of
 from sparring.types import Amortised, Attack, Boxed, Data
 from sparring.writing import in_one_move
 
@@ -102,20 +102,20 @@ def collect(
 
     Raises:
         BadInput: an attack that is not for this threat or this model, settings that it does not take, a set-up in
-            which nothing can be believed, or an attack of one's own that raises, or returns other than inputs.
+            which nothing can be believed, or an attack or a threat of one's own that raises, or returns something else.
     """
     _suits(entry, data, threat)
     taken = chosen(entry, settings or {})
     attack = _made(entry, threat, taken)
     code = code_of(entry.make, attack)
-    attack = _repeated(entry, guarded(attack, entry.name, threat) if code else attack, taken)
+    attack = _repeated(entry, guarded(attack, entry.name, watched(threat)) if code else attack, taken)
     with one_thread(), unwritten(victim):
         small = linf(8 / 255 * (threat.high - threat.low), low=threat.low, high=threat.high)
         diagnosis = examine(victim, data, threat if isinstance(threat, Ball) else small, seed=seed)
         _sound(entry, diagnosis)
         victim = treated(victim, diagnosis)
         draws = DRAWS if diagnosis.failed("randomness") else 1
-        ring = Ring(victim=victim, data=data, threat=threat, seed=seed, draws=draws, kept=len(data))
+        ring = Ring(victim=victim, data=data, threat=watched(threat), seed=seed, draws=draws, kept=len(data))
         key: dict[str, object] = {
             "version": __version__,
             "model": identity.of_model(victim, data, steady=draws == 1),
@@ -187,10 +187,7 @@ def chosen(entry: Entry, given: Mapping[str, object]) -> dict[str, Any]:
     }
     fits(entry.name, known, found)
     ours = members("attacks").get(entry.name) is entry
-    for name, value in found.items():
-        counts = known[name].annotation == "int" and (ours or name == "restarts")
-        if counts and isinstance(value, int) and value < 1:
-            raise BadInput(f"{entry.name}.{name} = {value}", "1 or more", "give another value")
+    counted(entry.name, known if ours else {"restarts": RESTARTS}, found)
     return found
 
 

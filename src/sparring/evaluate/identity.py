@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import partial
 from types import CellType, CodeType, FunctionType
@@ -71,10 +72,19 @@ def _built(module: nn.Module) -> str:
 
 def of_data(data: Data) -> str:
     """The name, the length, and the examples: as many of them, evenly spread, as 64 MB of inputs hold."""
+    return f"{data.name}, {len(data)} examples, {digest(*(part for chunk in _read(data) for part in chunk))}"
+
+
+def of_examples(data: Data) -> str:
+    """The same inputs and labels, whatever they are called, and whichever shape a model wants them in."""
+    return digest(*(part for x, labels in _read(data) for part in (x.flatten(1), labels)))
+
+
+def _read(data: Data) -> Iterator[tuple[Tensor, Tensor]]:
+    """The examples that tell data sets apart, a few at once."""
     one = data.take([0])[0]
     rows = spread(len(data), max(2, READ // max(one.nbytes, 1)))
-    chunks = (data.take(rows[i : i + CHUNK]) for i in range(0, len(rows), CHUNK))
-    return f"{data.name}, {len(data)} examples, {digest(*(part for chunk in chunks for part in chunk))}"
+    return (data.take(rows[i : i + CHUNK]) for i in range(0, len(rows), CHUNK))
 
 
 def of_attack(attack: object) -> str:

@@ -1,4 +1,4 @@
-"""Attacks that are none of Sparring's: what they raise and return is looked at, and of which code they are."""
+"""Attacks and threats that are none of Sparring's: what they raise and return is looked at, and whose code it is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from sparring.errors import BadInput, line, named
@@ -35,7 +36,7 @@ class Own:
         Raises:
             BadInput: it raised, or returned anything else.
         """
-        with _said(self.name):
+        with _said(self.name, ATTACK):
             z: object = self.attack(model, x.clone(), goal, rng)
         if not isinstance(z, Tensor) or z.shape != x.shape:
             what = f"a tensor {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
@@ -55,7 +56,7 @@ class OwnLearner(Own):
         Raises:
             BadInput: it raised.
         """
-        with _said(self.name):
+        with _said(self.name, ATTACK):
             learned = self.attack.fit(model, x.clone(), goal, rng)
         return Own(attack=learned, name=self.name, threat=self.threat)
 
@@ -67,9 +68,62 @@ def guarded(attack: Attack, name: str, threat: Boxed) -> Own:
     return Own(attack=attack, name=name, threat=threat)
 
 
+@dataclass(frozen=True)
+class OwnThreat:
+    """A threat that is none of Sparring's: what it raises and what it answers is looked at."""
+
+    threat: Boxed
+
+    @property
+    def low(self) -> float:
+        """Its own."""
+        return self.threat.low
+
+    @property
+    def high(self) -> float:
+        """Its own."""
+        return self.threat.high
+
+    def contains(self, z: Tensor, x: Tensor) -> Tensor:
+        """Its own, `(B,)` bool.
+
+        Raises:
+            BadInput: it raised, or answered anything else.
+        """
+        return self._asked("contains", z, x, "bool")
+
+    def distance(self, z: Tensor, x: Tensor) -> Tensor:
+        """Its own, `(B,)`.
+
+        Raises:
+            BadInput: it raised, or answered anything else.
+        """
+        return self._asked("distance", z, x, str(x.dtype).removeprefix("torch."))
+
+    def _asked(self, question: str, z: Tensor, x: Tensor, kind: str) -> Tensor:
+        asked = f"{question} of the threat {self}"
+        with _said(asked, f"{question}(z, x) -> (B,) {kind}"):
+            found: object = getattr(self.threat, question)(z, x)
+        if not isinstance(found, Tensor) or found.shape != (len(x),) or (found.dtype is torch.bool) != (kind == "bool"):
+            what = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise BadInput(f"{asked} returned {what}", f"{kind} ({len(x)},)", "mend it")
+        return found
+
+    def __str__(self) -> str:
+        return str(self.threat)
+
+
+def watched(threat: Boxed) -> Boxed:
+    """A threat of one's own, looked at; one of Sparring's as it is."""
+    return threat if type(threat).__module__.startswith("sparring.") else OwnThreat(threat)
+
+
+ATTACK = "an attack: a call (model, x, goal, rng) -> z"
+
+
 @contextmanager
-def _said(name: str) -> Iterator[None]:
-    """Say in one line what an attack of one's own raises; where memory ran out, its batch is halved."""
+def _said(name: str, need: str) -> Iterator[None]:
+    """Say in one line what code of one's own raises; where memory ran out, its batch is halved."""
     try:
         yield
     except (BadInput, MemoryError):
@@ -77,7 +131,6 @@ def _said(name: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, RuntimeError) and "memory" in line(error).lower():
             raise
-        need = "an attack: a call (model, x, goal, rng) -> z"
         raise BadInput(f"{name} raised {named(error)}", need, "mend it") from error
 
 

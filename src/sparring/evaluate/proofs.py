@@ -58,7 +58,7 @@ class Proofs(Record):
     name: str
     data: str
     method: str
-    threat: dict[str, str | float]
+    threat: dict[str, float | str]
     examples: int
     right: int
     certified: int

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sparring.errors import BadInput
 from sparring.threats import Ball
@@ -157,7 +157,9 @@ class Result(Record):
     command: str
     """The command, or the call, that makes this result again."""
     examples: int
-    threat: dict[str, str | float]
+    digest: str | None = None
+    """What tells these examples from others: of their inputs and labels. None in results from before there was one."""
+    threat: dict[str, float | str]
     clean_accuracy: Interval
     robust_accuracy: Interval
     """Accuracy under attack: an upper bound of the true robust accuracy."""
@@ -183,6 +185,13 @@ class Result(Record):
 
     model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True, use_attribute_docstrings=True)
 
+    @field_validator("threat")
+    @classmethod
+    def _sized(cls, threat: dict[str, float | str]) -> dict[str, float | str]:
+        if texts := [name for name in ("eps", "low", "high") if isinstance(threat.get(name), str)]:
+            raise ValueError(f"{texts[0]} is {threat[texts[0]]!r}, and no number")
+        return threat
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.examples != len(self.per_example):
@@ -200,22 +209,27 @@ class Result(Record):
         """Read a result and check it against the schema.
 
         Raises:
-            BadInput: there is no such file, it is not JSON, or it does not follow schema 1.
+            BadInput: there is no such file, it is not JSON, it does not follow schema 1, or a number is not finite.
         """
         remedy = "give the result.json that an audit wrote"
         try:
-            return cls.model_validate_json(Path(path).read_bytes())
+            found = cls.model_validate_json(Path(path).read_bytes())
+            json.dumps(found.model_dump(), allow_nan=False)
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
             raise BadInput(f"cannot read {path} ({error.strerror})", "a result.json", remedy) from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"])) or "the file"
             raise BadInput(f"{path} is not a result: {place}: {first['msg']}", "schema 1", remedy) from None
+        except ValueError:  # which JSON does not have, though its readers take it
+            raise BadInput(f"{path} is not a result: NaN or infinity in it", "finite numbers", remedy) from None
+        return found
 
 
-def recorded(threat: Ball) -> dict[str, str | float]:
-    """A threat, as results have it."""
-    return {"norm": threat.norm.name, "eps": threat.eps, "low": threat.low, "high": threat.high}
+def recorded(threat: Ball) -> dict[str, float | str]:
+    """A threat, as results have it: with bounds where there are any."""
+    sizes = {"eps": threat.eps, "low": threat.low, "high": threat.high}
+    return {"norm": threat.norm.name, **{name: size for name, size in sizes.items() if math.isfinite(size)}}
 
 
 def environment() -> dict[str, str]:

@@ -38,6 +38,9 @@ Bout = tuple[list[Outcome], Cost]
 LARGEST = 256
 """Examples in a batch, however much memory there is: larger ones are no faster, and lose more when they are killed."""
 
+UNWEIGHED = 1000
+"""What a pass is taken to keep, in sizes of its inputs, where it cannot be weighed."""
+
 GALLERY = 64
 """Audits keep the points of the first examples, for the pictures."""
 
@@ -244,8 +247,13 @@ def memory_batch(victim: Victim, x: Tensor) -> int:
         return tensor
 
     device = home(victim)
-    with inference(victim), torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
-        answering(victim)(x.to(device).requires_grad_(victim.access == "gradients"))
+    try:
+        with inference(victim), torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
+            answering(victim)(x.to(device).requires_grad_(victim.access == "gradients"))
+    except BadInput as error:
+        if "saved tensor hooks" not in str(error):
+            raise
+        kept = UNWEIGHED * x.nbytes  # a model that calls torch.func.grad lets nobody weigh
     each = kept / len(x) + 20 * x[0].nbytes
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return max(1, min(LARGEST, int(free / 3 / each)))

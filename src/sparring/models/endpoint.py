@@ -212,9 +212,9 @@ def described(table: dict[str, Any], path: Path) -> Endpoint:
     for name, value in table.items():
         if name not in SETTINGS:
             raise BadInput(f"{path} sets {name}", f"one of {', '.join(SETTINGS)}", f"remove or correct {name}")
-        if not isinstance(value, SETTINGS[name]) or (isinstance(value, bool) and bool not in SETTINGS[name]):
-            wanted = " or ".join(kind.__name__ for kind in SETTINGS[name])
-            raise BadInput(f"{path} sets {name} to {type(value).__name__}", wanted, f"correct {name}")
+        if type(value) not in SETTINGS[name] and not (type(value) is int and float in SETTINGS[name]):
+            need = " or ".join(WORDS[kind] for kind in SETTINGS[name])
+            raise BadInput(f"{path} sets {name} to {WORDS.get(type(value), 'a date')}", need, f"correct {name}")
     if "url" not in table:
         raise BadInput(f"{path} without url", "the address of the endpoint", 'add url = "https://..."')
     for name, allowed in (("method", ("POST", "PUT", "PATCH")), ("access", ("scores", "labels"))):
@@ -222,11 +222,23 @@ def described(table: dict[str, Any], path: Path) -> Endpoint:
             raise BadInput(f"{path} sets {name} to {table[name]!r}", f"one of {', '.join(allowed)}", f"correct {name}")
     for name, value in table.get("headers", {}).items():
         if not isinstance(value, str):
-            raise BadInput(f"{path} sets the header {name} to {type(value).__name__}", "text", "put it in quotes")
+            given = WORDS.get(type(value), "a date")
+            raise BadInput(f"{path} sets the header {name} to {given}", "text", "put it in quotes")
     if isinstance(table.get("classes"), list):
         table["classes"] = tuple(map(str, table["classes"]))
     return Endpoint(**table)
 
+
+WORDS: dict[type, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "a table",
+    type(None): "nothing",
+}
+"""What the values in a file are called."""
 
 SETTINGS: dict[str, tuple[type, ...]] = {
     "url": (str,),
@@ -239,12 +251,12 @@ SETTINGS: dict[str, tuple[type, ...]] = {
     "names": (str,),
     "probabilities": (bool,),
     "queries": (int,),
-    "per_second": (int, float),
-    "timeout_s": (int, float),
+    "per_second": (float,),
+    "timeout_s": (float,),
     "batch": (int,),
     "retries": (int,),
-    "wait_s": (int, float),
-    "longest_wait_s": (int, float),
+    "wait_s": (float,),
+    "longest_wait_s": (float,),
 }
 
 

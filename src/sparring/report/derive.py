@@ -183,7 +183,8 @@ def pair(first: Result, second: Result) -> Pair | Obstacle:
     if first.threat != second.threat:
         return "threat"
     one, other = ({(row.index, row.label): keeps(row) for row in result.per_example} for result in (first, second))
-    if one.keys() != other.keys():
+    digests = {first.digest, second.digest} - {None}
+    if one.keys() != other.keys() or len(digests) > 1:
         return "examples"
     counts = {(a, b): 0 for a in (True, False) for b in (True, False)}
     for key, kept in one.items():

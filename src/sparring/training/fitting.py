@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
 from typing import Any
@@ -24,6 +25,9 @@ PLAIN = (bool, int, float, str, list, tuple, dict)
 TABLES = frozenset({"list", "tuple", "dict", "Sequence", "Mapping"})
 """Types that hold others."""
 
+PARTS = re.compile(rf"(?:Sequence|list|tuple)\[({'|'.join(KINDS)})\b")
+"""What a type that holds plain ones says of them."""
+
 ANYTHING = frozenset({"Any", "object", "_empty", "<class 'inspect._empty'>"})
 """What a signature says where it says nothing of the type."""
 
@@ -44,7 +48,7 @@ def settings_of(make: Callable[..., Any]) -> dict[str, Parameter]:
 
 
 def fits(place: str, known: Mapping[str, Parameter], given: Mapping[str, Any]) -> None:
-    """Refuse values for settings that are not `known`, or of another type.
+    """Refuse values for settings that are not `known`, or of another type, and those in a list that are.
 
     Raises:
         BadInput: one of them; `place` says where it stands.
@@ -60,13 +64,32 @@ def fits(place: str, known: Mapping[str, Parameter], given: Mapping[str, Any]) -
             raise BadInput(
                 f"{place}.{name} = {value!r}", "what only Python can make", "leave it out, or say it in Python"
             )
-        types, said = KINDS.get(" | ".join(kinds), ((type(value),), ""))
+        kind = " | ".join(kinds)
+        parts = PARTS.match(kind)
+        if parts and isinstance(value, str | dict):
+            raise BadInput(f"{place}.{name} = {value!r}", "a list", "give another value")
+        if parts and isinstance(value, list | tuple):
+            each = known[name].replace(annotation=parts[1], default=())
+            rows = {str(row): one for row, one in enumerate(value)}
+            fits(f"{place}.{name}", dict.fromkeys(rows, each), rows)
+        types, said = KINDS.get(kind, ((type(value),), ""))
         if not isinstance(value, types) or isinstance(value, bool) > (bool in types):  # a bool is an int to Python
             raise BadInput(f"{place}.{name} = {value!r}", said, "give another value")
         if isinstance(value, float) and not math.isfinite(value):
             raise BadInput(f"{place}.{name} = {value:g}", "a finite number", "give another value")
         if callable(known[name].default) and not callable(value):
             raise BadInput(f"{place}.{name} = {value!r}", "a function", "leave it out, or say it in Python")
+
+
+def counted(place: str, known: Mapping[str, Parameter], given: Mapping[str, Any]) -> None:
+    """Refuse counts below 1, of what is `known` to be a whole number: an attack of no steps would break nothing.
+
+    Raises:
+        BadInput: one of them; `place` says where it stands.
+    """
+    for name, value in given.items():
+        if name in known and known[name].annotation == "int" and isinstance(value, int) and value < 1:
+            raise BadInput(f"{place}.{name} = {value}", "1 or more", "give another value")
 
 
 def _kinds(one: Parameter) -> list[str]:

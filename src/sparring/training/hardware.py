@@ -72,7 +72,8 @@ class Hardware:
                 num_nodes=nodes,
                 strategy=DDPStrategy(**apart) if several else "auto",
             )
-            fabric.launch()
+            with starting():
+                fabric.launch()
         except (RuntimeError, ValueError) as error:
             said = line(error)[:160]
             raise BadInput(f"{here} times '{home}' ({said})", "devices that torch has here", "use cpu") from error
@@ -108,6 +109,31 @@ class BFloat16(nn.Module):
         with torch.autocast(x.device.type, torch.bfloat16):
             logits: Tensor = self.network(x)
         return logits.float()
+
+
+STARTED_BY = "SPARRING_STARTED_BY"
+"""Where a process finds the number of the one that started it."""
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """While processes start and find each other: one ends with its parent, for which it would wait for minutes."""
+    parent, together = os.environ.get(STARTED_BY), threading.Event()
+
+    def watch() -> None:
+        while not together.wait(0.2):
+            if str(os.getppid()) != parent:
+                os._exit(1)
+
+    if parent is None:
+        os.environ[STARTED_BY] = str(os.getpid())
+    elif os.name == "posix":  # elsewhere one may be started by way of a third
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        together.set()
+        del os.environ[STARTED_BY]
 
 
 LOST = ("connection closed", "connection reset", "broken pipe", "timed out", "heartbeat", "nccl", "gloo")

@@ -25,7 +25,7 @@ from sparring.spelling import hint
 from sparring.streams import Streams
 from sparring.threats import Ball, parse
 from sparring.training.augmentations import Mixup, each
-from sparring.training.fitting import fits, settings_of
+from sparring.training.fitting import counted, fits, settings_of
 from sparring.training.limits import LARGEST_SEED
 from sparring.training.objectives import INNER, Objective, maximiser
 from sparring.training.rates import RATES, Rate, one_cycle
@@ -243,6 +243,21 @@ class Settings(Part):
                 objective = _made("augment", partial(Mixup, objective, classes), one)
         return objective, remedy
 
+    def suit(self, shape: Sequence[int]) -> None:
+        """Refuse attacks on images, where inputs of this shape are none.
+
+        Raises:
+            BadInput: one of them, that of an objective too.
+
+        """
+        inner = [_named(table["attack"]) for table in (self.objective, self.remedy or {}) if "attack" in table]
+        attacks = [one for one in (self.validation.attack, *inner) if one.get("name") not in INNER]
+        for table in attacks if len(shape) != 3 else ():
+            entry = members("attacks").get(str(table.get("name")))
+            if entry is not None and entry.shape == "image":
+                need = "images (C, H, W)"
+                raise BadInput(f"{entry.name} on inputs of shape {tuple(shape)}", need, "choose another attack")
+
     def augmentation(self) -> Callable[[Tensor, Streams], Tensor] | None:
         """All augmentations but mixup, one after the other."""
         tables = [{"name": one} if isinstance(one, str) else one for one in self.augment]
@@ -295,12 +310,21 @@ class Settings(Part):
         return next((kinds[name](size) for name, size in self.neighbourhood.items() if size), None)
 
     def challenger(self) -> Callable[[Ball], Attack]:
-        """The attack on the examples held out."""
+        """The attack on the examples held out.
+
+        Raises:
+            BadInput: there is no such attack, it is not for this threat, or it learns from the examples.
+
+        """
         name = _name("validation.attack", self.validation.attack)
         entry, rest = find("attacks", name), _rest(self.validation.attack)
+        if entry.amortised:
+            need = "one that attacks each example by itself"
+            raise BadInput(f"validation.attack = {name!r}, which learns from many", need, "take pgd")
         made = pgd if name == "pgd" else entry.make
         _within(entry, self.ball())
-        fits("validation.attack", settings_of(made), rest)
+        for look in (fits, counted):
+            look("validation.attack", settings_of(made), rest)
         with _suiting("validation.attack", self.validation.attack):
             made(self.ball(), **rest)  # some settings are refused no earlier
         return partial(made, **rest)
@@ -379,6 +403,11 @@ def _name(place: str, table: Named) -> str:
     return str(table["name"])
 
 
+def _named(attack: Any) -> Named:
+    """An inner attack, of which the name alone may be said."""
+    return attack if isinstance(attack, dict) else {"name": attack}
+
+
 def _among(place: str, table: Named, known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
     name = _name(place, table)
     if name not in known:
@@ -400,7 +429,7 @@ def _objective(table: Named, threat: Ball, classes: int) -> Objective:
     _within(entry, threat)
     make, rest = entry.make, _rest(table)
     if "attack" in rest:
-        attack = rest["attack"] if isinstance(rest["attack"], dict) else {"name": rest["attack"]}
+        attack = _named(rest["attack"])
         name = _name("objective.attack", attack)
         rest["attack"] = maximiser(name, **_rest(attack))
         if name not in INNER:

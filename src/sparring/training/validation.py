@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import fgsm, pgd
+from sparring.attacks.within import Within
 from sparring.errors import BadInput
 from sparring.goals import Untargeted
 from sparring.models.victim import inference
@@ -28,7 +29,8 @@ class Validation:
 
     `keep_best` returns the weights of the highest robust accuracy on them, and `patience` ends training after so many
     measurements without a higher one (early stopping: Rice et al., 2020). Measured are the weights that would be
-    returned, and, for the alarms, those in training: about `2 (steps + 3)` passes an example.
+    returned, and, for the alarms, those in training: about `2 (steps + 3)` passes an example. What the attack finds
+    outside of the threat breaks nothing.
 
     Raises:
         BadInput: no examples, or an `every` or a `patience` below 1.
@@ -74,7 +76,7 @@ def measure(
     shown: int = 16,
 ) -> Measured:
     """Accuracies on the examples held out: as they are, under attack and, where asked for, under a single step."""
-    attack, step = validation.attack(validation.threat), fgsm(validation.threat)
+    attack, step = Within(attack=validation.attack(validation.threat)), fgsm(validation.threat)
     right = torch.zeros(3, dtype=torch.float64)
     answers, pictures = [], []
     with inference(network):

@@ -15,7 +15,7 @@ from sparring.registry import find, members
 from sparring.search import finite, forward, slope
 from sparring.streams import Streams
 from sparring.threats import Ball
-from sparring.training.fitting import fits, settings_of
+from sparring.training.fitting import counted, fits, settings_of
 from sparring.training.limits import not_negative
 from sparring.training.objectives.minmax import Maximiser
 from sparring.types import Goal, Loss, Model
@@ -103,4 +103,6 @@ def maximiser(name: str, **settings: Any) -> Maximiser:
         raise BadInput(f"unknown inner attack {name!r}", near, "check the spelling")
     make = INNER[name] if name in INNER else find("attacks", name).make
     fits(name, settings_of(make), settings)
+    if name not in INNER:  # those look themselves
+        counted(name, settings_of(make), settings)
     return settled(make, **settings)
