@@ -124,7 +124,7 @@ def test_a_network_that_takes_no_empty_batch_is_decided():
 
     net, x, label, threat = Viewed().eval(), torch.zeros(1, 1), torch.tensor([0]), linf(1.0, low=-1.0)
     assert crown()(net, x, label, threat) <= 0
-    assert QUICK.answers(net, x, label, threat)[0].status == "certified"
+    assert BranchAndBound(seconds=20.0, restarts=1).answers(net, x, label, threat)[0].status == "certified"
 
 
 def test_a_tie_that_goes_to_the_label_breaks_nothing():
@@ -196,9 +196,9 @@ def test_slopes_that_are_climbed_in_float32_stay_within_what_float64_allows():
         reach = explore(read, Region.of(linf(0.5), torch.full((1, 4), 0.5)), refine=True)
         rows = torch.tensor([[[1.0], [-1.0]]]).double()
         with torch.no_grad():
-            alpha, _ = ascend(
-                read, reach, rows, start=len(read.nodes), alpha=slopes_of_crown(reach, 2), beta={}, signs={}, steps=20,
-                rates=(0.5, 0.1), score=lambda bounds: bounds,
+            alpha, _, _ = ascend(
+                read, reach, rows, start=len(read.nodes), alpha=slopes_of_crown(reach, 2), steps=20,
+                rates=(0.5, 0.1, 0.1),
             )  # fmt: skip
         assert alpha
         for one in alpha.values():

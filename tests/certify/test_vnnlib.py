@@ -47,8 +47,7 @@ def test_boxes_and_cases_are_read(tmp_path):
     first, second = asked.cases
     assert first.low.tolist() == [0.25, 0.0]
     assert first.high.tolist() == [0.75, 0.1]
-    # Both, and their mean.
-    assert (first.rows.tolist(), first.at.tolist()) == ([[-1.0, 1.0], [1.0, 0.0], [0.0, 0.5]], [0.0, -0.5, -0.25])
+    assert (first.rows.tolist(), first.at.tolist()) == ([[-1.0, 1.0], [1.0, 0.0]], [0.0, -0.5])
     assert (second.rows.tolist(), second.at.tolist()) == ([[1.0, -2.0]], [1.0])
 
 
@@ -112,6 +111,36 @@ def test_what_holds_with_nothing_left_over_is_not_ruled_out_by_the_rounding_of_a
     same = nn.Linear(2, 2, bias=False).requires_grad_(False)
     same.weight.copy_(torch.eye(2))
     assert solve(same, (2,), read(path), BranchAndBound(seconds=5.0)).verdict == "sat"
+
+
+def test_comparisons_that_take_turns_are_ruled_out_by_the_weights_that_show_it(tmp_path):
+    """`3 x + 0.1 <= 0` and `0.01 - x <= 0`: where both were so, the first plus three times the second were too."""
+    net = nn.Linear(2, 2).requires_grad_(False)
+    net.weight.copy_(torch.tensor([[3.0, 0.0], [-1.0, 0.0]]))
+    net.bias.copy_(torch.tensor([0.1, 0.01]))
+    box = "(assert (and (<= -1 X_0) (<= X_0 1) (<= 0 X_1) (<= X_1 1)))"
+    path = written(tmp_path, f"{box}\n(assert (and (<= Y_0 0) (<= Y_1 0)))")
+    assert solve(net, (2,), read(path), BranchAndBound(seconds=20.0)).verdict == "unsat"
+
+
+def test_no_point_of_a_grid_does_what_was_ruled_out(tmp_path):
+    axis = torch.linspace(0.2, 0.7, 101)
+    grid, verdicts = torch.cartesian_prod(axis, axis), []
+    for seed in range(12):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            net = nn.Sequential(nn.Linear(2, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 4)).eval()
+        with torch.no_grad():
+            outputs = net(grid)
+        least = int(outputs.mean(0).argsort()[seed % 4])
+        text = "".join(f"(declare-const {name} Real)" for name in ("X_0", "X_1", "Y_0", "Y_1", "Y_2", "Y_3"))
+        text += "".join(f"(assert (>= X_{i} 0.2))(assert (<= X_{i} 0.7))" for i in range(2))
+        text += "".join(f"(assert (<= Y_{least} Y_{j}))" for j in range(4) if j != least)
+        path = tmp_path / "least.vnnlib"
+        path.write_text(text)
+        verdicts.append(solve(net, (2,), read(path), BranchAndBound(seconds=20.0)).verdict)
+        assert verdicts[-1] == ("sat" if bool((outputs.argmin(1) == least).any()) else "unsat")
+    assert set(verdicts) == {"sat", "unsat"}
 
 
 @pytest.mark.parametrize("value", ["0.1", "0.3", "0.5"])

@@ -45,7 +45,7 @@ WORST = 8
 
 @dataclass(frozen=True)
 class Claims:
-    """Statements about outputs `y`: `max_j <rows_j, y> + at_j > 0`. Rows are `(C, J, K)`, `at` is `(C, J)`; float64.
+    """Statements about outputs `y`: `max_j <rows_j, y> + at_j > 0`. Rows `(C, J, *shape)`, `at` `(C, J)`, both float64.
 
     As a goal, one for each row of a batch: to find inputs where they do not hold.
     """
@@ -65,6 +65,27 @@ class Claims:
     def __getitem__(self, rows: Tensor) -> Claims:
         """Some of them."""
         return Claims(self.rows[rows], self.at[rows])
+
+    @property
+    def short(self) -> bool:
+        """Whether rows are of so few digits that their sums, with weights of twelve bits, are exact."""
+        digits = self.rows * 2.0**16
+        return bool((digits == digits.round()).all() and self.rows.abs().max() <= 2.0**15 and self.rows.shape[1] <= 512)
+
+    def mixed(self, weights: Tensor) -> Claims:
+        """The same with one row more, where there are several: their sum with weights like the softmax of `(C, J)`.
+
+        It is above zero only where one of them is, and may have a bound above zero where each has none, as they take
+        turns (Lagrangian duality). Rows that are not `short` stay alone: what a sum of them rounds, outputs of any size
+        multiply.
+        """
+        if self.rows.shape[1] == 1 or not self.short:
+            return self
+        share = weights.double().softmax(1)
+        share = (2.0**12 * share / share.amax(1, keepdim=True)).round() / 2.0**12
+        row = torch.einsum("cj,cj...->c...", share, self.rows)
+        at = (share * self.at).sum(1) - 2.0**-40 * (share * self.at.abs()).sum(1)  # no more than it is, exactly
+        return Claims(torch.cat([self.rows, row.unsqueeze(1)], 1), torch.cat([self.at, at.unsqueeze(1)], 1))
 
     def values(self, outputs: Tensor) -> Tensor:
         """How far each holds for its row of the outputs, `(C,)`."""
@@ -111,7 +132,8 @@ class BranchAndBound:
     """Split on the signs of rectifiers until all is certified or something breaks (Wang et al., 2021).
 
     Stops after `seconds` for an example. Parts are bounded `batch` at a time, each by `steps` of slopes and
-    multipliers, `root` where there are none to start from. `rates` are Adam's, of slopes and of multipliers. The unit
+    multipliers, `root` where there are none to start from. `rates` are Adam's, of slopes, of multipliers, and of the
+    weights of statements of which one must hold. The unit
     to split is the one whose two sides gain most (Bunel et al., 2020; tried out, as De Palma et al., 2021, do): of
     `candidates` of every rectifier, of more while parts are few.
 
@@ -125,7 +147,7 @@ class BranchAndBound:
     batch: int = 256
     steps: int = 10
     root: int = 30
-    rates: tuple[float, float] = (0.2, 0.1)
+    rates: tuple[float, float, float] = (0.2, 0.1, 0.5)
     candidates: int = 8
     soon: int = 2048
     rounds: tuple[int, ...] = (0, 6, 24)
@@ -170,8 +192,8 @@ class _Part:
     """A part of the region in which a claim is to be bounded: the least bound comes first.
 
     All rectifiers' inputs stand in one row, `(N,)`: `bounds` `(2, N)` that hold in the whole region, the `signs` that
-    make the part, and in `found` `(2, N)` the slopes below and the multipliers, NaN before there are any. `unit` is
-    the one to split, -1 where there is none.
+    make the part, in `found` `(2, N)` the slopes below and the multipliers, NaN before there are any, and the `weights`
+    `(J,)` of the claim's statements, before the softmax. `unit` is the one to split, -1 where there is none.
     """
 
     least: float
@@ -180,6 +202,7 @@ class _Part:
     bounds: Tensor = field(compare=False)
     signs: Tensor = field(compare=False)
     found: Tensor = field(compare=False)
+    weights: Tensor = field(compare=False)
     unit: int = field(compare=False, default=-1)
 
     def halves(self) -> list[_Part]:
@@ -242,7 +265,9 @@ class _Brancher:
         """For every claim the whole region, where the bounds `(2, N)` hold."""
         size = bounds.shape[1]
         signs, found = torch.zeros(size, dtype=torch.int8), torch.full((2, size), torch.nan)
-        return [_Part(-torch.inf, claim, claim, bounds, signs, found) for claim in range(len(self.question.claims))]
+        even = torch.zeros(self.question.claims.rows.shape[1])
+        count = len(self.question.claims)
+        return [_Part(-torch.inf, claim, claim, bounds, signs, found, even) for claim in range(count)]
 
     def bound(self, parts: list[_Part]) -> tuple[list[_Part], Tensor]:
         """Parts with the bounds that are found, and the slopes of these bounds in the input, `(B, *shape)`."""
@@ -259,8 +284,8 @@ class _Brancher:
         alpha, beta = (self.layout.split(one) for one in found.nan_to_num(0.0).unbind(1))
         fresh = bool(found.isnan().any())
         sign = {k: one.unsqueeze(1).float() for k, one in self.layout.split(signs).items() if bool(one.any())}
-        slopes = slopes_of_crown(reach, 1)
-        alpha, beta = ascend(
+        slopes, weights = slopes_of_crown(reach, 1), torch.stack([part.weights for part in parts])
+        alpha, beta, climbed = ascend(
             self.net,
             reach,
             claims.rows,
@@ -268,10 +293,13 @@ class _Brancher:
             alpha=slopes if fresh else {k: alpha[k].unsqueeze(1) for k in slopes},
             beta={k: beta[k].unsqueeze(1) for k in sign},
             signs=sign,
+            at=claims.at,
+            weights=weights if weights.shape[1] > 1 else None,
             steps=self.how.root if fresh else self.how.steps,
             rates=self.how.rates,
-            score=lambda bounds: (bounds + claims.at).amax(1, keepdim=True),
         )
+        weights = weights if climbed is None else climbed
+        claims = claims.mixed(weights)
         signed, trail = {k: beta[k] * sign[k] for k in beta}, dict[int, Tensor]()
         each = lower(self.net, reach, last, claims.rows, alpha=alpha, beta=signed, trail=trail) + claims.at
         bounds, nearest = each.max(1)
@@ -282,9 +310,13 @@ class _Brancher:
         if len(open_):
             groups = ({k: one[open_].float() for k, one in group.items()} for group in (alpha, signed, trail))
             units[open_] = self.branch(roughly(some_of(reach, open_)), bounds[open_].float(), *groups)
-        rows = zip(parts, least.tolist(), found, units.tolist(), strict=True)
+        rows = zip(parts, least.tolist(), found, weights, units.tolist(), strict=True)
         slope = trail[0].squeeze(1) if 0 in trail else torch.zeros(len(parts), *self.net.shape)
-        return [replace(part, least=one, found=way.clone(), unit=unit) for part, one, way, unit in rows], slope
+        better = [
+            replace(part, least=one, found=way.clone(), weights=weight.clone(), unit=unit)
+            for part, one, way, weight, unit in rows
+        ]
+        return better, slope
 
     def explored(self, bounds: Tensor, signs: Tensor) -> Reach:
         """What is known where inputs of rectifiers, between bounds `(B, 2, N)`, have the signs `(B, N)`."""
@@ -391,6 +423,7 @@ class _Tree:
     def rooted(self) -> Tensor:
         """Close what CROWN can close, and open a part for each of the rest; bounds of rectifiers' inputs, `(2, N)`."""
         claims, layout = self.question.claims, self.brancher.layout
+        claims = claims.mixed(torch.zeros_like(claims.at))
         reach = explore(self.net, self.question.region, refine=True, late=lambda: self.seconds > self.how.seconds)
         bounds = layout.bounds(reach)
         last = len(self.net.nodes)

@@ -7,7 +7,6 @@ hold between them, or lines whose slopes are chosen by gradient ascent.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -120,17 +119,14 @@ class AlphaCROWN(Walk):
         hard = (best.amin(1) <= 0).nonzero().flatten()
         if len(hard):
             some = some_of(reach, hard)
-            alpha, _ = ascend(
+            alpha, _, _ = ascend(
                 net,
                 some,
                 rows[hard],
                 start=len(net.nodes),
                 alpha=slopes_of_crown(some, rows.shape[1]),
-                beta={},
-                signs={},
                 steps=self.steps,
-                rates=(self.rate, 0.0),
-                score=lambda bounds: bounds,
+                rates=(self.rate, 0.0, 0.0),
             )
             chosen = lower(net, some, len(net.nodes), rows[hard], alpha=alpha)
             best[hard] = torch.maximum(best[hard], chosen)
@@ -146,42 +142,56 @@ def slopes_of_crown(reach: Reach, rows: int) -> dict[int, Tensor]:
     }
 
 
+Multipliers = dict[int, Tensor]
+"""Numbers for the operations at these positions, `(B, S, *shape)`."""
+
+
 def ascend(
     net: Graph,
     reach: Reach,
     rows: Tensor,
     *,
     start: int,
-    alpha: dict[int, Tensor],
-    beta: dict[int, Tensor],
-    signs: dict[int, Tensor],
+    alpha: Multipliers,
+    beta: Multipliers | None = None,
+    signs: Multipliers | None = None,
+    at: Tensor | float = 0.0,
+    weights: Tensor | None = None,
     steps: int,
-    rates: tuple[float, float],
-    score: Callable[[Tensor], Tensor],
-) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    rates: tuple[float, float, float],
+) -> tuple[Multipliers, Multipliers, Tensor | None]:
     """Climb slopes and multipliers (Wang et al., 2021) by Adam: the best that were met.
 
-    `score` of the bounds `(B, S)` is what climbs, `(B, S')`. Any slopes and multipliers give a bound, so they are
+    What climbs is the bound of every row, `(B, S)`; or with `weights` `(B, S)` that of the mean of all rows plus `at`,
+    `(B, 1)`, whose weights, the softmax of these, climb too. Any slopes and multipliers give a bound, so they are
     looked for in float32, without regard to rounding; `lower` in float64 then says what they prove. `signs` are those
     that inputs of operations are known to have, zero where they are not.
     """
     rough, rows = roughly(reach), rows.float()
     lines = {k: one for k, one in rough.relaxed.items() if isinstance(one, Lines)}
-    alpha, beta = ({k: one.detach().float().clone() for k, one in part.items()} for part in (alpha, beta))
-    best_alpha, best_beta = ({k: one.clone() for k, one in part.items()} for part in (alpha, beta))
-    best = torch.tensor(-torch.inf)
-    free, kept = [*alpha.values(), *beta.values()], [*best_alpha.values(), *best_beta.values()]
-    if not free:
-        return alpha, beta
-    groups = [{"params": [one.requires_grad_() for one in part.values()]} for part in (alpha, beta)]
-    adam = torch.optim.Adam(groups, maximize=True)
+    climbing = (alpha, beta or {}, {} if weights is None else {0: weights.unsqueeze(1)})
+    alpha, beta, free = ({k: one.detach().float().clone() for k, one in part.items()} for part in climbing)
+    kept = [{k: one.clone() for k, one in part.items()} for part in (alpha, beta, free)]
+    leaves, best_leaves = ([one for part in parts for one in part.values()] for parts in ((alpha, beta, free), kept))
+    best, signs = torch.tensor(-torch.inf), signs or {}
+    if not leaves:
+        return alpha, beta, None
+    adam = torch.optim.Adam(
+        [{"params": [one.requires_grad_() for one in part.values()]} for part in (alpha, beta, free)], maximize=True
+    )
     for step in range(steps):
         with torch.enable_grad():
+            asked, constant = rows, at
+            if free:
+                share = free[0].softmax(2)
+                asked = (share @ rows.flatten(2)).view(len(rows), 1, *rows.shape[2:])
+                constant = share @ torch.as_tensor(at).float().unsqueeze(2)
+                constant = constant.squeeze(2)
             signed = {k: beta[k] * signs[k] for k in beta}
-            found = score(lower(net, rough, start, rows, alpha=alpha, beta=signed))
-            gradients = torch.autograd.grad(found.sum(), free, allow_unused=True)
+            found = lower(net, rough, start, asked, alpha=alpha, beta=signed) + constant
+            gradients = torch.autograd.grad(found.sum(), leaves, allow_unused=True)
         better, best = found > best, torch.maximum(best, found.detach())
-        for one, gradient, good in zip(free, gradients, kept, strict=True):
+        for one, gradient, good in zip(leaves, gradients, best_leaves, strict=True):
             good[better], one.grad = one.detach()[better], gradient
         for group, rate in zip(adam.param_groups, rates, strict=True):
             group["lr"] = rate * (1 - step / steps)
@@ -190,8 +200,8 @@ def ascend(
             one.detach().clamp_(lines[k].least, 1.0)
         for one in beta.values():
             one.detach().clamp_(min=0.0)
-    within = {k: one.double().clamp(lines[k].least, 1.0) for k, one in best_alpha.items()}  # as float64 has the ends
-    return within, {k: one.double() for k, one in best_beta.items()}
+    within = {k: one.double().clamp(lines[k].least, 1.0) for k, one in kept[0].items()}  # as float64 has the ends
+    return within, {k: one.double() for k, one in kept[1].items()}, kept[2][0].squeeze(1) if free else None
 
 
 @register("certificates", "interval", norms=("linf", "l2", "l1"), passes="1", paper="Gowal et al., 2018")

@@ -245,8 +245,6 @@ def _case(sums: list[Sum], inputs: int, outputs: int) -> Case:
         raise _Odd("leaves an input without bounds")
     if not asked:
         asked = [{}]  # nothing is asked of the outputs: every input will do
-    if len(asked) > 1:  # all at once is ruled out where their mean is above zero too, which each alone may not show
-        asked.append(_sum([(one, Fraction(1, len(asked))) for one in asked]))  # exactly: float64 may leave something
     rows = [[float(one.get(f"Y_{j}", 0)) for j in range(outputs)] for one in asked]
     at = [float(one.get("", 0)) for one in asked]
     return Case(*(torch.tensor(part, dtype=torch.float64) for part in (low, high, rows, at)))
