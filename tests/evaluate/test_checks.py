@@ -436,6 +436,13 @@ def test_scores_that_float32_cannot_tell_apart_are_invalid() -> None:
     assert (found.outcome, found.serious) == ("fail", "invalid")
 
 
+def test_a_data_set_handed_over_twice_is_noticed_however_far_its_copies_are_apart() -> None:
+    x, y = held_out(100)
+    found = examine(adopt(honest("relu")), Arrays("data", torch.cat([x, x]), torch.cat([y, y])), THREAT)
+    (check,) = (check for check in found.checks if check.name == "duplicates")
+    assert (check.outcome, check.evidence) == ("warn", "100 of 200 inputs are copies of others")
+
+
 @pytest.mark.parametrize(("count", "outcome"), [(1, "pass"), (20, "fail")])
 def test_one_example_that_another_scale_gets_right_may_be_luck(count: int, outcome: str) -> None:
     network = honest("relu")

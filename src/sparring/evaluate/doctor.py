@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from sparring.errors import BadInput, line
 from sparring.evaluate.checks import Look, Question, asks
 from sparring.evaluate.given import with_gradients
+from sparring.evaluate.identity import copies
 from sparring.evaluate.outputs import apart
 from sparring.evaluate.patient import Patient
 from sparring.evaluate.result import Check
@@ -129,16 +130,15 @@ def eps_has_the_unit_of_the_data(patient: Patient, question: Question) -> Check:
 
 @asks(
     "duplicates",
-    "more than 5 % of the sample occur twice",
+    "more than 5 % occur twice",
     threshold="5 %",
     serious="warning",
     remedy="audit each example once: copies make intervals look narrower than they are",
 )
 def examples_are_different(patient: Patient, question: Question) -> Check:
     """Does the data set hold the same input again and again?"""
-    copies = len(patient.x) - len(torch.unique(patient.x.flatten(1), dim=0))
-    evidence = f"{copies} of {len(patient.x)} sampled inputs are copies of others"
-    return question.answered(evidence, bad=copies > 0.05 * len(patient.x))
+    found, count = copies(patient.data)
+    return question.answered(f"{found} of {count} inputs are copies of others", bad=found > 0.05 * count)
 
 
 @asks(
@@ -733,7 +733,7 @@ def examine(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> Diagn
     places = spread(len(data), SAMPLE)
     x, y = data.take(places)
     x, y = x.to(home(victim)), y.to(home(victim))
-    patient = Patient(Counted(asked(victim)), victim, threat, x, y, Streams.of(seed, places).at("doctor"))
+    patient = Patient(Counted(asked(victim)), victim, data, threat, x, y, Streams.of(seed, places).at("doctor"))
     checks = _seen((model_is_in_inference_mode,), patient)  # as it came; the rest is asked as it is attacked
     with inference(victim):
         for group in (INPUTS, OUTPUTS, BEHAVIOUR, *((GRADIENTS, SLOPES) if victim.access == "gradients" else ())):

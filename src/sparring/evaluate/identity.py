@@ -80,6 +80,12 @@ def of_examples(data: Data) -> str:
     return digest(*(part for x, labels in _read(data) for part in (x.flatten(1), labels)))
 
 
+def copies(data: Data) -> tuple[int, int]:
+    """How many inputs are those of an example before, and how many examples were read."""
+    marks = [digest(row) for x, _ in _read(data) for row in x]
+    return len(marks) - len(set(marks)), len(marks)
+
+
 def _read(data: Data) -> Iterator[tuple[Tensor, Tensor]]:
     """The examples that tell data sets apart, a few at once."""
     one = data.take([0])[0]

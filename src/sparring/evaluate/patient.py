@@ -19,7 +19,7 @@ from sparring.models.victim import Victim
 from sparring.norms import divisor, rows
 from sparring.streams import Streams
 from sparring.threats import Ball
-from sparring.types import Loss
+from sparring.types import Data, Loss
 from sparring.views import Counted
 
 
@@ -38,10 +38,11 @@ class Climb:
 
 @dataclass(frozen=True)
 class Patient:
-    """A model with a sample of its data, and what is asked of it."""
+    """A model with its data, a sample of them, and what is asked of it."""
 
     model: Counted
     victim: Victim
+    data: Data
     threat: Ball
     x: Tensor
     y: Tensor
