@@ -210,7 +210,7 @@ def suites() -> str:
         suite = make(linf(0.3), "gradients", 10)
         parts = {
             "all that stands": suite.opening,
-            f"in rounds, {suite.passes:,} passes an example": suite.menu,
+            f"in rounds, {suite.passes:,} passes an example": (*suite.menu, *suite.longer),
             f"the {suite.hardest} nearest to falling": suite.closing,
         }
         for whom, stages in parts.items():

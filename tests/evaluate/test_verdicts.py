@@ -9,6 +9,7 @@ from torch import nn
 from sparring.errors import BadInput
 from sparring.evaluate import audit
 from sparring.evaluate.result import Result
+from sparring.evaluate.suites import quick
 from sparring.streams import Streams
 from sparring.threats import Ball, l0, l1, l2, linf
 from sparring.zoo import find
@@ -296,3 +297,16 @@ def test_a_compiled_network_is_run_as_it_was_written() -> None:
     found, plain = (audit(model, held_out(20), THREAT, suite="quick", passes=0) for model in (compiled, network))
     assert found.verdict == plain.verdict == "trusted"
     assert found.robust_accuracy == plain.robust_accuracy
+
+
+def test_a_spent_budget_ends_the_rounds_only_where_it_was_asked_for() -> None:
+    def slices(passes: int | None) -> set[str]:
+        found = audit(honest("relu"), held_out(40), linf(0.03), suite="quick", passes=passes)
+        assert (found.outlook is None) == (passes == 0)
+        return {attack.name for attack in found.attacks} - {stage.name for stage in (*plan.opening, *plan.closing)}
+
+    plan = quick(linf(0.03), "gradients", 10)
+    menu = {stage.name for stage in plan.menu}
+    assert slices(None) >= menu
+    assert not slices(0) & menu
+    assert len(slices(1) - {"half-eps", "curve"}) == 1

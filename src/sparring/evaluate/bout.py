@@ -180,7 +180,8 @@ def _rounds(plan: Suite, bout: Bout) -> list[Round]:
     rounds: list[Round] = []
     while standing := bout.ranked():
         done = settled(rounds, budget, tolerance)
-        names = unfinished([stage.name for stage in plan.menu], rounds) if done else tuple(slices)
+        menu = () if plan.strict else tuple(stage.name for stage in plan.menu)
+        names = unfinished(menu, rounds) if done else tuple(slices)
         if not names:
             break
         chosen = choose(names, standing, rounds, budget, nearest=done)

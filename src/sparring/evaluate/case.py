@@ -63,7 +63,7 @@ class Case:
         winners = self.diagnosis.winners
         if plan.menu and 2 <= len(winners) < self.diagnosis.classes:
             plan = replace(plan, menu=(among_winners(self.threat, winners), *plan.menu))
-        return plan if self.passes is None else replace(plan, passes=self.passes)
+        return plan if self.passes is None else replace(plan, passes=self.passes, strict=True)
 
     def climber(self, *, steps: int, times: int) -> Make:
         """A short attack for the checks and the curve, of the strongest kind that the model allows."""

@@ -57,10 +57,10 @@ class Stage:
 class Suite:
     """The stages of an audit.
 
-    Every stage of `opening` is run on all that stands, those of `closing` on the `hardest` examples that stand
-    then. In between, slices of `menu` and the `longer` ones are chosen round by round, for `passes` forward and
-    backward passes an example of the data, or until the rest would break less than the share `tolerance` of them, with
-    95 % confidence; past that, those of the menu that were not tried, or still break something. `nearest` makes the
+    Every stage of `opening` is run on all that stands, those of `closing` on the `hardest` examples that stand then. In
+    between, slices of `menu` and the `longer` ones are chosen round by round, for `passes` forward and backward passes
+    an example of the data, or until the rest would break less than the share `tolerance` of them, with 95 % confidence;
+    past that, unless `strict`, those of the menu that were not tried, or still break something. `nearest` makes the
     attack that finds the smallest size for each example, from which the curve is read at any eps; without it, a few
     sizes are tried.
     """
@@ -70,6 +70,7 @@ class Suite:
     longer: tuple[Stage, ...] = ()
     closing: tuple[Stage, ...] = ()
     passes: int = 0
+    strict: bool = False
     tolerance: float = 0.0
     hardest: int = 64
     nearest: Callable[[Ball], Attack] | None = None
