@@ -23,14 +23,14 @@ from torch.overrides import TorchFunctionMode
 from sparring.norms import rows
 from sparring.streams import Streams
 from sparring.types import Model
-from sparring.views import stand
+from sparring.views import mean, stand
 
 
 def mended(model: Model) -> Model:
     """The same outputs; gradients pass what stops them: rounding, cuts, comparisons, casts, saturation.
 
     The pullback of a staircase or of a cut is the identity, that of a comparison a wide sigmoid's; saturated
-    functions have the slope that they have at moderate inputs. Costs nothing.
+    functions have the mean slope of more moderate inputs. Costs nothing.
     """
 
     def view(x: Tensor) -> Tensor:
@@ -134,12 +134,21 @@ def _moderate(x: Tensor, most: float) -> Tensor:
     return x / rows((x.detach().flatten(1).abs().amax(1) / most).clamp(min=1), x)
 
 
+SHARPER = (1, 4, 16)
+"""Times moderate: the mean of softer and sharper functions leads from far off, and across the last step."""
+
+
 def _softened_softmax(x: Tensor, *given: Any, **kwargs: Any) -> Tensor:
     dim = kwargs.get("dim", given[0] if given else None)
     assert dim is not None
     seen = x.detach()
     low, high = seen.masked_fill(seen < MASKED, torch.inf).amin(dim, keepdim=True), seen.amax(dim, keepdim=True)
-    return (x / ((high - low) / 20).clamp(min=1)).softmax(dim)
+    return mean([(x / ((high - low) / (20 * k)).clamp(min=1)).softmax(dim) for k in SHARPER])
+
+
+def _softened(squash: Callable[[Tensor], Tensor], most: float) -> Callable[..., Tensor]:
+    """A function that squashes, of inputs of at most `most`, and the mean with some less moderate."""
+    return lambda x, *given, **kwargs: mean([squash(_moderate(x, most * k)) for k in SHARPER])
 
 
 def _two_sided(x: Tensor, *given: Any, **kwargs: Any) -> Tensor | None:
@@ -174,8 +183,8 @@ SOFT: dict[str, Callable[..., Tensor | None]] = {
     **dict.fromkeys(["floor_divide", "__floordiv__"], _quotient),
     "div": lambda x, by, **kwargs: _quotient(x, by, **kwargs) if kwargs.get("rounding_mode") else None,
     "relu6": lambda x, *given, **kwargs: x.clamp(min=0),
-    "sigmoid": lambda x, *given, **kwargs: _moderate(x, 8).sigmoid(),
-    "tanh": lambda x, *given, **kwargs: _moderate(x, 4).tanh(),
+    "sigmoid": _softened(torch.sigmoid, 8),
+    "tanh": _softened(torch.tanh, 4),
     "softmax": _softened_softmax,
 }
 """By the name of a function, what stands in for it backward; nothing where its own gradient will do."""
@@ -185,8 +194,10 @@ ABOVE = {"gt": 1, "ge": 1, "greater": 1, "greater_equal": 1, "lt": -1, "le": -1,
 TOLD = ("numpy", "__array__", "item", "tolist", "__float__", "__int__", "__index__")
 """What hands values to Python, of which some is refused and some warned of where a tensor has a gradient."""
 
-SQUASHING = ("sigmoid", "tanh", "softmax", "hardsigmoid")
-SATURATING = (*SQUASHING, "clamp", "clip", "hardtanh", "relu6")
+SATURATING = ("sigmoid", "tanh", "softmax", "hardsigmoid", "clamp", "clip", "hardtanh", "relu6")
+
+FLAT = 1e-3
+"""A slope that stops gradients, as a share of the function's steepest."""
 
 
 MASKED = -1e8
@@ -234,7 +245,15 @@ class _Mend(TorchFunctionMode):
         """Whether the function really stops gradients here: a sigmoid at moderate inputs does not."""
         if name.rstrip("_") not in SATURATING:
             return True
-        flat = (value == 0) | (value.abs() == 1) if name.startswith(SQUASHING) else value != x
+        match name.rstrip("_"):
+            case "sigmoid":
+                flat = 4 * value * (1 - value) < FLAT
+            case "tanh":
+                flat = 1 - value.square() < FLAT
+            case "softmax" | "hardsigmoid":
+                flat = (value == 0) | (value == 1)
+            case _:
+                flat = value != x
         seen = x >= MASKED
         return bool(_bare(flat & seen).sum() > 0.5 * _bare(seen).sum())
 

@@ -368,3 +368,12 @@ def test_gradients_nearby_are_a_mean_and_the_outputs_are_exact() -> None:
     assert mean is not None
     assert own is not None
     assert functional.cosine_similarity(mean.flatten(1), own.flatten(1)).min() > 0.9
+
+
+@pytest.mark.parametrize("squash", [torch.sigmoid, torch.tanh])
+def test_a_slope_of_next_to_nothing_stops_gradients_as_none_does(squash: Callable[[Tensor], Tensor]) -> None:
+    """Float32 has slopes of 1e-20, beside which a step along the gradient moves few coordinates."""
+    network = honest("relu")
+    x = held_out(8)[0]
+    assert obstacles(lambda z: network(squash(z - 0.5)), x) == ()
+    assert obstacles(lambda z: network(squash(40 * (z - 0.5))), x) == (squash.__name__,)
