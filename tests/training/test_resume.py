@@ -209,7 +209,7 @@ STARTED = """
 def test_a_process_that_waits_for_others_ends_when_the_one_that_started_it_is_gone(tmp_path: Path) -> None:
     script = tmp_path / "started.py"
     script.write_text(textwrap.dedent(STARTED))
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, check=False, timeout=240)
     assert done.returncode == -signal.SIGTERM, "and nobody holds its pipes any more"
 
 
