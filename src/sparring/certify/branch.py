@@ -133,9 +133,8 @@ class BranchAndBound:
 
     Stops after `seconds` for an example. Parts are bounded `batch` at a time, each by `steps` of slopes and
     multipliers, `root` where there are none to start from. `rates` are Adam's, of slopes, of multipliers, and of the
-    weights of statements of which one must hold. The unit
-    to split is the one whose two sides gain most (Bunel et al., 2020; tried out, as De Palma et al., 2021, do): of
-    `candidates` of every rectifier, of more while parts are few.
+    weights of statements of which one must hold. The unit to split is the one whose two sides gain most (Bunel et al.,
+    2020; tried out, as De Palma et al., 2021, do): of `candidates` of every rectifier, of more while parts are few.
 
     What `soon` parts do not decide is begun anew: units inside of the network are bounded in the same way, in the
     order of the network, as far as these are few enough (`cells` coefficients), and half of the time at most is spent.

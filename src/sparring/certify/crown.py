@@ -185,8 +185,7 @@ def ascend(
             if free:
                 share = free[0].softmax(2)
                 asked = (share @ rows.flatten(2)).view(len(rows), 1, *rows.shape[2:])
-                constant = share @ torch.as_tensor(at).float().unsqueeze(2)
-                constant = constant.squeeze(2)
+                constant = (share.squeeze(1) * at).sum(1, keepdim=True)
             signed = {k: beta[k] * signs[k] for k in beta}
             found = lower(net, rough, start, asked, alpha=alpha, beta=signed) + constant
             gradients = torch.autograd.grad(found.sum(), leaves, allow_unused=True)
