@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,13 @@ def fold(terms: Tensor) -> Tensor:
     return terms[..., 0]
 
 
+@cache
+def _drawn(classes: int, n: int) -> tuple[Tensor, ...]:
+    """Stretch, shift and weight of the waves of every class, drawn once: laws call the model very often."""
+    draw = Streams.of(0, range(classes))
+    return tuple(draw.at(name).normal(n) for name in ("stretch", "shift", "weight"))
+
+
 @dataclass(frozen=True)
 class Waves:
     """`classes` logits, each a weighted sum of tanh waves over the inputs; `low` and `high` are the box."""
@@ -42,9 +50,7 @@ class Waves:
     classes: int = 5
 
     def __call__(self, z: Tensor) -> Tensor:
-        draw = Streams.of(0, range(self.classes))
-        n = math.prod(self.shape)
-        stretch, shift, weight = (draw.at(name).normal(n).to(z.dtype) for name in ("stretch", "shift", "weight"))
+        stretch, shift, weight = (part.to(z.dtype) for part in _drawn(self.classes, math.prod(self.shape)))
         v = (z.flatten(1).unsqueeze(1) - self.low) / (self.high - self.low)
         return fold(torch.tanh(3 * v * stretch + shift) * weight)
 

@@ -37,13 +37,15 @@ def _fill(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
 
 
 def _stretch(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
-    """Walk along `min(t size, room)` until it is eps long, or the box is full."""
-    low, high = torch.zeros_like(eps), torch.full_like(eps, 1e12)
-    for _ in range(200):
-        t = (low + high) / 2
-        short = (t * size).minimum(room).norm(dim=1, keepdim=True) < eps
-        low, high = torch.where(short, t, low), torch.where(short, high, t)
-    return (size * (low * size).minimum(room)).sum(1)
+    """Walk along `min(t size, room)` until it is eps long, or the box is full: what fills first is done first."""
+    size = size.clamp(min=1e-30)  # what gains nothing is last to fill
+    full, order = (room / size).sort(dim=1)
+    size, room = size.gather(1, order), room.gather(1, order)
+    filled = room.square().cumsum(1) - room.square()  # before each coordinate fills
+    open_ = size.square().flip(1).cumsum(1).flip(1)
+    t = ((eps.square() - filled).clamp(min=0) / open_).sqrt()
+    walk = torch.minimum(t, full).amax(1, keepdim=True)
+    return (size * (walk * size).minimum(room)).sum(1)
 
 
 def _best_few(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
