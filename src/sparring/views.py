@@ -56,8 +56,13 @@ def steady(model: Model, least: int = 16) -> Model:
     """
 
     def view(x: Tensor) -> Tensor:
-        short = least - len(x) if len(x) else 0
-        return model(x) if short <= 0 else model(torch.cat([x, x[-1:].expand(short, *x.shape[1:])]))[: len(x)]
+        if not 0 < len(x) < least:
+            return model(x)
+        with torch._C.DisableTorchFunction():  # who counts the calls inside of a model is to count these alone
+            filled = torch.cat([x, x[-1:].expand(least - len(x), *x.shape[1:])])
+        outputs = model(filled)
+        with torch._C.DisableTorchFunction():
+            return outputs[: len(x)]
 
     return view
 
@@ -92,7 +97,9 @@ class _Stand(torch.autograd.Function):
 
 def stand(value: Tensor, soft: Tensor) -> Tensor:
     """The value of one tensor with the gradient of another, to the last bit."""
-    stood: Tensor = _Stand.apply(value.detach(), soft.to(value.dtype))  # type: ignore[no-untyped-call]
+    with torch._C.DisableTorchFunction():  # under `mended` no other `detach` cuts anything off
+        alone = value.detach()
+    stood: Tensor = _Stand.apply(alone, soft.to(value.dtype))  # type: ignore[no-untyped-call]
     return stood
 
 

@@ -34,6 +34,7 @@ from sparring.losses import cross_entropy, dlr, margin, probability_margin
 from sparring.mending import Stage, bridged, mended, nearby, obstacles, rescaled, survey
 from sparring.models.loading import adopt
 from sparring.models.victim import Victim, inference, scores
+from sparring.steepness import Steep, moderated, steep
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Attack, Goal, Loss, Model, Threat
@@ -175,6 +176,7 @@ class Findings:
     blind: bool = False
     obstacles: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = ()
+    steep: tuple[Steep, ...] = ()
     parts: tuple[Part, ...] = ()
 
 
@@ -225,12 +227,20 @@ def examined(model: Model, x: Tensor, threat: Ball, rng: Streams) -> Findings:
     far = threat.low + threat.width * rng.at("far").uniform(*x.shape[1:], device=x.device)[:SURVEYED].to(x)
     with torch.no_grad():
         answers = torch.stack([model(few) for _ in range(3)])
+    both = torch.cat([few, around])
+    stop = _if_possible(obstacles, model, both)
+    shut = {
+        unit.call: unit
+        for view in (mended, None)[not stop :]
+        for unit in _if_possible(partial(steep, view=view), model, both)
+    }
     return Findings(
         random=not agree(answers[0], answers),
         blind=not _differentiable(model, few),
-        obstacles=_if_possible(obstacles, model, torch.cat([few, around])),
+        obstacles=stop,
         stages=_if_possible(survey, model, around),
-        parts=_if_possible(parts, model, torch.cat([few, around, far]))[:PARTS],
+        steep=tuple(shut[call] for call in sorted(shut)),
+        parts=_if_possible(parts, model, torch.cat([both, far]))[:PARTS],
     )
 
 
@@ -257,6 +267,9 @@ def candidates(threat: Ball, found: Findings, classes: int) -> tuple[Candidate, 
     drawn: tuple[Lens, ...] = (settled(eot_until, draws=4, most=16),) if found.random else ()
     bridge, around = settled(bridged, stages=found.stages), settled(nearby, width=0.05 * threat.width, draws=4)
     cures: list[tuple[Lens, ...]] = []
+    if found.steep:
+        moderate = settled(moderated, units=found.steep, draws=3)
+        cures += [(moderate,), *([(moderate, mended)] if found.obstacles else [])]
     if found.obstacles:
         cures.append((mended,))
     if found.stages:

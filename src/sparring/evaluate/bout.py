@@ -242,7 +242,7 @@ def _doubted(bout: Bout) -> bool:
     case = bout.case
     checks = (*case.diagnosis.checks, *bout.checks())
     failed, warned = ({check.name for check in checks if check.outcome == outcome} for outcome in ("fail", "warn"))
-    doubted = failed & run_checks.DOUBTFUL or run_checks.HIDDEN in warned or case.diagnosis.rivals
+    doubted = failed & run_checks.DOUBTFUL or warned & run_checks.HINTS or case.diagnosis.rivals
     return case.victim.access == "gradients" and bool(doubted)
 
 

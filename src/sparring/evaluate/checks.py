@@ -122,8 +122,8 @@ DOUBTFUL = frozenset(
 )
 """Checks whose failure says that gradients mislead: the audit then looks for an attack that fits the model."""
 
-HIDDEN = "hidden-paths"
-"""The check whose warning says that they may."""
+HINTS = frozenset({"hidden-paths", "steep-units"})
+"""Checks whose warning says that they may."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ from sparring.losses import cross_entropy, dlr, margin
 from sparring.mending import obstacles
 from sparring.models.victim import Victim, are_probabilities, frozen, inference
 from sparring.norms import rows
+from sparring.steepness import steep
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Data
@@ -53,6 +54,11 @@ UNWATCHED = (BadInput, RuntimeError, TypeError, BufferError, NotImplementedError
 """What models raise that cannot be watched while they run."""
 
 UNSEEN = "attack the parts without gradient by BPDA; rest on black-box attacks"
+
+FITTED = "the audit fits attacks to them; what those break is said by `adaptive`"
+
+SURVEYED = 8
+"""Examples, of these, on which, and beside which, every tensor inside of the model is looked at."""
 
 LEAST = 1e-30
 """How far scores must be apart: float32 has no digits to spare for changes of much smaller ones."""
@@ -413,7 +419,7 @@ def gradients_are_there(patient: Patient, question: Question) -> Check:
     "hidden-paths",
     "Python or an index chooses, and otherwise within the threat; the others warn",
     threshold="none",
-    remedy="the audit fits attacks to them; what those break is said by `adaptive`",
+    remedy=FITTED,
 )
 def gradients_see_the_whole_model(patient: Patient, question: Question) -> Check:
     """Do outputs depend on the inputs by comparisons, casts, rounding or cuts, past what gradients see?
@@ -436,6 +442,27 @@ def gradients_see_the_whole_model(patient: Patient, question: Question) -> Check
     if not met:
         return question.passed("no function of torch stops a gradient, on the sample and within the threat")
     return question.warned(f"gradients pass over {', '.join(met)}")
+
+
+@asks(
+    "steep-units",
+    "half of a tensor's and more, on both sides of zero, where a smaller scale would open them",
+    threshold="half",
+    serious="warning",
+    remedy=FITTED,
+)
+def units_pass_gradients_on(patient: Patient, question: Question) -> Check:
+    """Are units inside so steep that most pass on no gradient, whatever function makes them so?"""
+    within = patient.threat.sample(patient.x, patient.rng.at("within"))
+    try:
+        with frozen(patient.victim):
+            found = steep(patient.model, torch.cat([patient.x[:SURVEYED], within[:SURVEYED]]))
+    except UNWATCHED as error:
+        return question.skipped(f"it cannot be watched while it runs ({line(error)[:80]})")
+    if not found:
+        return question.passed("no scale inside of the model would let more gradients through")
+    names = ", ".join(dict.fromkeys(one.name for one in found))
+    return question.warned(f"most units pass on no gradient after {names}")
 
 
 def _where(patient: Patient) -> str:
@@ -685,6 +712,7 @@ BEHAVIOUR = (
 GRADIENTS = (
     gradients_are_there,
     gradients_see_the_whole_model,
+    units_pass_gradients_on,
 )
 SLOPES = (
     losses_are_not_saturated,

@@ -277,6 +277,18 @@ class Decoys(nn.Module):
         return torch.where((after >= 1) & (after <= 3), torch.maximum(logits, swaying), logits)
 
 
+class Steep(nn.Module):
+    """The error function of large numbers: smooth, and a step to all but a few units."""
+
+    def __init__(self, steepness: float = 1.0) -> None:
+        super().__init__()
+        self.steepness = steepness
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Between -1 and 1."""
+        return torch.erf(self.steepness * x)
+
+
 class LiveStatistics(nn.BatchNorm2d):
     """Batch normalisation that uses and updates the batch's statistics in every mode."""
 
@@ -500,6 +512,17 @@ def decoys() -> nn.Module:
 def ripples() -> nn.Module:
     """A wave as long as the threat: gradients hold nearby, and lead nowhere."""
     return behind(Crumple(height=0.03, frequency=60))
+
+
+@specimen("steep units", "broken", "steep-units", "adaptive", threat=linf(0.04))
+def steep_units() -> nn.Module:
+    """Smooth functions, so steep that nearly all units are far from their step, and pass on no gradient."""
+    units = Steep()
+    network = trained(fresh(lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 256), units, nn.Linear(256, 10))))
+    for part in network.modules():
+        if isinstance(part, Steep):
+            part.steepness = 60.0
+    return network.eval()
 
 
 @specimen("purification", "broken", "inference-time-optimisation")

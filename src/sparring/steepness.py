@@ -1,0 +1,149 @@
+"""Units so steep that most of them pass on no gradient, whatever made them so.
+
+`erf(30 u)`, `1 / (1 + exp(-100 u))` and `u / sqrt(1 + u^2)` of large u are smooth, and autograd is right about them: a
+gradient in float32 is all but zero on either side of a step, so that attacks see the few units that happen to be on
+it. Divided by the right number before the step, the same network leads across it (the temperature of Carlini and
+Wagner, 2016, section 4.2, inside of the network). No list of functions: `steep` watches what gradient arrives at each
+tensor on its way, and tries by how much it must be divided until most of its units pass one on.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from sparring.streams import Streams
+from sparring.types import Model
+from sparring.views import mean, stand
+
+View = Callable[[Model], Model]
+
+TINY = 1e-3
+"""A gradient that is as good as none, as a share of the largest in its row."""
+
+SIDE = 0.1
+"""The share of a row that must lie on either side of zero: elsewhere there is no step that a tensor is too far from."""
+
+APART = 4.0
+"""The divisors that are tried are powers of this, and so far apart are the soft networks that lead."""
+
+DIVISORS = tuple(APART**k for k in range(1, 8))
+
+HALF = 0.5
+"""Of the units on a side of zero, as many may pass on no gradient: what comes after a ReLU takes it from more."""
+
+
+@dataclass(frozen=True)
+class Steep:
+    """What is too steep: the result of the how manieth call of a function of torch, and what it is to be divided by."""
+
+    call: int
+    name: str
+    by: float
+
+
+def steep(model: Model, x: Tensor, *, view: View | None = None) -> tuple[Steep, ...]:
+    """The tensors inside of a model, the first first, of which most units pass on no gradient, on both sides of zero.
+
+    Those, that is, that would if they were smaller: what max-pooling, or a cut, takes of a gradient it takes of any
+    scale. Looked at from the last to the first, each behind those that were found already; through a `view` of the
+    model, where gradients need one to get there. A few `x` `(B, *shape)` will do; costs a forward and a backward pass
+    on them, and 2 to 8 for each tensor that is in doubt.
+    """
+    found: dict[int, Steep] = {}
+    look = partial(_shut, model, x, view or _itself)
+    for call, (name, share) in reversed(look(found).items()):
+
+        def opens(by: float, call: int = call, name: str = name) -> bool:
+            known = found if by == 1 else found | {call: Steep(call, name, by)}
+            return look(known).get(call, (name, 1.0))[1] <= HALF
+
+        if share > HALF and not opens(1) and opens(DIVISORS[-1]):
+            found[call] = Steep(call, name, next(by for by in DIVISORS if opens(by)))
+    return tuple(found[call] for call in sorted(found))
+
+
+def moderated(model: Model, *, units: tuple[Steep, ...], draws: int = 3) -> Model:
+    """The same outputs; the gradient is that of the mean of `draws` networks whose steep `units` are moderate.
+
+    The first divides as much as `steep` found, each next one by `APART` less: the softest leads from far off, sharper
+    ones across the last step. Costs `draws` + 1 passes a pass.
+    """
+
+    def softer(x: Tensor, sharper: float) -> Tensor:
+        by = {one.call: one.by / sharper for one in units if one.by > sharper}
+        with _Passed(lambda call, name, y: y / by[call] if call in by else y):
+            return model(x)
+
+    def view(x: Tensor) -> Tensor:
+        outputs = model(x)
+        if not torch.is_grad_enabled():
+            return outputs
+        return stand(outputs, mean([softer(x, APART**k) for k in range(draws)]))
+
+    return view
+
+
+class _Passed(TorchFunctionMode):
+    """While active, `change(call, name, y)` may put another tensor in the place of any that a function returns."""
+
+    def __init__(self, change: Callable[[int, str, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change, self.calls = change, itertools.count()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        y, call = func(*args, **(kwargs or {})), next(self.calls)
+        carries = isinstance(y, Tensor) and y.is_floating_point() and y.dim() > 1 and y.requires_grad
+        return self.change(call, str(getattr(func, "__name__", "")), y) if carries else y
+
+
+def _itself(model: Model) -> Model:
+    return model
+
+
+def _shut(model: Model, x: Tensor, view: View, moderate: dict[int, Steep]) -> dict[int, tuple[str, float]]:
+    """For each call, its function and the share of its units, at the better side of zero, that pass on no gradient.
+
+    The gradient is that of the outputs with random signs, with the same random numbers each time.
+    """
+    shares: dict[int, tuple[str, float]] = {}
+
+    def watch(call: int, name: str, y: Tensor) -> Tensor:
+        if call in moderate:
+            y = y / moderate[call].by
+        if y.numel() and len(y) % len(x) == 0:
+            shares[call], u = (name, 0.0), y.detach().reshape(len(x), -1)
+
+            def note(g: Tensor) -> None:
+                shares[call] = (name, _share(u, g.detach().reshape(len(x), -1).abs()))
+
+            y.register_hook(note)  # type: ignore[no-untyped-call]
+        return y
+
+    def watched(z: Tensor) -> Tensor:
+        with _Passed(watch):
+            return model(z)
+
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        point = x.detach().clone().requires_grad_()
+        outputs = view(watched)(point)
+        if outputs.requires_grad:
+            signs = Streams.of(0, [0]).sign(*outputs.shape[1:], device=outputs.device).to(outputs)
+            torch.autograd.grad((outputs * signs).sum(), point, allow_unused=True)
+    return shares
+
+
+def _share(u: Tensor, g: Tensor) -> float:
+    shut = g <= TINY * g.amax(1, keepdim=True)
+    sides = [side for side in (u > 0, u < 0) if float(side.float().mean()) >= SIDE]
+    return min(float(shut[side].float().mean()) for side in sides) if len(sides) == 2 else 0.0

@@ -1,0 +1,167 @@
+"""Steep units: what is found, by how much it is divided, and where the gradients lead then."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks import Restarts, Through, pgd_cosine
+from sparring.goals import Untargeted
+from sparring.losses import margin
+from sparring.mending import mended
+from sparring.norms import NORMS
+from sparring.steepness import Steep, moderated, steep
+from sparring.streams import Streams
+from sparring.threats import Ball
+from sparring.types import Attack
+from sparring.views import Counted, settled, steady
+from sparring.zoo import find
+
+SQUASHES = {
+    "erf": torch.erf,
+    "logistic, written out": lambda u: 1 / (1 + torch.exp(-u.clamp(min=-80))),
+    "algebraic": lambda u: u / (1 + u.square()).sqrt(),
+    "tanh": torch.tanh,
+    "arc tangent": torch.atan,
+    "cut off": lambda u: torch.where(u.abs() < 1, u, u.sign()),
+    "in place": lambda u: u.tanh_(),
+}
+
+WEIGHTS = Streams.of(0, range(200)).normal(30) / 30**0.5
+
+
+def inputs(count: int = 16) -> Tensor:
+    return Streams.of(1, range(count)).normal(30)
+
+
+def layer(squash, steepness: float = 1.0):
+    """A hidden layer of 200 units, and two outputs."""
+    out = Streams.of(2, range(200)).normal(2)
+    return lambda x: squash(steepness * (x @ WEIGHTS.T)) @ out
+
+
+@pytest.mark.parametrize("squash", SQUASHES)
+def test_steep_units_are_found_with_a_divisor_that_opens_most_of_them(squash: str) -> None:
+    net, x = layer(SQUASHES[squash], 200.0), inputs()
+    assert steep(layer(SQUASHES[squash], 0.5), x) == ()
+    units = steep(net, x)
+    assert units
+    assert all(4 <= unit.by <= 4**7 for unit in units)
+    gentle = moderated(net, units=units, draws=1)
+    point = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(gentle(point)[:, 0].sum(), point)
+    assert (gradient.norm(dim=1) > 0).all()
+    assert steep(lambda z: gentle(z), x) == ()  # noqa: PLW0108  (another model, with other calls inside)
+
+
+def test_far_from_the_step_the_gradient_leads_to_it() -> None:
+    """One unit at 40 deviations: its own gradient is zero in float32, the moderate one points along its weights."""
+    w = WEIGHTS[0] * torch.tensor([1.0, -1.0]).repeat(15)
+
+    def net(x: Tensor) -> Tensor:
+        u = torch.stack([x @ w, -(x @ w)], 1)
+        return torch.erf(100 * u)
+
+    x = torch.cat([w, -w]).view(2, 30)
+    point = x.clone().requires_grad_()
+    assert torch.autograd.grad(net(point)[:, 0].sum(), point)[0].eq(0).all()
+    view = moderated(net, units=steep(net, x))
+    (gradient,) = torch.autograd.grad(view(point)[:, 0].sum(), point)
+    along = gradient / gradient.norm(dim=1, keepdim=True) @ (w / w.norm())
+    assert along.tolist() == pytest.approx([1, 1])
+
+
+def test_outputs_are_the_models_own_and_calls_without_gradients_cost_one_pass() -> None:
+    calls = 0
+    network = layer(torch.erf, 200.0)
+
+    def net(x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return network(x)
+
+    x = inputs()
+    view = moderated(net, units=steep(network, x), draws=3)
+    with torch.no_grad():
+        assert torch.equal(view(x), network(x))
+    assert calls == 1
+    assert torch.equal(view(x.clone().requires_grad_()), network(x))
+    assert calls == 5
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(288, 5)),
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.Sigmoid(), nn.Linear(64, 5)),
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU6(), nn.Linear(64, 5)),
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 28), nn.Flatten()),
+        lambda: torch.vmap(lambda row: row.flatten() @ torch.ones(784, 5) / 784),
+        lambda: lambda x: x.detach().flatten(1)[:, :5],
+        lambda: lambda x: x.flatten(1).topk(5, dim=1).values,
+    ],
+    ids=["max-pooling", "sigmoid", "relu6", "linear", "vmap", "detached", "topk"],
+)
+def test_what_no_scale_would_open_is_not_called_steep(network) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = network()
+    assert steep(model, Streams.of(0, range(8)).uniform(1, 28, 28)) == ()
+
+
+def test_layers_behind_one_another_are_opened_from_the_last_to_the_first() -> None:
+    """Behind a shut layer no gradient arrives, and nothing could be said of the layers before it."""
+    second = Streams.of(3, range(200)).normal(200) / 200**0.5
+    out = Streams.of(4, range(200)).normal(3)
+    units = steep(lambda x: torch.erf(300 * (torch.erf(100 * (x @ WEIGHTS.T)) @ second.T)) @ out, inputs())
+    assert [unit.name for unit in units] == ["mul", "mul"]
+    assert units[0].call < units[1].call
+
+
+@pytest.mark.parametrize("rows", [1, 5, 16, 40])
+def test_a_row_has_the_same_gradient_in_every_batch(rows: int) -> None:
+    """What fills up small batches is not counted among the calls inside of the model."""
+    specimen = find("steep units")
+    model, (x, _) = steady(specimen.make()), specimen.examples(40)
+    units = steep(model, x[:16])
+    assert units
+    view = moderated(model, units=units)
+
+    def pulled(z: Tensor) -> Tensor:
+        point = z.clone().requires_grad_()
+        return torch.autograd.grad(view(point)[:, 0].sum(), point)[0]
+
+    assert torch.equal(pulled(x[:rows]), pulled(x)[:rows])
+
+
+def test_a_short_climb_through_the_view_beats_long_ones_without_it() -> None:
+    net, x, threat = layer(torch.erf, 100.0), inputs(200), Ball(NORMS["l2"], 1.0, -9.0, 9.0)
+    goal, rng = Untargeted(net(x).argmax(1)), Streams.of(0, range(200))
+
+    def left(attack: Attack) -> int:
+        return int((~goal.reached(net(attack(net, x, goal, rng)))).sum())
+
+    climb = pgd_cosine(threat, steps=20, loss=margin)
+    through = Through(view=settled(moderated, units=steep(net, x[:16]), draws=3), attack=climb)
+    assert left(through) < 0.5 * left(Restarts(attacks=(climb,), times=8))
+
+
+def test_under_mended_no_gradient_goes_the_hard_way() -> None:
+    """Behind a cut, and steep: both views at once, and no gradient goes through the network that gives the value."""
+    network = layer(torch.erf, 200.0)
+    counted = Counted(lambda z: network((8 * z).detach().round() / 8))
+    x = inputs()
+    units = steep(counted, x, view=mended)
+    assert units
+    assert steep(counted, x) == ()
+    counted.forward = counted.backward = 0
+    point = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(mended(moderated(counted, units=units))(point)[:, 0].sum(), point)
+    assert (gradient.norm(dim=1) > 0).all()
+    assert (counted.forward, counted.backward) == (4 * 16, 3 * 16)
+
+
+def test_units_are_values() -> None:
+    one = Steep(call=3, name="mul", by=16.0)
+    assert settled(moderated, units=(one,), draws=3) == settled(moderated, units=(Steep(3, "mul", 16.0),), draws=3)
