@@ -19,6 +19,7 @@ from sparring.writing import in_one_move
 Verdict = Literal["trusted", "suspect", "invalid"]
 Outcome = Literal["pass", "warn", "fail", "skipped"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Record(BaseModel):
@@ -77,12 +78,12 @@ class AttackRecord(Record):
 
     name: str
     config: str
-    broke: int
+    broke: Count
     """Examples that it was the first to break."""
-    attacked: int
+    attacked: Count
     """Examples that it met, each once, in however many rounds."""
-    forward: int
-    backward: int
+    forward: Count
+    backward: Count
     seconds: float
 
 
@@ -90,10 +91,10 @@ class Progress(Record):
     """How far the attack had come after one more stage: passes so far, all examples together, and what still stood."""
 
     attack: str
-    round: int = 0
+    round: Count = 0
     """The number of the round, from 1, where the stage was one."""
-    passes: int
-    standing: int
+    passes: Count
+    standing: Count
 
 
 class Forecast(Record):
@@ -103,8 +104,8 @@ class Forecast(Record):
     `examples` more, with this confidence, as far as the attacks of the suite can.
     """
 
-    passes: int
-    broke_late: int
+    passes: Count
+    broke_late: Count
     examples: float
     confidence: float
 
@@ -112,8 +113,8 @@ class Forecast(Record):
 class Passes(Record):
     """Forward and backward passes, summed over the examples."""
 
-    forward: int
-    backward: int
+    forward: Count
+    backward: Count
 
 
 class Example(Record):
@@ -123,7 +124,7 @@ class Example(Record):
     audited eps where only an attack of the curve broke it.
     """
 
-    index: int
+    index: Count
     label: int
     clean: int
     broken_by: str | None
@@ -143,7 +144,7 @@ class Defended(Record):
     bare: Fraction | None
     unaware: Fraction | None
     adaptive: Fraction | None
-    missed: int
+    missed: Count
 
 
 class Result(Record):
@@ -156,7 +157,7 @@ class Result(Record):
     """What was audited, in the words of reports."""
     command: str
     """The command, or the call, that makes this result again."""
-    examples: int
+    examples: Count
     digest: str | None = None
     """What tells these examples from others: of their inputs and labels. None in results from before there was one."""
     threat: dict[str, float | str]
