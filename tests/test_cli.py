@@ -497,7 +497,7 @@ def test_a_defence_on_an_unsound_set_up_has_no_numbers(run: Run) -> None:
 
 
 def test_another_defence_is_refused_before_the_bare_model_is_audited(run: Run) -> None:
-    defended = ("audit", *TRAINED, *SMALL, *THREAT, *QUICK, "--out", "out", "--defence")
+    defended = ("audit", *TRAINED, *SMALL, *THREAT, *QUICK, "--passes", "0", "--out", "out", "--defence")
     assert run(*defended, "bit-depth").status == 0
     shutil.rmtree(Path("out", "bare"))
     refused(run, (*defended, "median", "--resume"), "differs in defence")
@@ -884,6 +884,8 @@ def test_a_result_whose_threat_has_no_size_is_refused_in_one_line(run: Run, plac
         Path("out", "result.json").write_text(json.dumps(result | {"threat": result["threat"] | {"eps": eps}}))
         for words in (("report", "out"), ("compare", "out", "out")):
             refused(run, words, "out/result.json is not a result: ", "number")
+    Path("out", "result.json").write_text(json.dumps(result | {"passes": {"forward": 10**400, "backward": -1}}))
+    refused(run, ("compare", "out", "out"), "out/result.json is not a result: passes.forward", "less than")
 
 
 def test_compare_fails_where_the_second_is_less_robust_than_chance_explains(run: Run, place: Path) -> None:

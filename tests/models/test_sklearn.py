@@ -201,6 +201,17 @@ def test_images_are_flattened():
     np.testing.assert_allclose(adapter.adopt(forest)(images).numpy(), forest.predict_proba(x), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [ensemble.RandomForestClassifier, ensemble.ExtraTreesClassifier])
+def test_a_forest_answers_by_its_trees_to_the_last_bit(kind):
+    x, y = data(0, 3)
+    forest = kind(20, n_jobs=1, random_state=0).fit(x, y)
+    scaled = pipeline.make_pipeline(preprocessing.StandardScaler(), kind(20, n_jobs=1, random_state=0)).fit(x, y)
+    probe = torch.from_numpy(x).float()
+    for model in (forest, scaled):
+        want = torch.from_numpy(model.predict_proba(probe.double().numpy())).float()
+        assert torch.equal(adapter.adopt(model)(probe), want)
+
+
 def test_labels_are_positions_in_classes():
     x, y = data(0, 3)
     names = np.array(["cat", "cow", "dog"])[y]

@@ -46,6 +46,9 @@ BY_DECISION = frozenset(
 BY_LABEL = frozenset({"SVC", "NuSVC", "NearestCentroid", "FixedThresholdClassifier", "TunedThresholdClassifierCV"})
 """Classifiers that need not decide for the largest of their `predict_proba`."""
 
+FORESTS = frozenset({"RandomForestClassifier", "ExtraTreesClassifier"})
+"""Classifiers whose `predict_proba` is the mean of their trees'."""
+
 HANDING = frozenset({"RFE", "RFECV", "SelfTrainingClassifier", "StackingClassifier", "FrozenEstimator"})
 HANDED = ("final_estimator_", "estimator_", "base_estimator_", "estimator")
 """Who hands the decision on to another estimator, and where that is kept."""
@@ -157,7 +160,7 @@ def black_box(obj: Any, classes: np.ndarray, name: str, notes: list[str]) -> Vic
         return function.scores(decision, **common, notes=(*notes, "scores are decision_function"))
     if kind(last) not in BY_LABEL and hasattr(obj, "predict_proba"):
         return function.scores(
-            lambda x: obj.predict_proba(flat(x)),
+            votes(obj) if kind(parts(obj)[-1]) in FORESTS else lambda x: obj.predict_proba(flat(x)),
             **common,
             probabilities=True,
             notes=(*notes, "scores are predict_proba"),
@@ -169,6 +172,24 @@ def black_box(obj: Any, classes: np.ndarray, name: str, notes: list[str]) -> Vic
         classes=len(classes),
         notes=(*notes, "only predict: labels, no scores"),
     )
+
+
+def votes(obj: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a forest's `predict_proba`, to the last bit, from its trees: a call is then made of little else.
+
+    Where scikit-learn shares the trees among threads, the order of the sum changes from call to call; here it does not.
+    """
+    *before, forest = parts(obj)
+    trees = [tree.tree_ for tree in forest.estimators_]
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        z = flat(x)
+        for step in before:
+            z = step.transform(z)
+        rows = np.ascontiguousarray(z, dtype=np.float32)  # as trees are asked
+        return sum((tree.predict(rows)[:, : forest.n_classes_] for tree in trees), np.zeros(())) / len(trees)
+
+    return mean
 
 
 def flat(x: np.ndarray) -> np.ndarray:
