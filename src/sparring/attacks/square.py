@@ -126,7 +126,7 @@ class Mass:
     fine: Callable[[Tensor, Tensor, Ball, Tensor, Streams], Tensor]
 
     def tiles(self, x: Tensor, threat: Ball, rng: Streams) -> Tensor:
-        """A grid of patterns with random signs, five to a side: the start."""
+        """A grid of patterns with random signs, five to a side, as long as eps in whatever unit: the start."""
         (height, down), (width, across) = ((max(size // 5, 1), min(size, 5)) for size in x.shape[2:])
         signs = rng.sign(x.shape[1], down, across, device=x.device).to(x.dtype)
         grid = signs.repeat_interleave(height, 2).repeat_interleave(width, 3)
@@ -134,7 +134,7 @@ class Mass:
         delta = torch.zeros_like(x)
         top, left = (x.shape[2] - height * down) // 2, (x.shape[3] - width * across) // 2
         delta[:, :, top : top + height * down, left : left + width * across] = grid
-        return _stretch(delta, x, threat)
+        return _stretch(delta * rows(threat.eps / threat.norm.size(delta).clamp(min=1e-12), x), x, threat)
 
     def move(self, z: Tensor, x: Tensor, threat: Ball, share: float, rng: Streams) -> Tensor:
         """Carry mass from square to square while squares cover more than nine pixels, then change a patch.
