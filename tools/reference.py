@@ -14,6 +14,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,7 @@ def suites() -> str:
     return table(("suite", "stage", "role", "whom it attacks", "forward + backward"), rows)
 
 
+@cache
 def cost(stage: Stage) -> tuple[int, int]:
     """Forward and backward passes on one example that nothing breaks: measured, on ten classes."""
     weight = torch.linspace(-1, 1, 640).view(64, 10).sin() * 1e-3

@@ -145,12 +145,6 @@ def test_an_adaptive_view_of_another_model_is_refused():
         audit_defence(network(), Forgotten(other), first(digits("test"), 5), linf(0.1))
 
 
-def test_a_random_defence_leaves_the_global_random_numbers_alone():
-    data, before = first(digits("test"), 4), torch.random.get_rng_state()
-    audit_defence(network(), noise(), data, linf(0.1), suite="quick", passes=0)
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
 def test_nothing_is_said_to_have_fallen_where_nothing_was_attacked():
     x, labels = digits("test").take([0, 1, 2])
     x[1, 0, 5, 5] = torch.nan
@@ -205,17 +199,22 @@ def test_a_defence_learns_from_the_training_data():
     assert not Cleaning(clean=torch.round, surrogate=unchanged).differentiable
 
 
-def test_the_command_line_prints_three_numbers_and_lists_what_there_is(tmp_path):
+def test_the_command_line_prints_three_numbers_and_leaves_the_global_random_numbers_alone(tmp_path):
     (tmp_path / "net.py").write_text("from sparring.zoo.honest import relu as net\n", encoding="utf-8")
     given = ["audit", f"{tmp_path / 'net.py'}:net", "--data", "digits", "--limit", "12", "--threat", "linf:0.1"]
+    before = torch.random.get_rng_state()
     said = CliRunner().invoke(
         cli,
         [*given, "--budget", "quick", "--passes", "0", "--defence", "gaussian", "--out", str(tmp_path / "out")],
         catch_exceptions=False,
     )
+    assert torch.equal(torch.random.get_rng_state(), before)
     assert "without gaussian, under attack:" in said.output
     assert "against one that does:" in said.output
     assert "--defence gaussian" in Result.load(tmp_path / "out" / "result.json").command
+
+
+def test_the_command_line_lists_defences_and_detectors():
     for kind, name in (("defences", "total-variation"), ("detectors", "mahalanobis")):
         assert name in CliRunner().invoke(cli, ["list", kind], catch_exceptions=False).output
 

@@ -109,11 +109,11 @@ def test_neither_batches_nor_workers_nor_a_break_change_what_the_search_of_an_au
         if stage.startswith("adaptive") and "rescaled" in stage and 0 < done < total:
             raise Stop
 
-    model, data, threat = find("purification").make(), held_out(24), linf(0.1)
-    whole = audit(model, data, threat, suite="quick", batch_size=256)
+    model, data, threat, short = find("purification").make(), held_out(24), linf(0.1), {"suite": "quick", "passes": 0}
+    whole = audit(model, data, threat, batch_size=256, **short)
     with pytest.raises(Stop):
-        audit(model, data, threat, suite="quick", batch_size=2, out=tmp_path, watch=stop)
-    resumed = audit(model, data, threat, suite="quick", batch_size=16, workers=2, out=tmp_path, resume=True)
+        audit(model, data, threat, batch_size=4, out=tmp_path, watch=stop, **short)
+    resumed = audit(model, data, threat, batch_size=16, workers=2, out=tmp_path, resume=True, **short)
     assert timeless(resumed) == timeless(whole)
     assert sum(step.attack == "adaptive search" for step in whole.progress) > 2
 
@@ -125,6 +125,8 @@ def test_an_audit_of_a_random_model_is_the_same_whatever_was_drawn_before_and_in
         results.append(audit(model, held_out(12), linf(EPS), suite="quick", batch_size=size))
         assert torch.initial_seed() == seed
     assert timeless(results[0]) == timeless(results[1])
+    assert results[0].verdict == "suspect"
+    assert "randomness" in {check.name for check in results[0].checks if check.outcome == "fail"}
 
 
 def test_trials_never_cost_more_than_they_may_and_end_with_one_that_breaks_all() -> None:

@@ -27,7 +27,7 @@ def timeless(result: Result | Path) -> dict[str, Any]:
     return json.loads(text, object_hook=lambda row: {key: row[key] for key in row if key != "seconds"})
 
 
-SUITES = [("quick", 120), ("standard", 60), pytest.param("thorough", 40, marks=pytest.mark.slow)]
+SUITES = [("quick", 30), ("standard", 20), pytest.param("thorough", 40, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize(("suite", "count"), SUITES)

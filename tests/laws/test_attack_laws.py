@@ -33,7 +33,7 @@ def found_or_refusal(attack, model, x, goal):
 
 
 @every_attack
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(data=st.data())
 def test_the_result_is_inside_the_threat_and_never_worse_than_the_input(name, norm, data):
     shape, box = data.draw(st.sampled_from(shapes(name))), data.draw(st.sampled_from(BOXES))
@@ -76,11 +76,9 @@ def test_the_result_is_the_same_twice_and_rows_do_not_see_each_other(name, norm,
 
     attack = made()
     z = attack(model, x, goal(labels), Streams.of(0, range(12)))
-    for company in ([4, 9, 1, 11], [7]):
+    for again, company in ((made(), [11, 9, 8, 4, 1]), (attack, [7])):
         rows = torch.tensor(company)
-        assert torch.equal(attack(model, x[rows], goal(labels[rows]), Streams.of(0, rows)), z[rows])
-    back = torch.arange(11, -1, -1)
-    assert torch.equal(made()(model, x[back], goal(labels[back]), Streams.of(0, back)), z[back])
+        assert torch.equal(again(model, x[rows], goal(labels[rows]), Streams.of(0, rows)), z[rows])
 
 
 @every_attack
@@ -110,10 +108,10 @@ def test_the_model_and_the_input_and_the_global_generator_are_left_alone(name, n
 def test_it_works_where_gradients_are_switched_off_around_it(name, norm):
     model, x = network(), inputs(SHAPE, 6, 0)
     attack, goal, rng = brief(ATTACKS[name], threat_of(norm)), Never(model(x).argmax(1)), Streams.of(0, range(6))
-    z = attack(model, x, goal, rng)
+    z = attack(model, x.clone().requires_grad_(), goal, rng)
+    assert not z.requires_grad
     with torch.no_grad():
         assert torch.equal(attack(model, x, goal, rng), z)
-    assert not attack(model, x.clone().requires_grad_(), goal, rng).requires_grad
 
 
 @bounded

@@ -161,7 +161,7 @@ def test_a_training_that_goes_right_raises_none(make: Any, neighbourhood: AWP | 
 
 def test_a_threat_that_has_not_grown_yet_is_not_held_against_the_network() -> None:
     """Under the whole threat a network half-way there may stand a single step, and does not stand several."""
-    done = course(wong_cnn(), few(4000), pgd(0.3, 3), 0.3, epochs=3, batch_size=50, ramp=lambda progress: 0.3)
+    done = course(wong_cnn(), few(2500), pgd(0.3, 3), 0.3, epochs=3, batch_size=50, ramp=lambda progress: 0.3)
     assert not done.alarms
     last = done.history[-1]
     assert last.robust is not None

@@ -46,16 +46,15 @@ def test_the_family_is_complete():
 
 
 @every_attack
-@pytest.mark.parametrize("queries", [1, 2, 7, 150])
+@pytest.mark.parametrize("queries", [1, 2, 7, 100])
 @pytest.mark.parametrize("goal", [Untargeted, Never])
 def test_no_row_is_asked_about_more_often_than_allowed(name, norm, queries, goal, duel):
     linear, x, _ = duel
-    attack, rng = DECISIONS[name].make(Ball(NORMS[norm], 1.0), queries=queries), Streams.of(0, range(6))
-    together = Counted(linear)
-    labels = torch.zeros(6, dtype=torch.int64)
+    x, rng, labels = x[:3], Streams.of(0, range(3)), torch.zeros(3, dtype=torch.int64)
+    attack, together = DECISIONS[name].make(Ball(NORMS[norm], 1.0), queries=queries), Counted(linear)
     attack(together, x, goal(labels), rng)
     alone = []
-    for row in range(6):
+    for row in range(3):
         model, rows = Counted(linear), torch.tensor([row])
         attack(model, x[rows], goal(labels[rows]), rng[rows])
         alone.append(model.asked)
@@ -100,7 +99,7 @@ def test_a_row_that_is_a_success_already_costs_one_question(name, norm, duel):
 def test_more_questions_never_end_further_away(name, norm, duel):
     linear, x, goal = duel
     threat, before = Ball(NORMS[norm], 1.0), torch.full((6,), torch.inf)
-    for queries in (100, 300, 900):
+    for queries in (60, 180, 540):
         z = DECISIONS[name].make(threat, queries=queries)(linear, x, goal, Streams.of(3, range(6)))
         distance = torch.where(goal.reached(linear(z)), threat.distance(z, x), torch.inf)
         assert (distance <= before).all()

@@ -18,12 +18,14 @@ THREATS = {name: Ball(NORMS[name], eps) for name, eps in {"linf": 0.2, "l2": 0.2
 SIDE = 301
 
 
+DRAW = Streams.of(4, range(24))
+SLOPE, CENTRE, OUT = DRAW.at("slope").normal(2), DRAW.at("centre").uniform(2), DRAW.at("out").normal(4)
+
+
 def folded(z):
     """A ReLU network of 24 units on the plane: piecewise linear, with ridges, pits and several tops."""
-    draw = Streams.of(4, range(24))
-    slope, centre, out = draw.at("slope").normal(2), draw.at("centre").uniform(2), draw.at("out").normal(4)
-    hidden = 6 * ((z.flatten(1).unsqueeze(1) - centre) * slope).sum(2)  # a fold through every centre
-    return hidden.relu() @ out / 2
+    hidden = 6 * ((z.flatten(1).unsqueeze(1) - CENTRE) * SLOPE).sum(2)  # a fold through every centre
+    return hidden.relu() @ OUT / 2
 
 
 @pytest.fixture(scope="module")
