@@ -110,6 +110,29 @@ def test_what_no_scale_would_open_is_not_called_steep(network) -> None:
     assert steep(model, Streams.of(0, range(8)).uniform(1, 28, 28)) == ()
 
 
+def codebook(steepness: float):
+    """Each of twenty numbers as the shares of the codewords near it, by a softmax written out: of one sign alone."""
+    words, out = torch.linspace(-2, 2, 8), Streams.of(5, range(160)).normal(2)
+
+    def net(x: Tensor) -> Tensor:
+        far = (x[:, :20, None] - words).abs()
+        near = torch.exp(-steepness * (far - far.amin(2, keepdim=True)))
+        return (near / near.sum(2, keepdim=True)).flatten(1) @ out
+
+    return net
+
+
+def test_a_steep_choice_among_distances_is_found_though_all_of_them_have_one_sign() -> None:
+    assert steep(codebook(2.0), inputs()) == ()
+    assert steep(codebook(80.0), inputs())
+
+
+def test_the_batch_may_be_another_dimension_than_the_first() -> None:
+    out = Streams.of(2, range(200)).normal(2)
+    units = steep(lambda x: torch.erf(200 * (WEIGHTS @ x.T)).T @ out, inputs())
+    assert [unit.name for unit in units] == ["mul"]
+
+
 def test_layers_behind_one_another_are_opened_from_the_last_to_the_first() -> None:
     """Behind a shut layer no gradient arrives, and nothing could be said of the layers before it."""
     second = Streams.of(3, range(200)).normal(200) / 200**0.5

@@ -28,16 +28,13 @@ View = Callable[[Model], Model]
 TINY = 1e-3
 """A gradient that is as good as none, as a share of the largest in its row."""
 
-SIDE = 0.1
-"""The share of a row that must lie on either side of zero: elsewhere there is no step that a tensor is too far from."""
-
 APART = 4.0
 """The divisors that are tried are powers of this, and so far apart are the soft networks that lead."""
 
 DIVISORS = tuple(APART**k for k in range(1, 8))
 
 HALF = 0.5
-"""Of the units on a side of zero, as many may pass on no gradient: what comes after a ReLU takes it from more."""
+"""Of the units on a side of the middle, as many may pass on no gradient: a ReLU takes it from those below alone."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Steep:
 
 
 def steep(model: Model, x: Tensor, *, view: View | None = None) -> tuple[Steep, ...]:
-    """The tensors inside of a model, the first first, of which most units pass on no gradient, on both sides of zero.
+    """The tensors inside of a model, in order, most of whose units pass on no gradient, on both sides of their middle.
 
     Those, that is, that would if they were smaller: what max-pooling, or a cut, takes of a gradient it takes of any
     scale. Looked at from the last to the first, each behind those that were found already; through a `view` of the
@@ -111,7 +108,7 @@ def _itself(model: Model) -> Model:
 
 
 def _shut(model: Model, x: Tensor, view: View, moderate: dict[int, Steep]) -> dict[int, tuple[str, float]]:
-    """For each call, its function and the share of its units, at the better side of zero, that pass on no gradient.
+    """For each call, its function and the share of its units, at the better side of their middle, that pass none on.
 
     The gradient is that of the outputs with random signs, with the same random numbers each time.
     """
@@ -120,11 +117,12 @@ def _shut(model: Model, x: Tensor, view: View, moderate: dict[int, Steep]) -> di
     def watch(call: int, name: str, y: Tensor) -> Tensor:
         if call in moderate:
             y = y / moderate[call].by
-        if y.numel() and len(y) % len(x) == 0:
-            shares[call], u = (name, 0.0), y.detach().reshape(len(x), -1)
+        batch = 0 if len(y) % len(x) == 0 else next((i for i, size in enumerate(y.shape) if size == len(x)), None)
+        if y.numel() and batch is not None:
+            shares[call], u = (name, 0.0), y.detach().movedim(batch, 0).reshape(len(x), -1)
 
             def note(g: Tensor) -> None:
-                shares[call] = (name, _share(u, g.detach().reshape(len(x), -1).abs()))
+                shares[call] = (name, _share(u, g.detach().movedim(batch, 0).reshape(len(x), -1).abs()))
 
             y.register_hook(note)  # type: ignore[no-untyped-call]
         return y
@@ -144,6 +142,6 @@ def _shut(model: Model, x: Tensor, view: View, moderate: dict[int, Steep]) -> di
 
 
 def _share(u: Tensor, g: Tensor) -> float:
-    shut = g <= TINY * g.amax(1, keepdim=True)
-    sides = [side for side in (u > 0, u < 0) if float(side.float().mean()) >= SIDE]
+    shut, middle = g <= TINY * g.amax(1, keepdim=True), u.median(1, keepdim=True).values
+    sides = [side for side in (u > middle, u <= middle) if bool(side.any())]
     return min(float(shut[side].float().mean()) for side in sides) if len(sides) == 2 else 0.0

@@ -446,7 +446,7 @@ def gradients_see_the_whole_model(patient: Patient, question: Question) -> Check
 
 @asks(
     "steep-units",
-    "half of a tensor's and more, on both sides of zero, where a smaller scale would open them",
+    "half of a tensor's and more, above and below its middle, where a smaller scale would open them",
     threshold="half",
     serious="warning",
     remedy=FITTED,
