@@ -133,6 +133,14 @@ def test_the_batch_may_be_another_dimension_than_the_first() -> None:
     assert [unit.name for unit in units] == ["mul"]
 
 
+def test_a_network_that_opens_for_darker_images_is_not_called_steep() -> None:
+    """All its units are dead on such inputs, and none on black: smaller inputs are other inputs, no softer network."""
+    x, out = inputs().abs(), torch.tensor([[1.0, -2.0]])
+    for scale, shift in ((1.0, 0.0), (3.0, 0.5)):
+        net = lambda z, by=scale, to=shift: (1 - (by * z - to).sum(1, keepdim=True)).relu() @ out  # noqa: E731
+        assert steep(net, x) == ()
+
+
 def test_layers_behind_one_another_are_opened_from_the_last_to_the_first() -> None:
     """Behind a shut layer no gradient arrives, and nothing could be said of the layers before it."""
     second = Streams.of(3, range(200)).normal(200) / 200**0.5

@@ -34,7 +34,8 @@ APART = 4.0
 DIVISORS = tuple(APART**k for k in range(1, 8))
 
 HALF = 0.5
-"""Of the units on a side of the middle, as many may pass on no gradient: a ReLU takes it from those below alone."""
+"""Of the units on a side of the middle, as many may pass on no gradient: a ReLU takes it from those below alone. And a
+scale that opens them leaves less than this of their share: pooling and dead units hover about theirs."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,20 @@ def steep(model: Model, x: Tensor, *, view: View | None = None) -> tuple[Steep, 
     """The tensors inside of a model, in order, most of whose units pass on no gradient, on both sides of their middle.
 
     Those, that is, that would if they were smaller: what max-pooling, or a cut, takes of a gradient it takes of any
-    scale. Looked at from the last to the first, each behind those that were found already; through a `view` of the
-    model, where gradients need one to get there. A few `x` `(B, *shape)` will do; costs a forward and a backward pass
-    on them, and 2 to 8 for each tensor that is in doubt.
+    scale. The input itself, shifted and scaled, is none of them. Looked at from the last to the first, each behind
+    those that were found already; through a `view` of the model, where gradients need one to get there. A few `x`
+    `(B, *shape)` will do; costs a forward and a backward pass on them, and 2 to 9 for each tensor that is in doubt.
     """
     found: dict[int, Steep] = {}
     look = partial(_shut, model, x, view or _itself)
     for call, (name, share) in reversed(look(found).items()):
 
-        def opens(by: float, call: int = call, name: str = name) -> bool:
+        def left(by: float, call: int = call, name: str = name) -> float:
             known = found if by == 1 else found | {call: Steep(call, name, by)}
-            return look(known).get(call, (name, 1.0))[1] <= HALF
+            return look(known).get(call, (name, 1.0))[1]
 
-        if share > HALF and not opens(1) and opens(DIVISORS[-1]):
-            found[call] = Steep(call, name, next(by for by in DIVISORS if opens(by)))
+        if share > HALF and left(1) > HALF and left(DIVISORS[-1]) < HALF * share:
+            found[call] = Steep(call, name, next(by for by in DIVISORS if left(by) <= HALF))
     return tuple(found[call] for call in sorted(found))
 
 
@@ -119,7 +120,10 @@ def _shut(model: Model, x: Tensor, view: View, moderate: dict[int, Steep]) -> di
             y = y / moderate[call].by
         batch = 0 if len(y) % len(x) == 0 else next((i for i, size in enumerate(y.shape) if size == len(x)), None)
         if y.numel() and batch is not None:
-            shares[call], u = (name, 0.0), y.detach().movedim(batch, 0).reshape(len(x), -1)
+            u = y.detach().movedim(batch, 0).reshape(len(x), -1)
+            if _affine(u, x.flatten(1)):
+                return y
+            shares[call] = (name, 0.0)
 
             def note(g: Tensor) -> None:
                 shares[call] = (name, _share(u, g.detach().movedim(batch, 0).reshape(len(x), -1).abs()))
@@ -139,6 +143,14 @@ def _shut(model: Model, x: Tensor, view: View, moderate: dict[int, Steep]) -> di
             signs = Streams.of(0, [0]).sign(*outputs.shape[1:], device=outputs.device).to(outputs)
             torch.autograd.grad((outputs * signs).sum(), point, allow_unused=True)
     return shares
+
+
+def _affine(u: Tensor, x: Tensor) -> bool:
+    """Whether it is the input, shifted and scaled: smaller, that would be a darker image, and no softer network."""
+    if u.shape != x.shape:
+        return False
+    u, x = (one.float() - one.float().mean(1, keepdim=True) for one in (u, x))
+    return bool(((u * x).sum(1).abs() >= 0.9999 * u.norm(dim=1) * x.norm(dim=1)).all())
 
 
 def _share(u: Tensor, g: Tensor) -> float:
