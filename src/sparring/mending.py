@@ -69,14 +69,14 @@ def obstacles(model: Model, x: Tensor) -> tuple[str, ...]:
         with _buffers_left_alone(), mode:
             return model(z)
 
-    whole = _pulled(watched, x)
+    whole = signed_gradient(watched, x)
     if not mode.met:
         return ()
-    plain = _pulled(model, x)
+    plain = signed_gradient(model, x)
     return tuple(dict.fromkeys(mode.met)) if float((whole - plain).norm()) > 1e-3 * float(plain.norm()) else ()
 
 
-def _pulled(model: Model, x: Tensor) -> Tensor:
+def signed_gradient(model: Model, x: Tensor) -> Tensor:
     """The gradient in `x` of outputs with random signs, zero where there is none, with the same random numbers."""
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from sparring.streams import Streams
+from sparring.mending import signed_gradient
 from sparring.types import Model
 from sparring.views import mean, stand
 
@@ -53,18 +53,20 @@ def steep(model: Model, x: Tensor, *, view: View | None = None) -> tuple[Steep, 
     Those, that is, that would if they were smaller: what max-pooling, or a cut, takes of a gradient it takes of any
     scale. The input itself, shifted and scaled, is none of them. Looked at from the last to the first, each behind
     those that were found already; through a `view` of the model, where gradients need one to get there. A few `x`
-    `(B, *shape)` will do; costs a forward and a backward pass on them, and 2 to 9 for each tensor that is in doubt.
+    `(B, *shape)` will do; costs a forward and a backward pass on them, and 1 to 9 for each tensor that is in doubt.
     """
     found: dict[int, Steep] = {}
     look = partial(_shut, model, x, view or _itself)
-    for call, (name, share) in reversed(look(found).items()):
+    shut = look(found)
 
-        def left(by: float, call: int = call, name: str = name) -> float:
-            known = found if by == 1 else found | {call: Steep(call, name, by)}
-            return look(known).get(call, (name, 1.0))[1]
+    def left(unit: Steep) -> float:
+        return look(found | {unit.call: unit}).get(unit.call, (unit.name, 1.0))[1]
 
-        if share > HALF and left(1) > HALF and left(DIVISORS[-1]) < HALF * share:
-            found[call] = Steep(call, name, next(by for by in DIVISORS if left(by) <= HALF))
+    for call in sorted(shut, reverse=True):
+        name, share = shut.get(call, ("", 0.0))
+        if share > HALF and left(Steep(call, name, DIVISORS[-1])) < HALF * share:
+            found[call] = next(unit for by in DIVISORS if left(unit := Steep(call, name, by)) <= HALF)
+            shut = look(found)
     return tuple(found[call] for call in sorted(found))
 
 
@@ -111,7 +113,7 @@ def _itself(model: Model) -> Model:
 def _shut(model: Model, x: Tensor, view: View, moderate: dict[int, Steep]) -> dict[int, tuple[str, float]]:
     """For each call, its function and the share of its units, at the better side of their middle, that pass none on.
 
-    The gradient is that of the outputs with random signs, with the same random numbers each time.
+    The gradient is `signed_gradient`'s.
     """
     shares: dict[int, tuple[str, float]] = {}
 
@@ -135,13 +137,7 @@ def _shut(model: Model, x: Tensor, view: View, moderate: dict[int, Steep]) -> di
         with _Passed(watch):
             return model(z)
 
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        point = x.detach().clone().requires_grad_()
-        outputs = view(watched)(point)
-        if outputs.requires_grad:
-            signs = Streams.of(0, [0]).sign(*outputs.shape[1:], device=outputs.device).to(outputs)
-            torch.autograd.grad((outputs * signs).sum(), point, allow_unused=True)
+    signed_gradient(view(watched), x)
     return shares
 
 

@@ -229,11 +229,8 @@ def examined(model: Model, x: Tensor, threat: Ball, rng: Streams) -> Findings:
         answers = torch.stack([model(few) for _ in range(3)])
     both = torch.cat([few, around])
     stop = _if_possible(obstacles, model, both)
-    shut = {
-        unit.call: unit
-        for view in (mended, None)[not stop :]
-        for unit in _if_possible(partial(steep, view=view), model, both)
-    }
+    lenses: tuple[Lens | None, ...] = (mended, None) if stop else (None,)
+    shut = {unit.call: unit for lens in lenses for unit in _if_possible(partial(steep, view=lens), model, both)}
     return Findings(
         random=not agree(answers[0], answers),
         blind=not _differentiable(model, few),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sparring.errors import BadInput, line
+from sparring.evaluate.adaptive import SURVEYED
 from sparring.evaluate.checks import Look, Question, asks
 from sparring.evaluate.given import with_gradients
 from sparring.evaluate.identity import copies
@@ -56,9 +57,6 @@ UNWATCHED = (BadInput, RuntimeError, TypeError, BufferError, NotImplementedError
 UNSEEN = "attack the parts without gradient by BPDA; rest on black-box attacks"
 
 FITTED = "the audit fits attacks to them; what those break is said by `adaptive`"
-
-SURVEYED = 8
-"""Examples, of these, on which, and beside which, every tensor inside of the model is looked at."""
 
 LEAST = 1e-30
 """How far scores must be apart: float32 has no digits to spare for changes of much smaller ones."""
@@ -426,16 +424,15 @@ def gradients_see_the_whole_model(patient: Patient, question: Question) -> Check
 
     What a model does beside its outputs, or to its weights, is its own affair.
     """
-    within = patient.threat.sample(patient.x, patient.rng.at("within"))
     outputs, reading = patient.heard
     if reading.noted and patient.steady:
-        for others in (within, *([] if patient.margin_gradient is None else [patient.climb.end])):
+        for others in (patient.within, *([] if patient.margin_gradient is None else [patient.climb.end])):
             if chosen := choices(patient.model, patient.x, outputs, reading, others):
                 return question.failed(f"gradients pass over {', '.join(chosen)}", remedy=UNSEEN)
     met: dict[str, None] = {}
     try:
         with frozen(patient.victim):
-            for x in (patient.x, within):
+            for x in (patient.x, patient.within):
                 met |= dict.fromkeys(obstacles(patient.model, x))
     except UNWATCHED as error:
         return question.skipped(f"it cannot be watched while it runs ({line(error)[:80]})")
@@ -453,10 +450,9 @@ def gradients_see_the_whole_model(patient: Patient, question: Question) -> Check
 )
 def units_pass_gradients_on(patient: Patient, question: Question) -> Check:
     """Are units inside so steep that most pass on no gradient, whatever function makes them so?"""
-    within = patient.threat.sample(patient.x, patient.rng.at("within"))
     try:
         with frozen(patient.victim):
-            found = steep(patient.model, torch.cat([patient.x[:SURVEYED], within[:SURVEYED]]))
+            found = steep(patient.model, torch.cat([patient.x[:SURVEYED], patient.within[:SURVEYED]]))
     except UNWATCHED as error:
         return question.skipped(f"it cannot be watched while it runs ({line(error)[:80]})")
     if not found:
@@ -509,8 +505,7 @@ def gradients_are_slopes(patient: Patient, question: Question) -> Check:
     if patient.steady and float(apart(patient.outputs, patient.differentiated).max()) > 1e-3:
         return question.failed("the model gives other answers where a gradient is asked for")
     near = patient.x + patient.step(patient.specks(patient.rng.at("beside")))
-    within = patient.threat.sample(patient.x, patient.rng.at("within"))
-    errors = torch.stack([_slope_errors(patient, point) for point in (near, within)])
+    errors = torch.stack([_slope_errors(patient, point) for point in (near, patient.within)])
     error, some, count = float(errors.median(1).values.max()), int((errors > 0.5).sum(1).max()), len(patient.x)
     evidence = f"autograd and finite differences differ by {error:.1%} (median of {count}), on {some} by more than half"
     if error > 0.3 or clopper_pearson(some, count).low > 0.03:
@@ -788,9 +783,8 @@ def examine(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> Diagn
 
 def _rivals(patient: Patient) -> bool:
     """Whether they decide otherwise of the sample, within the threat, or at the end of a climb."""
-    within = patient.threat.sample(patient.x, patient.rng.at("within"))
     try:
-        return any(rivals(patient.model, x) for x in (patient.x, within, patient.climb.end))
+        return any(rivals(patient.model, x) for x in (patient.x, patient.within, patient.climb.end))
     except BadInput:  # it cannot be listened to
         return False
 

@@ -155,6 +155,11 @@ class Patient:
         return self.margin_gradient
 
     @cached_property
+    def within(self) -> Tensor:
+        """A point of the threat for each example of the sample."""
+        return self.threat.sample(self.x, self.rng.at("within"))
+
+    @cached_property
     def climb(self) -> Climb:
         """30 steps of PGD on the margin that do not stop at success."""
         trace: list[Tensor] = []

@@ -160,7 +160,7 @@ def black_box(obj: Any, classes: np.ndarray, name: str, notes: list[str]) -> Vic
         return function.scores(decision, **common, notes=(*notes, "scores are decision_function"))
     if kind(last) not in BY_LABEL and hasattr(obj, "predict_proba"):
         return function.scores(
-            votes(obj) if kind(parts(obj)[-1]) in FORESTS else lambda x: obj.predict_proba(flat(x)),
+            by_trees(obj) if kind(parts(obj)[-1]) in FORESTS else lambda x: obj.predict_proba(flat(x)),
             **common,
             probabilities=True,
             notes=(*notes, "scores are predict_proba"),
@@ -174,7 +174,7 @@ def black_box(obj: Any, classes: np.ndarray, name: str, notes: list[str]) -> Vic
     )
 
 
-def votes(obj: Any) -> Callable[[np.ndarray], np.ndarray]:
+def by_trees(obj: Any) -> Callable[[np.ndarray], np.ndarray]:
     """Return a forest's `predict_proba`, to the last bit, from its trees: a call is then made of little else.
 
     Where scikit-learn shares the trees among threads, the order of the sum changes from call to call; here it does not.

@@ -517,11 +517,9 @@ def ripples() -> nn.Module:
 @specimen("steep units", "broken", "steep-units", "adaptive", threat=linf(0.04))
 def steep_units() -> nn.Module:
     """Smooth functions, so steep that nearly all units are far from their step, and pass on no gradient."""
-    units = Steep()
-    network = trained(fresh(lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 256), units, nn.Linear(256, 10))))
-    for part in network.modules():
-        if isinstance(part, Steep):
-            part.steepness = 60.0
+    network = trained(fresh(lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 256), Steep(), nn.Linear(256, 10))))
+    assert isinstance(network, nn.Sequential)
+    network[2] = Steep(60.0)
     return network.eval()
 
 
