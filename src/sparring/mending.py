@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.overrides import TorchFunctionMode
 
+from sparring.functions import called
 from sparring.norms import rows
 from sparring.streams import Streams
 from sparring.types import Model
@@ -191,6 +192,9 @@ SOFT: dict[str, Callable[..., Tensor | None]] = {
 
 CASTS = ["float", "double", "half", "bfloat16", "to", "type", "type_as", "int", "long", "short", "byte", "char"]
 ABOVE = {"gt": 1, "ge": 1, "greater": 1, "greater_equal": 1, "lt": -1, "le": -1, "less": -1, "less_equal": -1}
+STOPS = frozenset({*STAIRS, *ABOVE})
+"""What stops gradients wherever it runs."""
+
 TOLD = ("numpy", "__array__", "item", "tolist", "__float__", "__int__", "__index__")
 """What hands values to Python, of which some is refused and some warned of where a tensor has a gradient."""
 
@@ -219,11 +223,10 @@ class _Mend(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        name = str(getattr(func, "__name__", ""))
-        if func is torch._C._set_grad_enabled:
+        kwargs, name = kwargs or {}, called(func)
+        if name == "_set_grad_enabled":
             self.met += ["no_grad"] * (not args[0])
-            return None
+            return args[1](*args[2:]) if len(args) > 1 else None  # an exported program names what runs under it
         first = args[0] if args else None
         if not isinstance(first, Tensor):
             return self._carried(func, name, args, kwargs)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from sparring.functions import called
 from sparring.mending import signed_gradient
 from sparring.types import Model
 from sparring.views import mean, stand
@@ -103,7 +104,7 @@ class _Passed(TorchFunctionMode):
     ) -> Any:
         y, call = func(*args, **(kwargs or {})), next(self.calls)
         carries = isinstance(y, Tensor) and y.is_floating_point() and y.dim() > 1 and y.requires_grad
-        return self.change(call, str(getattr(func, "__name__", "")), y) if carries else y
+        return self.change(call, called(func), y) if carries else y
 
 
 def _itself(model: Model) -> Model:

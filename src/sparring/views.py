@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from sparring.errors import BadInput
+from sparring.functions import called
 from sparring.search import slope
 from sparring.streams import Streams
 from sparring.types import Model
@@ -280,9 +281,6 @@ def _pair(size: int | Sequence[int]) -> Pair:
 class _Smooth(TorchFunctionMode):
     """While active, ReLU and max-pooling go forward as ever, and backward smoothly."""
 
-    RELU = (functional.relu, functional.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
-    IN_PLACE = (functional.relu_, torch.relu_, Tensor.relu_)
-    POOL = (functional.max_pool2d, torch.max_pool2d)
     WINDOW = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
     def __init__(self, beta: float, temperature: float) -> None:
@@ -292,15 +290,16 @@ class _Smooth(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if func in self.RELU and torch.is_grad_enabled():
-            return self._relu(func, **dict(zip(("input", "inplace"), args, strict=False)) | kwargs)
-        if func in self.POOL and self.temperature and torch.is_grad_enabled():
+        kwargs, name = kwargs or {}, called(func)
+        if name in ("relu", "relu_") and torch.is_grad_enabled():
+            given = dict(zip(("input", "inplace"), args, strict=False)) | kwargs
+            return self._relu(**{"inplace": name == "relu_"} | given)
+        if name == "max_pool2d" and self.temperature and torch.is_grad_enabled():
             return self._pool(**dict(zip(("input", *self.WINDOW), args, strict=False)) | kwargs)
         return func(*args, **kwargs)
 
-    def _relu(self, func: Any, input: Tensor, inplace: bool = False) -> Any:  # noqa: A002  (torch's own name)
-        if not (inplace or func in self.IN_PLACE):
+    def _relu(self, input: Tensor, inplace: bool) -> Any:  # noqa: A002  (torch's own name)
+        if not inplace:
             return _SmoothReLU.apply(input, self.beta)  # type: ignore[no-untyped-call]
         # What comes after may read the input again, as residual blocks do: it is to hold what ReLU leaves there.
         return input.copy_(_SmoothReLU.apply(input.clone(), self.beta))  # type: ignore[no-untyped-call]

@@ -28,9 +28,10 @@ from sparring.evaluate.routes import choices, rivals
 from sparring.evaluate.run import answering, asked, home
 from sparring.evaluate.statistics import clopper_pearson, spread
 from sparring.explain.stability import cosine
+from sparring.functions import called
 from sparring.goals import Untargeted
 from sparring.losses import cross_entropy, dlr, margin
-from sparring.mending import obstacles
+from sparring.mending import STOPS, obstacles
 from sparring.models.victim import Victim, are_probabilities, frozen, inference
 from sparring.norms import rows
 from sparring.steepness import steep
@@ -215,11 +216,16 @@ def model_is_in_inference_mode(patient: Patient, question: Question) -> Check:
     module = patient.victim.module
     if module is None:
         return question.skipped("no torch module to look at")
-    parts = [part for part in module.modules() if isinstance(part, MODE_DEPENDENT) and part.training]
+    kinds = [_kind(part) for part in module.modules() if getattr(part, "training", False)]  # frozen TorchScript: none
+    parts = [kind.__name__ for kind in kinds if issubclass(kind, MODE_DEPENDENT)]
     if parts:
-        kinds = ", ".join(sorted({type(part).__name__ for part in parts}))
-        return question.failed(f"{len(parts)} parts were handed over in train mode ({kinds})")
+        return question.failed(f"{len(parts)} parts were handed over in train mode ({', '.join(sorted(set(parts)))})")
     return question.passed("no part is in train mode that behaves differently there")
+
+
+def _kind(part: nn.Module) -> type[nn.Module]:
+    """The class of a part, or that of torch which it had before it became TorchScript."""
+    return getattr(nn, part.original_name, nn.Module) if isinstance(part, torch.jit.ScriptModule) else type(part)
 
 
 @asks(
@@ -310,9 +316,8 @@ def _backward_calls() -> Iterator[list[str]]:
         def __torch_function__(
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
         ) -> Any:
-            name = getattr(func, "__name__", "")
             if func in (torch.autograd.grad, torch.autograd.backward, Tensor.backward):
-                calls.append(name)
+                calls.append(called(func))
             return func(*args, **(kwargs or {}))
 
     with Listen():
@@ -429,8 +434,11 @@ def gradients_see_the_whole_model(patient: Patient, question: Question) -> Check
         for others in (patient.within, *([] if patient.margin_gradient is None else [patient.climb.end])):
             if chosen := choices(patient.model, patient.x, outputs, reading, others):
                 return question.failed(f"gradients pass over {', '.join(chosen)}", remedy=UNSEEN)
+    if patient.victim.foreign:
+        return question.skipped(f"what runs in {patient.victim.framework} cannot be watched")
     met: dict[str, None] = {}
     try:
+        met |= dict.fromkeys(name for name in patient.unwatched if name in STOPS)
         with frozen(patient.victim):
             for x in (patient.x, patient.within):
                 met |= dict.fromkeys(obstacles(patient.model, x))
@@ -450,7 +458,11 @@ def gradients_see_the_whole_model(patient: Patient, question: Question) -> Check
 )
 def units_pass_gradients_on(patient: Patient, question: Question) -> Check:
     """Are units inside so steep that most pass on no gradient, whatever function makes them so?"""
+    if patient.victim.foreign:
+        return question.skipped(f"what runs in {patient.victim.framework} cannot be watched")
     try:
+        if patient.unwatched:
+            return question.skipped(f"{', '.join(patient.unwatched[:3])} run where they cannot be watched")
         with frozen(patient.victim):
             found = steep(patient.model, torch.cat([patient.x[:SURVEYED], patient.within[:SURVEYED]]))
     except UNWATCHED as error:

@@ -13,6 +13,7 @@ from sparring.errors import BadInput
 from sparring.evaluate.outputs import STEADY, apart
 from sparring.evaluate.routes import Reading
 from sparring.evaluate.run import stuck
+from sparring.functions import unwatched
 from sparring.goals import Never, Untargeted
 from sparring.losses import margin
 from sparring.models.victim import Victim
@@ -59,6 +60,11 @@ class Patient:
         """What the model says of the sample, and what it read of it."""
         with torch.no_grad(), Reading() as reading:
             return self.model(self.x).detach(), reading
+
+    @cached_property
+    def unwatched(self) -> tuple[str, ...]:
+        """The operations that the model runs where nobody can listen."""
+        return unwatched(self.model, self.x)
 
     @cached_property
     def outputs(self) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sparring.evaluate.outputs import agree
+from sparring.functions import called
 from sparring.mending import listening
 from sparring.types import Model
 from sparring.views import stand
@@ -48,15 +49,17 @@ class Reading(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        name = str(getattr(func, "__name__", ""))
+        name = called(func)
         if name in PICK:
             args = (args[0], *(self._picked(name, one) for one in args[1:]))
+        elif name == "cond":
+            args = (self._read(name, args[0]), *args[1:])
         value = func(*args, **(kwargs or {}))
         return self._read(name, value) if name in READ else value
 
     def _picked(self, name: str, index: Any) -> Any:
-        if isinstance(index, tuple):
-            return tuple(self._picked(name, one) for one in index)
+        if isinstance(index, tuple | list):
+            return type(index)(self._picked(name, one) for one in index)
         rows = isinstance(index, Tensor) and index.dim() > 0 and index.numel() == len(index)
         return self._read(name, index) if rows and not index.is_floating_point() else index
 

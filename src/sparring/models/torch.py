@@ -17,6 +17,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from sparring.errors import BadInput, line, require
 from sparring.models.bridge import in_batches_of
+from sparring.models.torchscript import Script, Unreadable
 from sparring.models.victim import Victim
 from sparring.types import Model
 
@@ -43,7 +44,7 @@ def adopt(obj: Any) -> Victim | None:
     """A torch module, an exported program or a Hugging Face model as it is; None for anything else.
 
     The module itself is called, in whatever mode it is in; outputs with `.logits` are unwrapped. A TorchScript module
-    in hand is a module like any other.
+    runs as it is where it is judged, and operation by operation where views and checks look inside.
     """
     if isinstance(obj, ExportedProgram):
         return _exported(obj)
@@ -54,16 +55,25 @@ def adopt(obj: Any) -> Victim | None:
         return Victim(call=module, access="gradients", framework="transformers", name=type(obj).__name__, module=module)
     kinds = {value.dtype for value in (*obj.parameters(), *obj.buffers()) if value.is_floating_point()}
     other = len(kinds) == 1 and kinds != {torch.float32}
-    call: Model = partial(_in_its_type, obj, kinds.pop()) if other else obj
+    run = _script(obj) if isinstance(obj, torch.jit.ScriptModule) else obj
+    call: Model = partial(_in_its_type, run, kinds.pop()) if other else run
     return Victim(call=call, access="gradients", framework="torch", name=type(obj).__name__, module=obj)
 
 
-def _in_its_type(module: nn.Module, kind: torch.dtype, x: Tensor) -> Tensor:
+def _script(module: torch.jit.ScriptModule) -> Model:
+    """A TorchScript module through which views can look, if its operations can be run from Python."""
+    try:
+        return Script(module)
+    except Unreadable:
+        return module
+
+
+def _in_its_type(module: Model, kind: torch.dtype, x: Tensor) -> Tensor:
     """What a module of another float type says of `x`: of `x` in that type, if it refuses float32."""
     try:
-        return module(x)  # type: ignore[no-any-return]
+        return module(x)
     except RuntimeError:
-        return module(x.to(kind))  # type: ignore[no-any-return]
+        return module(x.to(kind))
 
 
 class Logits(nn.Module):

@@ -14,6 +14,9 @@ from torch.nn.parameter import is_lazy
 from sparring.errors import BadInput
 from sparring.types import Access, Model
 
+FOREIGN = frozenset({"jax", "flax", "tensorflow"})
+"""Frameworks that the bridge leads to."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Victim:
@@ -36,6 +39,11 @@ class Victim:
     probabilities: bool = False
     notes: tuple[str, ...] = ()
     source: tuple[str, str | None, bool, Tensor | None] | None = None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it runs past torch, in a framework of its own."""
+        return self.framework.split()[-1] in FOREIGN
 
     def __call__(self, x: Tensor) -> Tensor:
         """Outputs of `x`."""
