@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sparring.errors import BadInput
 from sparring.evaluate import audit
@@ -290,6 +291,29 @@ def test_a_compiled_network_is_run_as_it_was_written() -> None:
     found, plain = (audit(model, held_out(20), THREAT, suite="quick", passes=0) for model in (compiled, network))
     assert found.verdict == plain.verdict == "trusted"
     assert found.robust_accuracy == plain.robust_accuracy
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_network_with_checkpoints_gets_the_audit_of_one_without(reentrant: bool) -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.network, x, use_reentrant=reentrant)
+
+    one = find("steep units")
+    models = Checkpointed(one.make()), one.make()
+    found, plain = (audit(model, one.examples(20), one.threat, suite="quick", passes=0) for model in models)
+    assert [check.outcome for check in found.checks] == [check.outcome for check in plain.checks]
+    assert found.robust_accuracy == plain.robust_accuracy
+    x = one.examples(2)[0].requires_grad_()
+    models[0](x).sum().backward()  # and is checkpointed again afterwards
+    assert x.grad is not None
+    if reentrant:
+        with pytest.raises(RuntimeError, match="use_reentrant=True"):
+            torch.autograd.grad(models[0](x).sum(), x)
 
 
 def test_a_spent_budget_ends_the_rounds_only_where_it_was_asked_for() -> None:

@@ -32,7 +32,7 @@ from sparring.functions import called
 from sparring.goals import Untargeted
 from sparring.losses import cross_entropy, dlr, margin
 from sparring.mending import STOPS, obstacles
-from sparring.models.victim import Victim, are_probabilities, frozen, inference
+from sparring.models.victim import Victim, are_probabilities, as_written, frozen, inference
 from sparring.norms import rows
 from sparring.steepness import steep
 from sparring.streams import Streams
@@ -686,7 +686,7 @@ def more_digits_change_nothing(patient: Patient, question: Question) -> Check:
     if sum(part.nbytes for part in module.state_dict().values() if isinstance(part, Tensor)) > COPIED:
         return question.skipped("the model is too large to copy")
     try:
-        with torch.no_grad():
+        with torch.no_grad(), as_written():
             outputs = copy.deepcopy(module).double()(patient.x.double())
     except Exception as error:  # whatever it raises: it may say which type it takes
         return question.skipped(f"it does not run there ({line(error)[:80]})")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import active_children, get_context, parent_process
@@ -25,7 +24,7 @@ from sparring.errors import BadInput, line, named
 from sparring.evaluate.ledger import Cost, Ledger, Outcome
 from sparring.goals import Untargeted
 from sparring.losses import margin
-from sparring.models.victim import Victim, inference
+from sparring.models.victim import Victim, as_written, inference
 from sparring.streams import Streams
 from sparring.types import Attack, Boxed, Data, Model
 from sparring.views import Counted, eot, logarithms, steady
@@ -158,7 +157,7 @@ def answering(victim: Victim) -> Model:
 
     def answer(x: Tensor) -> Tensor:
         try:
-            with _uncompiled():
+            with as_written():
                 outputs: object = victim(x.clone() if victim.access == "gradients" else x)  # others get a copy anyway
             if not isinstance(outputs, Tensor):
                 raise BadInput(
@@ -183,12 +182,6 @@ def stuck(victim: Victim, error: Exception) -> BadInput:
     """In one line, what a model raised on the way back."""
     given = f"{victim.name} raised {named(error)} in its backward pass"
     return BadInput(given, "a model that hands out gradients", "try torch.autograd.grad on it by itself")
-
-
-def _uncompiled() -> AbstractContextManager[object]:
-    """What `torch.compile` made is run as it was written: compiled anew under each view, it takes minutes."""
-    compiled = "torch._dynamo" in sys.modules
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def accept(x: Tensor, data: Data, threat: Boxed) -> None:

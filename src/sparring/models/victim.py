@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils import checkpoint
+from torch.utils.checkpoint import CheckpointFunction
 
 from sparring.errors import BadInput
 from sparring.types import Access, Model
@@ -100,6 +103,42 @@ def inference(model: object) -> Iterator[None]:
         for part, training in modes.items():
             if part.training != training:
                 part.training = training
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """Run what `torch.compile` made as it was written, and parts that are checkpointed straight on.
+
+    Compiled anew under each view, a network takes minutes. And what a checkpoint computes again on the way back, no
+    view would hear: it would miss what the view did, or fail over it.
+    """
+    compiled = "torch._dynamo" in sys.modules
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext(), _straight_on():
+        yield
+
+
+@contextmanager
+def _straight_on() -> Iterator[None]:
+    kept = [(CheckpointFunction, "apply", _at_once), (checkpoint, "_checkpoint_without_reentrant_generator", _no_more)]
+    own = [getattr(place, name) for place, name, _ in kept]
+    if own[1] is _no_more:  # one call inside of another
+        yield
+        return
+    for place, name, function in kept:
+        setattr(place, name, function)
+    try:
+        yield
+    finally:
+        for (place, name, _), function in zip(kept, own, strict=True):
+            setattr(place, name, function)
+
+
+def _at_once(run: Callable[..., Any], preserve: bool, *given: Any) -> Any:
+    return run(*given)
+
+
+def _no_more(*given: Any, **kwargs: Any) -> Iterator[None]:
+    yield
 
 
 @contextmanager
