@@ -35,6 +35,15 @@ def inputs(count: int = 16) -> Tensor:
     return Streams.of(1, range(count)).normal(30)
 
 
+class Erf(nn.Module):
+    def __init__(self, steepness: float) -> None:
+        super().__init__()
+        self.steepness = steepness
+
+    def forward(self, u: Tensor) -> Tensor:
+        return torch.erf(self.steepness * u)
+
+
 def layer(squash, steepness: float = 1.0):
     """A hidden layer of 200 units, and two outputs."""
     out = Streams.of(2, range(200)).normal(2)
@@ -148,6 +157,46 @@ def test_layers_behind_one_another_are_opened_from_the_last_to_the_first() -> No
     units = steep(lambda x: torch.erf(300 * (torch.erf(100 * (x @ WEIGHTS.T)) @ second.T)) @ out, inputs())
     assert [unit.name for unit in units] == ["mul", "mul"]
     assert units[0].call < units[1].call
+
+
+LOOPS = {
+    "rows": lambda net, x: torch.stack([net(row) for row in x]),
+    "rows in batches of one": lambda net, x: torch.cat([net(row) for row in x.split(1)]),
+    "parts": lambda net, x: torch.cat([net(part) for part in x.split(3)]),
+    "parts after a common start": lambda net, x: torch.cat([net(part) for part in (1 * x).split(16)]),
+    "vmap": lambda net, x: torch.vmap(net)(x),
+    "vmap in parts": lambda net, x: torch.vmap(net, chunk_size=4)(x),
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_loop_over_rows_hides_nothing(loop: str) -> None:
+    """One layer of a module after another, and only the first is steep: the loop's gradient is that of the batch."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(30, 50), Erf(60.0), nn.Linear(50, 50), Erf(1.0), nn.Linear(50, 2))
+
+    def looped(x: Tensor) -> Tensor:
+        return LOOPS[loop](net, x)
+
+    x = inputs(40)
+    units = steep(looped, x[:16])
+    assert [unit.name for unit in units] == ["mul"]
+    assert units[0].by == steep(net, x[:16])[0].by
+    slopes = []
+    for model in (looped, net):
+        point = x.clone().requires_grad_()
+        outputs = moderated(model, units=steep(model, x[:16]))(point)
+        slopes += torch.autograd.grad(outputs[:, 0].sum(), point)
+    assert torch.allclose(*slopes, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_loop_over_rows_of_a_gentle_network_is_not_called_steep(loop: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(30, 50), nn.ReLU(), nn.Linear(50, 50), Erf(1.0), nn.Linear(50, 2))
+    assert steep(lambda x: LOOPS[loop](net, x), inputs()) == ()
 
 
 @pytest.mark.parametrize("rows", [1, 5, 16, 40])

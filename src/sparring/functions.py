@@ -35,6 +35,13 @@ def called(function: Any) -> str:
     return KNOWN_AS.get(name, name) if isinstance(packet, OpOverloadPacket | HigherOrderOperator) else name
 
 
+def bare(x: Tensor) -> Tensor:
+    """Under `torch.vmap` the whole of which a row is in hand: the row itself does not say whether it has a gradient."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
+
+
 def unwatched(model: Model, x: Tensor) -> tuple[str, ...]:
     """The operations, by name, that a model runs where no mode of Python hears of them, as parts in TorchScript do.
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.overrides import TorchFunctionMode
 
-from sparring.functions import called
+from sparring.functions import bare, called
 from sparring.norms import rows
 from sparring.streams import Streams
 from sparring.types import Model
@@ -232,11 +232,11 @@ class _Mend(TorchFunctionMode):
             return self._carried(func, name, args, kwargs)
         if name in TOLD:
             return func(first.detach(), *args[1:], **kwargs)
-        if _bare(first).requires_grad and (name == "detach" or func == Tensor.data.__get__):  # type: ignore[attr-defined]
+        if bare(first).requires_grad and (name == "detach" or func == Tensor.data.__get__):  # type: ignore[attr-defined]
             self.met.append("detach")
             return first.clone()
         in_place = (name.endswith("_") and not name.endswith("__")) or bool(kwargs.get("inplace"))
-        if name.rstrip("_" * in_place) in SOFT and _bare(first).requires_grad:
+        if name.rstrip("_" * in_place) in SOFT and bare(first).requires_grad:
             soft = SOFT[name.rstrip("_" * in_place)](first.clone() if in_place else first, *args[1:], **kwargs)
             if soft is not None:
                 value = func(first.detach().clone(), *args[1:], **kwargs)
@@ -258,7 +258,7 @@ class _Mend(TorchFunctionMode):
             case _:
                 flat = value != x
         seen = x >= MASKED
-        return bool(_bare(flat & seen).sum() > 0.5 * _bare(seen).sum())
+        return bool(bare(flat & seen).sum() > 0.5 * bare(seen).sum())
 
     def _known(self, value: Tensor, soft: Tensor) -> Tensor:
         """The value, with the gradient of what stands for it, now or once it is a float tensor again."""
@@ -273,9 +273,9 @@ class _Mend(TorchFunctionMode):
         if not isinstance(value, Tensor) or not (self.soft or name in ABOVE or name in CASTS):
             return value
         soft = self._softly(func, name, args, kwargs, value)
-        if soft is None or soft.shape != value.shape or not _bare(soft).requires_grad:
+        if soft is None or soft.shape != value.shape or not bare(soft).requires_grad:
             return value
-        if not bool(_bare(soft.isfinite()).all()):
+        if not bool(bare(soft.isfinite()).all()):
             return value
         return self._known(value, soft)
 
@@ -283,7 +283,7 @@ class _Mend(TorchFunctionMode):
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor
     ) -> Tensor | None:
         stood = [self.soft[id(arg)][1] for arg in _flat(args) if id(arg) in self.soft]
-        floats = [arg for arg in _flat(args) if isinstance(arg, Tensor) and _bare(arg).requires_grad]
+        floats = [arg for arg in _flat(args) if isinstance(arg, Tensor) and bare(arg).requires_grad]
         if name in ABOVE and (stood or floats):
             self.met.append("comparison")
             left, right = (self._stood(arg) for arg in args[:2])
@@ -313,13 +313,6 @@ class _Mend(TorchFunctionMode):
 
     def _stood(self, arg: Any) -> Any:
         return self.soft[id(arg)][1] if id(arg) in self.soft else arg
-
-
-def _bare(x: Tensor) -> Tensor:
-    """Under `torch.vmap` the whole of which a row is in hand: the row itself does not say whether it has a gradient."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):
-        x = torch._C._functorch.get_unwrapped(x)
-    return x
 
 
 def _flat(args: Sequence[Any]) -> Iterator[Any]:
@@ -358,7 +351,7 @@ def listening(hook: Callable[[int, nn.Module, Tensor, Tensor], Tensor | None]) -
 
     def after(module: nn.Module, given: tuple[Any, ...], y: Any) -> Any:
         nonlocal deaf
-        if deaf or len(given) != 1 or not (_is_float(given[0]) and _is_float(y)) or _bare(y) is not y:
+        if deaf or len(given) != 1 or not (_is_float(given[0]) and _is_float(y)) or bare(y) is not y:
             return None
         deaf = True  # what the hook itself calls is not counted
         try:
