@@ -61,6 +61,12 @@ def unwatched(model: Model, x: Tensor) -> tuple[str, ...]:
                 depth -= 1
 
     class Run(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        supports_higher_order_operators = True
+
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return False  # to skip it, torch would import all of it
+
         def __torch_dispatch__(
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
         ) -> Any:
