@@ -83,13 +83,13 @@ def test_a_model_left_in_train_mode_is_invalid_and_stays_in_train_mode() -> None
 
 
 def test_rounding_inside_the_model_is_suspect() -> None:
-    result = audit(find("input rounding").make(), held_out(), THREAT, suite="quick")
+    result = audit(find("input rounding").make(), held_out(60), THREAT, suite="quick")
     assert result.verdict == "suspect"
     assert "gradients" in failed(result)
 
 
 def test_a_detached_model_is_suspect_and_attacked_by_its_scores() -> None:
-    result = audit(find("detach").make(), held_out(), THREAT, suite="quick")
+    result = audit(find("detach").make(), held_out(60), THREAT, suite="quick")
     assert result.verdict == "suspect"
     assert {"gradients", "access"} <= failed(result)
     assert result.robust_accuracy.estimate < result.clean_accuracy.estimate
