@@ -68,6 +68,7 @@ LISTS: dict[str, Callable[..., Any]] = {
     "aten::__getitem__": operator.getitem,
     "aten::_set_item": operator.setitem,
     "aten::__contains__": operator.contains,
+    "aten::slice": lambda parts, start, end, step: parts[start:end:step],
     "aten::append": list.append,
     "aten::extend": list.extend,
     "aten::insert": list.insert,
@@ -120,6 +121,8 @@ class Script:
     """
 
     def __init__(self, module: torch.jit.ScriptModule) -> None:
+        if not hasattr(module, "inlined_graph"):
+            raise Unreadable("overloaded methods")
         self.module, self.block = module, _block(module.inlined_graph)
         asked = module._c._get_method("forward").schema.arguments[2:]
         self.others = tuple(argument.default_value for argument in asked if argument.has_default_value())
