@@ -42,8 +42,18 @@ def bare(x: Tensor) -> Tensor:
     return x
 
 
+LISTENING: list[dict[str, None]] = []
+"""What those who ask now for what nobody hears have met."""
+
+
+def unheard(what: str) -> None:
+    """Tell them that something runs now of which no mode of Python will hear."""
+    for met in LISTENING:
+        met[what] = None
+
+
 def unwatched(model: Model, x: Tensor) -> tuple[str, ...]:
-    """The operations, by name, that a model runs where no mode of Python hears of them, as parts in TorchScript do.
+    """The operations, or frameworks, that run in a model where no mode of Python hears of them: parts in TorchScript.
 
     Costs a forward pass.
     """
@@ -74,6 +84,10 @@ def unwatched(model: Model, x: Tensor) -> tuple[str, ...]:
                 met[called(func)] = None
             return func(*args, **(kwargs or {}))
 
-    with torch.no_grad(), Run(), Hear():  # type: ignore[no-untyped-call]
-        model(x)
+    LISTENING.append(met)
+    try:
+        with torch.no_grad(), Run(), Hear():  # type: ignore[no-untyped-call]
+            model(x)
+    finally:
+        LISTENING.remove(met)
     return tuple(met)

@@ -55,6 +55,9 @@ TINY = torch.finfo(torch.float32).tiny
 UNWATCHED = (BadInput, RuntimeError, TypeError, BufferError, NotImplementedError)
 """What models raise that cannot be watched while they run."""
 
+FRAMEWORKS = frozenset({"jax", "tensorflow", "another framework"})
+"""What models run in that no function of torch is called for."""
+
 UNSEEN = "attack the parts without gradient by BPDA; rest on black-box attacks"
 
 FITTED = "the audit fits attacks to them; what those break is said by `adaptive`"
@@ -434,10 +437,10 @@ def gradients_see_the_whole_model(patient: Patient, question: Question) -> Check
         for others in (patient.within, *([] if patient.margin_gradient is None else [patient.climb.end])):
             if chosen := choices(patient.model, patient.x, outputs, reading, others):
                 return question.failed(f"gradients pass over {', '.join(chosen)}", remedy=UNSEEN)
-    if patient.victim.foreign:
-        return question.skipped(f"what runs in {patient.victim.framework} cannot be watched")
     met: dict[str, None] = {}
     try:
+        if elsewhere := sorted(FRAMEWORKS & set(patient.unwatched)):
+            return question.skipped(f"what runs in {elsewhere[0]} cannot be watched")
         met |= dict.fromkeys(name for name in patient.unwatched if name in STOPS)
         with frozen(patient.victim):
             for x in (patient.x, patient.within):
@@ -458,9 +461,9 @@ def gradients_see_the_whole_model(patient: Patient, question: Question) -> Check
 )
 def units_pass_gradients_on(patient: Patient, question: Question) -> Check:
     """Are units inside so steep that most pass on no gradient, whatever function makes them so?"""
-    if patient.victim.foreign:
-        return question.skipped(f"what runs in {patient.victim.framework} cannot be watched")
     try:
+        if elsewhere := sorted(FRAMEWORKS & set(patient.unwatched)):
+            return question.skipped(f"what runs in {elsewhere[0]} cannot be watched")
         if patient.unwatched:
             return question.skipped(f"{', '.join(patient.unwatched[:3])} run where they cannot be watched")
         with frozen(patient.victim):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sparring.errors import BadInput
+from sparring.functions import unheard
 from sparring.types import Model
 
 Pullback = Callable[[Tensor], Tensor]
@@ -21,8 +22,21 @@ ALIGNMENT = 64
 """Bytes. TensorFlow aborts the process on a buffer that starts elsewhere, and JAX copies it."""
 
 
-def bridge(values: Model, vjp: Callable[[Tensor], tuple[Tensor, Pullback]]) -> Model:
+class Unreadable(Exception):
+    """A program with an operation that cannot be run by torch, step by step."""
+
+
+def bridge(
+    values: Model,
+    vjp: Callable[[Tensor], tuple[Tensor, Pullback]],
+    *,
+    framework: str = "another framework",
+    steps: Model | None = None,
+) -> Model:
     """Make a torch function of another framework's: `values` where no gradient is asked for, `vjp` where one is.
+
+    While a mode of Python is active, `steps`: the same by functions of torch, so that the mode hears of them. Where
+    there are none, or they are `Unreadable`, those who listen are told.
 
     Both take a contiguous, aligned CPU or accelerator tensor without a gradient of its own: float64 if `x` is,
     float32 for any other floating point, integers as they are. Nothing is copied that meets this already. Outputs
@@ -34,6 +48,13 @@ def bridge(values: Model, vjp: Callable[[Tensor], tuple[Tensor, Pullback]]) -> M
     """
 
     def call(x: Tensor) -> Tensor:
+        if torch._C._len_torch_function_stack():
+            try:
+                if steps is not None:
+                    return steps(x)
+            except Unreadable:
+                pass
+            unheard(framework)
         if torch.is_grad_enabled() and x.requires_grad:
             y: Tensor = _Crossing.apply(x, vjp)  # type: ignore[no-untyped-call]
         else:

@@ -168,7 +168,7 @@ def crossing(f: Callable[[Any], Any], dtype: Any = None) -> Model:
 
         return to_torch(y), back
 
-    return bridge(values, vjp)
+    return bridge(values, vjp, framework="tensorflow")
 
 
 def to_tensorflow(x: Tensor) -> Any:

@@ -16,8 +16,8 @@ from torch.export import ExportedProgram
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from sparring.errors import BadInput, line, require
-from sparring.models.bridge import in_batches_of
-from sparring.models.torchscript import Script, Unreadable
+from sparring.models.bridge import Unreadable, in_batches_of
+from sparring.models.torchscript import Script
 from sparring.models.victim import Victim
 from sparring.types import Model
 

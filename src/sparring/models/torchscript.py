@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparring.models.bridge import Unreadable
+
 Values = dict[str, Any]
 """What was computed, by its name in the graph."""
 
@@ -90,10 +92,6 @@ LISTS: dict[str, Callable[..., Any]] = {
 
 GENERIC = re.compile(r"\bt\d?(\[\]|\([a-z!]+\))* \w|\.\.\.")
 """In a schema: an argument of any type, or any number of them, which torch takes from no one but itself."""
-
-
-class Unreadable(Exception):
-    """A graph with an operation that cannot be run from Python."""
 
 
 @dataclass(frozen=True)

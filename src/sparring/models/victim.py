@@ -17,9 +17,6 @@ from torch.utils.checkpoint import CheckpointFunction
 from sparring.errors import BadInput
 from sparring.types import Access, Model
 
-FOREIGN = frozenset({"jax", "flax", "tensorflow"})
-"""Frameworks that the bridge leads to."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Victim:
@@ -42,11 +39,6 @@ class Victim:
     probabilities: bool = False
     notes: tuple[str, ...] = ()
     source: tuple[str, str | None, bool, Tensor | None] | None = None
-
-    @property
-    def foreign(self) -> bool:
-        """Whether it runs past torch, in a framework of its own."""
-        return self.framework.split()[-1] in FOREIGN
 
     def __call__(self, x: Tensor) -> Tensor:
         """Outputs of `x`."""
