@@ -18,6 +18,9 @@ from sparring.types import Model
 Pullback = Callable[[Tensor], Tensor]
 """The gradient of the outputs `(B, K)` to the gradient of the inputs `(B, *shape)`."""
 
+AGREES = 1e-4
+"""How far a program may be from the framework that it stands for, as a share of the largest output."""
+
 ALIGNMENT = 64
 """Bytes. TensorFlow aborts the process on a buffer that starts elsewhere, and JAX copies it."""
 
@@ -62,6 +65,19 @@ def bridge(
         return y.float() if y.dtype in {torch.float16, torch.bfloat16} else y
 
     return call
+
+
+def says_the_same(steps: Model, x: Tensor, outputs: Tensor) -> bool:
+    """Whether a program that torch runs may stand for another framework's, whose outputs are given.
+
+    In the median of the rows: stairs may round some of them another way.
+    """
+    try:
+        with torch.no_grad():
+            off = (steps(x.detach()) - outputs).abs().flatten(1).amax(1)
+    except Exception:  # an operation that torch has not, or has in another form
+        return False
+    return bool(off.median() <= AGREES * outputs.abs().amax())
 
 
 def ready(x: Tensor) -> Tensor:

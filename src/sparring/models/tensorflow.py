@@ -9,11 +9,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from sparring.errors import BadInput, line, require
-from sparring.models.bridge import Pullback, bridge, environment, in_batches_of, layout
+from sparring.models.bridge import (
+    Pullback,
+    Unreadable,
+    bridge,
+    environment,
+    in_batches_of,
+    layout,
+    ready,
+    says_the_same,
+)
+from sparring.models.graphdef import Graph
 from sparring.models.victim import Victim
 from sparring.types import Model
 
@@ -168,7 +179,25 @@ def crossing(f: Callable[[Any], Any], dtype: Any = None) -> Model:
 
         return to_torch(y), back
 
-    return bridge(values, vjp, framework="tensorflow")
+    kind = torch.float32 if dtype is None else getattr(torch, dtype.name)
+    graphs: dict[tuple[int, ...], Model | None] = {}
+
+    def read(x: Tensor) -> Model | None:
+        try:
+            found = Graph(graph.get_concrete_function(tf.TensorSpec([None, *x.shape[1:]], dtype or tf.float32)))
+        except Exception:  # it may refuse to be frozen, or a number of rows that is left open
+            return None
+        return found if says_the_same(found, x, values(ready(x))) else None
+
+    def steps(x: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():  # who counts calls is to count those of the graph
+            z, shape = x.to(kind), x.shape[1:]
+            run = graphs[shape] if shape in graphs else graphs.setdefault(shape, read(z))
+        if run is None:
+            raise Unreadable("a graph that torch cannot run")
+        return run(z)
+
+    return bridge(values, vjp, framework="tensorflow", steps=steps)
 
 
 def to_tensorflow(x: Tensor) -> Any:
