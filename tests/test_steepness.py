@@ -150,6 +150,15 @@ def test_a_network_that_opens_for_darker_images_is_not_called_steep() -> None:
         assert steep(net, x) == ()
 
 
+def test_a_single_unit_is_steep_by_its_rows_and_a_dead_one_is_not() -> None:
+    out = torch.tensor([1.0, -2.0])
+    for shape in ((-1, 1), (-1,)):  # as a column, or as a number a row
+        net = lambda x, to=shape: torch.tanh(1e3 * (x @ WEIGHTS[0]).reshape(to)).reshape(-1, 1) * out  # noqa: E731
+        assert [unit.name for unit in steep(net, inputs())] == ["mul"]
+    assert steep(lambda x: torch.tanh(0.3 * (x @ WEIGHTS[0]))[:, None] * out, inputs()) == ()
+    assert steep(lambda x: (x @ WEIGHTS[0] - 9).relu()[:, None] * out, inputs()) == ()
+
+
 def test_layers_behind_one_another_are_opened_from_the_last_to_the_first() -> None:
     """Behind a shut layer no gradient arrives, and nothing could be said of the layers before it."""
     second = Streams.of(3, range(200)).normal(200) / 200**0.5

@@ -176,7 +176,7 @@ def _shut(model: Model, x: Tensor, view: View, loop: bool, moderate: dict[int, S
 def _rows(y: Tensor, count: int, loop: bool) -> Callable[[Tensor], Tensor] | None:
     """How what belongs to a row is brought together: `(rows, units)`; nothing where no dimension is of rows."""
     whole = bare(y)
-    if not whole.numel() or whole.dim() < (1 if loop else 2):
+    if not whole.numel() or not (loop or whole.dim() > 1 or len(whole) == count):
         return None
     batch = 0 if len(whole) % count == 0 else next((i for i, n in enumerate(whole.shape) if n == count), None)
     if whole is not y:
@@ -198,6 +198,9 @@ def _affine(u: Tensor, x: Tensor) -> bool:
 
 
 def _share(u: Tensor, g: Tensor) -> float:
-    shut, middle = g <= TINY * g.amax(1, keepdim=True), u.median(1, keepdim=True).values
+    middle = u.median(1, keepdim=True).values
+    if u.shape[1] == 1:  # a single unit is compared with itself in the other rows: of a dead one, all have one sign
+        u, g, middle = u.T, g.T, u.new_zeros(1, 1)
+    shut = g <= TINY * g.amax(1, keepdim=True)
     sides = [side for side in (u > middle, u <= middle) if bool(side.any())]
     return min(float(shut[side].float().mean()) for side in sides) if len(sides) == 2 else 0.0

@@ -164,6 +164,14 @@ def test_rivals_are_networks_inside_that_decide_otherwise_and_rewordings_are_non
 
     assert rivals(Experts(by_mask).eval(), x), "of a flattened input too"
 
+    class Swaying(Gate):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = self.one(x)
+            lead = logits.topk(2, dim=1).values.diff(dim=1).abs()
+            return logits / (lead + 0.06) * (1 + 0.9 * torch.sin(x.flatten(1).sum(1, keepdim=True)))
+
+    assert rivals(Swaying(by_mask).eval(), x), "the same decisions, and sure of other inputs"
+
 
 def test_parts_whose_number_depends_on_the_batch_are_left_out() -> None:
     class Helped(Gate):

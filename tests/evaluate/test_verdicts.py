@@ -293,6 +293,18 @@ def test_a_compiled_network_is_run_as_it_was_written() -> None:
     assert found.robust_accuracy == plain.robust_accuracy
 
 
+def test_a_contrast_window_in_front_of_an_honest_network_leaves_it_trusted() -> None:
+    """Black and white pixels are cut off, and have no gradient; from far away an attack moves them all the same."""
+
+    class Window(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return ((x - 0.1) / 0.8).clamp(0, 1)
+
+    found = audit(nn.Sequential(Window(), honest("relu")).eval(), held_out(60), linf(0.06), suite="quick", passes=0)
+    assert found.verdict == "trusted"
+    assert {check.name: check.outcome for check in found.checks}["unbounded"] == "pass"
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_a_network_with_checkpoints_gets_the_audit_of_one_without(reentrant: bool) -> None:
     class Checkpointed(nn.Module):

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import pytest
 import torch
 
 from sparring.errors import BadInput
-from sparring.models.bridge import ALIGNMENT, bridge, environment, in_batches_of, layout, pad
+from sparring.functions import unwatched
+from sparring.models import bridge as module
+from sparring.models.bridge import ALIGNMENT, environment, in_batches_of, layout, pad
+
+bridge = partial(module.bridge, framework="jax")
 
 
 class Recorder:
@@ -190,3 +195,16 @@ def test_settings_are_put_back_and_those_of_the_user_win(monkeypatch):
         assert os.environ["SPARRING_TEST_UNSET"] == "ours"
     assert os.environ["SPARRING_TEST_SET"] == "theirs"
     assert "SPARRING_TEST_UNSET" not in os.environ
+
+
+def test_what_runs_elsewhere_is_said_to_those_who_listen_and_run_by_torch_where_it_can_be():
+    x, doubled = torch.rand(3, 2), lambda x: (2 * x, lambda g: 2 * g)
+    assert unwatched(bridge(lambda x: 2 * x, doubled), x) == ("jax",)
+    assert unwatched(bridge(lambda x: 2 * x, doubled, steps=lambda x: x + x), x) == ()
+
+    def refused(x):
+        raise module.Unreadable("fft")
+
+    known = bridge(lambda x: 2 * x, doubled, steps=refused)
+    assert unwatched(known, x) == ("jax",)
+    assert torch.equal(known(x), 2 * x)

@@ -11,6 +11,7 @@ from typing import Any
 
 from sparring.attacks.grid import Grid
 from sparring.attacks.restarts import Restarts
+from sparring.attacks.through import Through
 from sparring.evaluate import adaptive
 from sparring.evaluate import checks as run_checks
 from sparring.evaluate.bracket import WALKS, Prover, entry
@@ -23,6 +24,7 @@ from sparring.evaluate.schedule import Round, choose, outlook, settled, unfinish
 from sparring.evaluate.statistics import spread
 from sparring.evaluate.suites import Suite, out_of_the_data
 from sparring.losses import dlr
+from sparring.mending import mended
 from sparring.models.victim import inference
 from sparring.streams import Streams
 from sparring.threats import Ball
@@ -221,6 +223,8 @@ def _ask(plan: Suite, bout: Bout) -> None:
     if right:
         whole = whole_box(case.threat, case.data.take([0])[0][0].numel())
         attack = out_of_the_data(whole) if case.access == "gradients" else case.climber(steps=40, times=5)(whole)
+        if case.diagnosis.warned("hidden-paths") and not case.diagnosis.failed("gradients"):
+            attack = Through(view=mended, attack=attack)  # a cut that moves no decision nearby stops it far away
         bout.sweep("unbounded", "unbounded", attack, [right[place] for place in spread(len(right), 64)])
 
 

@@ -55,7 +55,7 @@ TINY = torch.finfo(torch.float32).tiny
 UNWATCHED = (BadInput, RuntimeError, TypeError, BufferError, NotImplementedError)
 """What models raise that cannot be watched while they run."""
 
-FRAMEWORKS = frozenset({"jax", "tensorflow", "another framework"})
+FRAMEWORKS = frozenset({"jax", "tensorflow"})
 """What models run in that no function of torch is called for."""
 
 UNSEEN = "attack the parts without gradient by BPDA; rest on black-box attacks"
@@ -754,7 +754,14 @@ class Diagnosis:
 
     def failed(self, name: str) -> bool:
         """Whether this check failed."""
-        return any(check.name == name and check.outcome == "fail" for check in self.checks)
+        return self._ended(name, "fail")
+
+    def warned(self, name: str) -> bool:
+        """Whether this check warned."""
+        return self._ended(name, "warn")
+
+    def _ended(self, name: str, outcome: str) -> bool:
+        return any(check.name == name and check.outcome == outcome for check in self.checks)
 
     @property
     def invalid(self) -> bool:

@@ -94,6 +94,13 @@ def choices(model: Model, x: Tensor, outputs: Tensor, reading: Reading, others: 
     return () if same else tuple(dict.fromkeys(name.strip("_") for name, _ in reading.noted))
 
 
+ALIKE = 0.5
+"""The rank correlation of leads under which a network inside is sure of other inputs than the whole is."""
+
+MANY = 20
+"""Inputs that such a correlation takes: of fewer it may be anything."""
+
+
 @dataclass(frozen=True)
 class Part:
     """The view of a model that a network inside of it gives: what its how manieth call of a module says.
@@ -141,12 +148,18 @@ def parts(model: Model, x: Tensor) -> tuple[Part, ...]:
 
 
 def rivals(model: Model, x: Tensor) -> bool:
-    """Whether a network inside of a model decides otherwise of any of these inputs than the model does.
+    """Whether a network inside of a model decides otherwise of some of these inputs than it does, or is sure of others.
 
-    One that says the same in other numbers, before a temperature or a mask, does not. Costs a forward pass.
+    One that says the same in other numbers, before a temperature or a mask, does neither. Costs a forward pass.
     """
     outputs, said = _said(model, x)
-    return any(bool((y.argmax(1) != outputs.argmax(1)).any()) for y in said.values())
+    return any(bool((y.argmax(1) != outputs.argmax(1)).any()) or _alike(y, outputs) < ALIKE for y in said.values())
+
+
+def _alike(y: Tensor, outputs: Tensor) -> float:
+    """How alike inputs are ordered by the lead of their best class (Spearman's rank correlation)."""
+    first, second = (one.topk(2, dim=1).values.diff(dim=1)[:, 0].argsort().argsort().float() for one in (y, outputs))
+    return float(torch.corrcoef(torch.stack([first, second]))[0, 1]) if len(y) > MANY else 1.0
 
 
 def _said(model: Model, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:

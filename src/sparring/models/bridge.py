@@ -33,7 +33,7 @@ def bridge(
     values: Model,
     vjp: Callable[[Tensor], tuple[Tensor, Pullback]],
     *,
-    framework: str = "another framework",
+    framework: str,
     steps: Model | None = None,
 ) -> Model:
     """Make a torch function of another framework's: `values` where no gradient is asked for, `vjp` where one is.
