@@ -88,6 +88,11 @@ def ready(x: Tensor) -> Tensor:
     return _aligned(x)
 
 
+def moved(value: Any, device: torch.device) -> Any:
+    """A tensor on a device, without a copy if it is there already; what is no tensor stays what it is."""
+    return value.to(device) if isinstance(value, Tensor) and value.device != device else value
+
+
 def _aligned(x: Tensor) -> Tensor:
     x = x.contiguous()
     return x.clone() if x.data_ptr() % ALIGNMENT else x

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,37 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparring.errors import require
-from sparring.models.bridge import Unreadable
+from sparring.models.bridge import Unreadable, moved
 
 Values = dict[str, Any]
 """What was computed, by the name of a tensor in the graph."""
 
 Attribute = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A graph, or a function in one: what goes in, each operation with its inputs and outputs, and what comes out."""
+
+    inputs: tuple[str, ...]
+    steps: tuple[tuple[Any, tuple[str, ...], tuple[str, ...]], ...]
+    outputs: tuple[str, ...]
+    constants: Values
+
+    @staticmethod
+    def of(graph: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> Plan:
+        """The plan of a graph of TensorFlow, whose operations stand in an order in which they can be run."""
+        operations = [operation for operation in graph.get_operations() if operation.outputs]
+        return Plan(
+            inputs=_names(inputs),
+            steps=tuple(
+                (operation, _names(operation.inputs), _names(operation.outputs))
+                for operation in operations
+                if operation.type not in ("Const", "Placeholder")
+            ),
+            outputs=_names(outputs),
+            constants={one.outputs[0].name: _constant(one) for one in operations if one.type == "Const"},
+        )
 
 
 class Graph:
@@ -38,39 +64,34 @@ class Graph:
         graphs = require("tensorflow.python.framework.function_def_to_graph", "tensorflow")
         frozen = freezing.convert_variables_to_constants_v2(concrete, lower_control_flow=False)
         library = frozen.graph.as_graph_def().library.function
-        self.whole = frozen
-        self.branches = {one.signature.name: graphs.function_def_to_graph(one) for one in library}
-        everywhere = (frozen.graph, *self.branches.values())
-        kept = [operation for graph in everywhere for operation in graph.get_operations() if operation.type == "Const"]
-        self.constants = {id(operation): _constant(operation) for operation in kept}
+        parts = {one.signature.name: graphs.function_def_to_graph(one) for one in library}
+        self.whole = Plan.of(frozen.graph, frozen.inputs, frozen.outputs)
+        self.parts = {name: Plan.of(part, part.inputs, part.outputs) for name, part in parts.items()}
 
     def __call__(self, x: Tensor) -> Tensor:
         """What it gives back."""
         with nullcontext() if x.device.type == "cpu" else x.device:
-            (outputs,) = self._run(self.whole.graph, self.whole.inputs, self.whole.outputs, [x], x.device)
+            (outputs,) = self._run(self.whole, [x], x.device)
         return outputs  # type: ignore[no-any-return]
 
-    def _run(
-        self, graph: Any, inputs: Sequence[Any], outputs: Sequence[Any], given: Sequence[Any], device: torch.device
-    ) -> list[Any]:
-        values: Values = dict(zip((one.name for one in inputs), given, strict=True))
-        for operation in graph.get_operations():
-            if operation.outputs and operation.outputs[0].name not in values:
-                found = self._outputs(operation, [values[one.name] for one in operation.inputs], device)
-                values.update(zip((one.name for one in operation.outputs), found, strict=False))
-        return [values[one.name] for one in outputs]
+    def _run(self, plan: Plan, given: Sequence[Any], device: torch.device) -> list[Any]:
+        values = {name: moved(value, device) for name, value in plan.constants.items()}
+        values.update(zip(plan.inputs, given, strict=True))
+        for operation, ins, outs in plan.steps:
+            found = self._outputs(operation, [values[name] for name in ins], device)
+            values.update(zip(outs, found, strict=False))
+        return [values[name] for name in plan.outputs]
 
     def _outputs(self, operation: Any, given: list[Any], device: torch.device) -> Sequence[Any]:
+        def part(which: str, given: Sequence[Any]) -> list[Any]:
+            return self._run(self.parts[operation.get_attr(which).name], given, device)
+
         match operation.type:
-            case "Const":
-                constant = self.constants[id(operation)]
-                return [constant.to(device) if isinstance(constant, Tensor) and constant.dim() else constant]
             case "If" | "StatelessIf":
-                taken = "then_branch" if bool(_told(given[0])) else "else_branch"
-                return self._branch(operation, taken, given[1:], device)
+                return part("then_branch" if bool(_told(given[0])) else "else_branch", given[1:])
             case "While" | "StatelessWhile":
-                while bool(_told(self._branch(operation, "cond", given, device)[0])):
-                    given = self._branch(operation, "body", given, device)
+                while bool(_told(part("cond", given)[0])):
+                    given = part("body", given)
                 return given
             case kind if kind in OPERATIONS:
                 found = OPERATIONS[kind](operation.get_attr, *given)
@@ -78,9 +99,9 @@ class Graph:
             case kind:
                 raise Unreadable(kind)
 
-    def _branch(self, operation: Any, which: str, given: Sequence[Any], device: torch.device) -> list[Any]:
-        graph = self.branches[operation.get_attr(which).name]
-        return self._run(graph, graph.inputs, graph.outputs, given, device)
+
+def _names(tensors: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(one.name for one in tensors)
 
 
 def _constant(operation: Any) -> Any:
@@ -331,20 +352,18 @@ def _concat(_: Attribute, *given: Tensor) -> Tensor:
     return torch.cat(parts, _ints(axis)[0])
 
 
+SPELT_ALIKE = (
+    *("Abs", "Neg", "Sign", "Square", "Sqrt", "Rsqrt", "Exp", "Expm1", "Log", "Log1p", "Pow", "Sin", "Cos", "Tanh"),
+    *("Sigmoid", "Relu", "Erf", "Erfc", "Ceil", "Floor", "Maximum", "Minimum", "Mul", "Sub"),
+)
+
 NAMESAKES = {
     **dict.fromkeys(["Add", "AddV2"], torch.add),
     **dict.fromkeys(["Round", "Rint"], torch.round),
     **dict.fromkeys(["Identity", "Snapshot", "PreventGradient"], lambda x: x),
     **dict.fromkeys(["Select", "SelectV2"], torch.where),
     **dict.fromkeys(["RealDiv", "Div"], _div),
-    **{
-        name: getattr(torch, name.lower())
-        for name in ("Abs", "Ceil", "Exp", "Erf", "Erfc", "Expm1", "Floor", "Log", "Log1p", "Maximum", "Minimum", "Mul")
-    },
-    **{
-        name: getattr(torch, name.lower())
-        for name in ("Neg", "Pow", "Relu", "Rsqrt", "Sigmoid", "Sign", "Sin", "Cos", "Sqrt", "Square", "Sub", "Tanh")
-    },
+    **{name: getattr(torch, name.lower()) for name in SPELT_ALIKE},
     "Greater": torch.gt,
     "GreaterEqual": torch.ge,
     "Less": torch.lt,

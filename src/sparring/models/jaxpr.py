@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.dlpack import from_dlpack
 
-from sparring.models.bridge import Unreadable
+from sparring.models.bridge import Unreadable, moved
 
 SAME = frozenset({"relu", "relu6", "logaddexp"})
 """JAX functions with a derivative of their own, which is that of what they do. Nobody else's is known to be."""
@@ -47,7 +47,7 @@ class Program:
 
     def __call__(self, *given: Any, device: torch.device) -> list[Any]:
         """What it gives back; arrays of JAX may be among what it is given."""
-        consts, inputs = ([_on(device, tensor(one)) for one in some] for some in (self.consts, given))
+        consts, inputs = ([moved(tensor(one), device) for one in some] for some in (self.consts, given))
         with nullcontext() if device.type == "cpu" else device:
             return _run(self.jaxpr, consts, inputs)
 
@@ -63,10 +63,6 @@ def tensor(value: Any) -> Any:
         except Exception:  # noqa: S112  (random keys are neither)
             continue
     return value
-
-
-def _on(device: torch.device, value: Any) -> Any:
-    return value.to(device) if isinstance(value, Tensor) and value.device != device else value
 
 
 def _run(jaxpr: Any, consts: Sequence[Any], given: Sequence[Any]) -> list[Any]:
@@ -116,14 +112,9 @@ def _cond(index: Any, *given: Any, branches: Any, **_: Any) -> list[Any]:
     return _inner(*given, jaxpr=branches[max(0, min(_whole(index), len(branches) - 1))])
 
 
-def _while(
-    *given: Any, cond_jaxpr: Any, body_jaxpr: Any, cond_nconsts: int, body_nconsts: int, **_: Any
-) -> Sequence[Any]:
-    asked, done, carried = (
-        given[:cond_nconsts],
-        given[cond_nconsts : cond_nconsts + body_nconsts],
-        given[cond_nconsts + body_nconsts :],
-    )
+def _while(*given: Any, cond_jaxpr: Any, body_jaxpr: Any, cond_nconsts: int, body_nconsts: int) -> Sequence[Any]:
+    start = cond_nconsts + body_nconsts
+    asked, done, carried = given[:cond_nconsts], given[cond_nconsts:start], given[start:]
     while _whole(_inner(*asked, *carried, jaxpr=cond_jaxpr)[0]):
         carried = tuple(_inner(*done, *carried, jaxpr=body_jaxpr))
     return carried
