@@ -53,9 +53,9 @@ def unheard(what: str) -> None:
 
 
 def unwatched(model: Model, x: Tensor) -> tuple[str, ...]:
-    """The operations, or frameworks, that run in a model where no mode of Python hears of them: parts in TorchScript.
+    """What runs in a model where no mode of Python hears of it, by name.
 
-    Costs a forward pass.
+    Operations of parts in TorchScript, say, or the framework that runs all of it. Costs a forward pass.
     """
     depth, met = 0, dict[str, None]()
 

@@ -23,7 +23,6 @@ from sparring.models.bridge import Unreadable, moved
 SAME = frozenset({"relu", "relu6", "logaddexp"})
 """JAX functions with a derivative of their own, which is that of what they do. Nobody else's is known to be."""
 
-
 PIECES: dict[str, Callable[..., Tensor]] = {
     "elu": functional.elu,
     "selu": functional.selu,
