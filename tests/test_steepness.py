@@ -251,6 +251,12 @@ def test_under_mended_no_gradient_goes_the_hard_way() -> None:
     assert (counted.forward, counted.backward) == (4 * 16, 3 * 16)
 
 
+def test_without_units_a_view_is_the_model() -> None:
+    net, x = layer(torch.erf, 0.5), inputs().requires_grad_()
+    slopes = [torch.autograd.grad(model(x).sum(), x)[0] for model in (net, moderated(net, units=()))]
+    assert torch.allclose(*slopes, atol=1e-5)
+
+
 def test_units_are_values() -> None:
     one = Steep(call=3, name="mul", by=16.0)
     assert settled(moderated, units=(one,), draws=3) == settled(moderated, units=(Steep(3, "mul", 16.0),), draws=3)

@@ -91,7 +91,7 @@ def moderated(model: Model, *, units: tuple[Steep, ...], draws: int = 3) -> Mode
 
     def softer(x: Tensor, sharper: float) -> Tensor:
         by = {one.call: one.by / sharper for one in units if one.by > sharper}
-        with _Passed(lambda call, name, y: y / by[call] if call in by else y, units[0].loop):
+        with _Passed(lambda call, name, y: y / by[call] if call in by else y, any(one.loop for one in units)):
             return model(x)
 
     def view(x: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from sparring.errors import BadInput
+from sparring.functions import unwatched
+from sparring.mending import obstacles
 from sparring.models import load
 from sparring.models import onnx as adapter
 
@@ -329,6 +331,14 @@ def test_casts_roundings_and_positions_agree():
         node("Sum", given=["f", "c", "r", "s", "j", "x", "g", "t"]),
     ]
     agrees(model(nodes, (5,), {"two": ints(2), "one": ints(1)}, opset=13), (5,))
+
+
+def test_views_and_checks_look_into_the_file():
+    steps = [node("Mul", given=["x", "four"], out=["m"]), node("Round", given=["m"], out=["r"])]
+    proto = model([*steps, node("MatMul", given=["r", "w"])], (5,), {"four": floats(4.0), "w": weights(5, 3)})
+    victim, x = agrees(proto, (5,)), torch.rand(4, 5)
+    assert unwatched(victim, x) == ()
+    assert obstacles(victim, x) == ("round",)
 
 
 def test_a_shape_computed_in_the_file_leaves_no_trace_in_the_graph():

@@ -11,6 +11,7 @@ from torch.overrides import BaseTorchFunctionMode
 
 from sparring.data import Arrays
 from sparring.evaluate import Diagnosis, audit, examine
+from sparring.evaluate.routes import Reading, choices
 from sparring.functions import called, unwatched
 from sparring.mending import mended
 from sparring.models.loading import adopt
@@ -45,7 +46,7 @@ class Talkative(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.rest = nn.Linear(12, 8), nn.ModuleList([nn.Linear(8, 8) for _ in range(3)])
-        self.norm, self.last, self.shares = nn.BatchNorm1d(8), nn.Linear(8, 3), nn.Parameter(torch.rand(3, 8))
+        self.norm, self.last = nn.BatchNorm1d(8), nn.Linear(8, 3)
 
     def helped(self, h: Tensor, words: dict[str, Tensor]) -> tuple[Tensor, int]:
         words["max"] = h.amax(1, keepdim=True)
@@ -92,9 +93,7 @@ def test_a_program_says_the_same_operation_by_operation_to_the_last_bit(talkativ
             steps = script(x)
         assert torch.equal(steps, whole)
         slopes = [torch.autograd.grad(y.square().sum(), x)[0] for y in (steps, whole)]
-        assert torch.allclose(
-            *slopes, rtol=1e-4, atol=1e-7
-        )  # TorchScript takes some derivatives by formulas of its own
+        assert torch.allclose(*slopes, rtol=1e-4, atol=1e-7)  # TorchScript has some formulas of its own
 
 
 def test_a_failed_assertion_in_a_program_is_an_error_in_python(talkative: Talkative) -> None:
@@ -175,6 +174,27 @@ def test_an_audit_of_a_program_finds_what_the_steep_units_of_the_network_hide() 
 
 def stepped(x: Tensor) -> Tensor:
     return (8 * x).round() / 8
+
+
+def test_a_branch_of_an_exported_program_is_a_choice_and_what_has_no_gradient_in_it_is_mended() -> None:
+    class Branching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cond(x.mean() > 0.5, lambda z: 2 * z, lambda z: z.flip(1), (x,))
+
+    class Cut(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                h = 3 * x
+            return h + 0 * x
+
+    x = torch.rand(16, 6)
+    low = torch.export.export(Branching(), (x,)).module()
+    with Reading() as reading:
+        outputs = low(0.1 * x)
+    assert choices(low, 0.1 * x, outputs, reading, 0.1 * x + 0.9) == ("cond",)
+    cut, point = torch.export.export(Cut(), (x,)).module(), x.clone().requires_grad_()
+    assert torch.autograd.grad(cut(point).sum(), point)[0].eq(0).all()
+    assert torch.autograd.grad(mended(cut)(point).sum(), point)[0].eq(3).all()
 
 
 def test_what_a_part_does_in_torchscript_is_said_where_it_stops_gradients() -> None:

@@ -439,8 +439,8 @@ def gradients_see_the_whole_model(patient: Patient, question: Question) -> Check
                 return question.failed(f"gradients pass over {', '.join(chosen)}", remedy=UNSEEN)
     met: dict[str, None] = {}
     try:
-        if elsewhere := sorted(FRAMEWORKS & set(patient.unwatched)):
-            return question.skipped(f"what runs in {elsewhere[0]} cannot be watched")
+        if elsewhere := _elsewhere(patient, question):
+            return elsewhere
         met |= dict.fromkeys(name for name in patient.unwatched if name in STOPS)
         with frozen(patient.victim):
             for x in (patient.x, patient.within):
@@ -462,8 +462,8 @@ def gradients_see_the_whole_model(patient: Patient, question: Question) -> Check
 def units_pass_gradients_on(patient: Patient, question: Question) -> Check:
     """Are units inside so steep that most pass on no gradient, whatever function makes them so?"""
     try:
-        if elsewhere := sorted(FRAMEWORKS & set(patient.unwatched)):
-            return question.skipped(f"what runs in {elsewhere[0]} cannot be watched")
+        if elsewhere := _elsewhere(patient, question):
+            return elsewhere
         if patient.unwatched:
             return question.skipped(f"{', '.join(patient.unwatched[:3])} run where they cannot be watched")
         with frozen(patient.victim):
@@ -474,6 +474,13 @@ def units_pass_gradients_on(patient: Patient, question: Question) -> Check:
         return question.passed("no scale inside of the model would let more gradients through")
     names = ", ".join(dict.fromkeys(one.name for one in found))
     return question.warned(f"most units pass on no gradient after {names}")
+
+
+def _elsewhere(patient: Patient, question: Question) -> Check | None:
+    """What is answered where another framework runs the model, past every function of torch."""
+    for framework in sorted(FRAMEWORKS & set(patient.unwatched)):
+        return question.skipped(f"what runs in {framework} cannot be watched")
+    return None
 
 
 def _where(patient: Patient) -> str:

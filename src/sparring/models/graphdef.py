@@ -88,9 +88,9 @@ class Graph:
 
         match operation.type:
             case "If" | "StatelessIf":
-                return part("then_branch" if bool(_told(given[0])) else "else_branch", given[1:])
+                return part("then_branch" if bool(given[0].item()) else "else_branch", given[1:])
             case "While" | "StatelessWhile":
-                while bool(_told(part("cond", given)[0])):
+                while bool(part("cond", given)[0].item()):
                     given = part("body", given)
                 return given
             case kind if kind in OPERATIONS:
@@ -107,11 +107,6 @@ def _names(tensors: Sequence[Any]) -> tuple[str, ...]:
 def _constant(operation: Any) -> Any:
     value = require("tensorflow", "tensorflow").make_ndarray(operation.get_attr("value"))
     return torch.tensor(value) if value.dtype.kind in "fiub" else value
-
-
-def _told(value: Tensor) -> Any:
-    """What decides what is run next."""
-    return value.item()
 
 
 def _ints(value: Tensor) -> list[int]:
