@@ -118,6 +118,8 @@ def train(
     folder = Path(out) if out is not None else None
     with _alone(folder, resume=resume):
         found = _materials(chosen, model, data, test, trust=trust)
+        hardware = replace(hardware, precision=chosen.precision)
+        chosen = chosen.model_copy(update={"precision": hardware.chosen(found.network)})
         chosen.suit(found.train.take([0])[0].shape[1:])
         ball = chosen.ball()
         for subject in (found.train, found.test):
@@ -142,7 +144,7 @@ def train(
                 remedy=remedy,
                 validation=_validation(chosen, found.held_out),
                 checkpoints=_checkpoints(chosen, found, folder, resume=resume),
-                hardware=replace(hardware, precision=chosen.precision),
+                hardware=hardware,
                 seed=chosen.seed,
                 watch=tell,
             )

@@ -30,6 +30,7 @@ from sparring.hardening import split, train
 from sparring.networks import mlp
 from sparring.threats import linf
 from sparring.training import Alarm, Looked, Progress, tensorboard
+from sparring.training.hardware import has_bfloat16
 from sparring.training.locking import alone_in, companion
 
 SMALL = ("--data", "digits", "--limit", "600", "--threat", "linf:0.1", "--epochs", "2")
@@ -77,7 +78,8 @@ def weights(path: Path) -> Tensor:
 def test_a_run_leaves_weights_settings_history_result_and_report(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command("sparring.networks:mlp", *SMALL, *QUICK, "--method", "trades", "--out", "a") == 0
+    asked = ("--method", "trades", "--set", "precision=auto")
+    assert command("sparring.networks:mlp", *SMALL, *QUICK, *asked, "--out", "a") == 0
     said = capsys.readouterr()
     assert "epoch 2: loss" in said.err
     assert re.search(r"clean \d+\.\d%, robust \d+\.\d%", said.err)
@@ -86,6 +88,8 @@ def test_a_run_leaves_weights_settings_history_result_and_report(
     settings = tomllib.loads((place / "a" / "train.toml").read_text(encoding="utf-8"))
     assert settings["objective"] == {"name": "trades"}
     assert settings["data"]["limit"] == 600
+    here = "bf16-mixed" if has_bfloat16(torch.device("cpu")) else "32"
+    assert settings.get("precision", "32") == here, "what auto stood for is kept"
     rows = list(csv.DictReader((place / "a" / "history.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(0 < float(row["robust"]) <= float(row["clean"]) <= 1 for row in rows)

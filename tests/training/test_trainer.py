@@ -477,6 +477,17 @@ def test_a_batchnorm_that_was_frozen_keeps_its_statistics_and_any_other_gathers_
     assert not torch.equal(unfrozen[2].running_mean, network[2].running_mean)
 
 
+@pytest.mark.parametrize(("has", "taken"), [({"avx512_bf16": True}, "bf16-mixed"), ({"bf16": False}, "32"), ({}, "32")])
+def test_auto_is_bfloat16_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, has: dict[str, bool], taken: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    hardware, network = Hardware(precision="auto"), mlp(hidden=8)
+    assert hardware.chosen(network) == taken
+    assert (hardware.casting(network) is network) == (taken == "32")
+    assert Hardware(precision="bf16-mixed").chosen(network) == "bf16-mixed", "what was asked for"
+
+
 def test_what_an_attack_finds_outside_of_the_threat_breaks_nothing_held_out() -> None:
     data, network = few(32), mlp(hidden=8)
     found = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
@@ -20,7 +20,7 @@ from sparring.errors import BadInput, line
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-Precision = Literal["32", "bf16-mixed"]
+Precision = Literal["32", "bf16-mixed", "auto"]
 
 MOST_A_CORE = 4
 """Processes on a core of the processor: more can only be a mistake."""
@@ -31,7 +31,8 @@ class Hardware:
     """What to train on. Under `torchrun` the processes are those that it started; else Fabric starts `devices`.
 
     `device` is where the network is, unless given: cpu, cuda, mps. With "bf16-mixed" the network computes in bfloat16
-    where torch holds that to be safe; weights, losses and what attacks see stay in float32.
+    where torch holds that to be safe; weights, losses and what attacks see stay in float32. "auto" is that where the
+    device has bfloat16, and "32" where it would only imitate it.
     """
 
     device: str | None = None
@@ -79,9 +80,24 @@ class Hardware:
             raise BadInput(f"{here} times '{home}' ({said})", "devices that torch has here", "use cpu") from error
         return fabric
 
+    def chosen(self, network: nn.Module) -> Precision:
+        """The precision, where "auto" leaves it to the device."""
+        if self.precision != "auto":
+            return self.precision
+        home = _device(self.device) if self.device else next(network.parameters()).device
+        return "bf16-mixed" if has_bfloat16(home) else "32"
+
     def casting(self, network: nn.Module) -> nn.Module:
         """The network, computing in the precision that was asked for."""
-        return network if self.precision == "32" else BFloat16(network)
+        return network if self.chosen(network) == "32" else BFloat16(network)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 itself. To imitate it takes a processor seven times as long as float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    known: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions of torch
+    return device.type == "cpu" and any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _device(name: str) -> torch.device:

@@ -26,6 +26,7 @@ from sparring.streams import Streams
 from sparring.threats import Ball, parse
 from sparring.training.augmentations import Mixup, each
 from sparring.training.fitting import counted, fits, settings_of
+from sparring.training.hardware import Precision
 from sparring.training.limits import LARGEST_SEED
 from sparring.training.objectives import INNER, Objective, maximiser
 from sparring.training.rates import RATES, Rate, one_cycle
@@ -168,7 +169,7 @@ class Settings(Part):
     stretch: float = Field(default=1.0, gt=0)
     """The eps that training faces, as a multiple of the threat's: a little over 1 leaves room (Gowal et al., 2018)."""
     clip: float | None = Field(default=None, gt=0)
-    precision: Annotated[Literal["32", "bf16-mixed"], BeforeValidator(_text)] = "32"
+    precision: Annotated[Precision, BeforeValidator(_text)] = "32"
     augment: tuple[str | Named, ...] = Field(default=(), strict=False)
     average: dict[Literal["ema", "swa"], Annotated[float, Field(ge=0, lt=1)]] = Field({"ema": 0.999}, max_length=1)
     """`ema = decay`, `swa = share of the updates after which it begins`; neither: the last weights."""
