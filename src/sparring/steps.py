@@ -118,3 +118,28 @@ class cosine:  # noqa: N801
     def update(self, g: Tensor, state: None, i: int) -> tuple[Tensor, None]:
         """`size (1 + cos(pi i / (steps + 1))) / 2`, times g."""
         return self.size * (1 + math.cos(math.pi * i / (self.steps + 1))) / 2 * g, None
+
+
+@dataclass(frozen=True)
+class adam:  # noqa: N801
+    """Adam's move (Kingma and Ba, 2015): up to `size` in every coordinate, less where gradients disagree.
+
+    `floor` is what a coordinate is divided by at least: gradients far below it move nothing.
+    """
+
+    size: float = 1.0
+    floor: float = 1e-8
+
+    def init(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """No moments."""
+        return torch.zeros_like(x), torch.zeros_like(x)
+
+    def update(self, g: Tensor, state: tuple[Tensor, Tensor], i: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The mean gradient over the root of its mean square, both corrected for their start at zero."""
+        first, second = 0.9 * state[0] + 0.1 * g, 0.999 * state[1] + 0.001 * g.square()
+        state = first, second
+        return self.size * first / (1 - 0.9 ** (i + 1)) / self.metric(state, i), state
+
+    def metric(self, state: tuple[Tensor, Tensor], i: int) -> Tensor:
+        """The root: what each coordinate was divided by."""
+        return (state[1] / (1 - 0.999 ** (i + 1))).sqrt() + self.floor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch.nn import functional
 from sparring.attacks.universal import Learned, batches, slopes
 from sparring.losses import margin
 from sparring.registry import register
+from sparring.steps import adam
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Goal, Loss, Model
@@ -142,12 +144,17 @@ def _doubt(odds: Tensor) -> Tensor:
 
 def _adam(weights: Weights, rate: float) -> Callable[[Tensor], None]:
     """Adam's step down a loss (Kingma and Ba, 2015), on the gradients of these weights alone."""
-    optimiser = torch.optim.Adam([weight.requires_grad_() for weight in weights], lr=rate)
+    rule = adam(rate)
+    states = [rule.init(weight) for weight in weights]
+    for weight in weights:
+        weight.requires_grad_()
+    updates = itertools.count()
 
     def down(loss: Tensor) -> None:
-        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-            weight.grad = gradient
-        optimiser.step()
+        i = next(updates)
+        for k, (weight, gradient) in enumerate(zip(weights, torch.autograd.grad(loss, weights), strict=True)):
+            move, states[k] = rule.update(gradient, states[k], i)
+            weight.detach().sub_(move)
 
     return down
 

@@ -13,7 +13,7 @@ from sparring.losses import cross_entropy, margin
 from sparring.norms import rows
 from sparring.registry import register
 from sparring.search import Search
-from sparring.steps import ascent, chain, momentum, scale
+from sparring.steps import adam, ascent, chain, momentum, scale
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Goal, Loss, Model, Step
@@ -100,26 +100,6 @@ def steps_within(queries: int, draws: int) -> int:
     return max(queries - 2, 0) // (2 * max(draws // 2, 1) + 1)
 
 
-@dataclass(frozen=True)
-class adam:  # noqa: N801
-    """Adam's move (Kingma and Ba, 2015): up to `size` in every coordinate, less where gradients disagree."""
-
-    size: float
-    slow: float = 0.9
-    slower: float = 0.999
-
-    def init(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """No moments."""
-        return torch.zeros_like(x), torch.zeros_like(x)
-
-    def update(self, g: Tensor, state: tuple[Tensor, Tensor], i: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The mean gradient over the root of its mean square, both corrected for their start at zero."""
-        mean = self.slow * state[0] + (1 - self.slow) * g
-        square = self.slower * state[1] + (1 - self.slower) * g.square()
-        root = (square / (1 - self.slower ** (i + 1))).sqrt().clamp(min=1e-20)
-        return self.size * mean / (1 - self.slow ** (i + 1)) / root, (mean, square)
-
-
 @register(
     "attacks",
     "nes",
@@ -147,7 +127,7 @@ def nes(threat: Ball, *, queries: int = 5000, draws: int = 50) -> EstimatedPGD:
 )
 def spsa(threat: Ball, *, queries: int = 5000, draws: int = 128) -> EstimatedPGD:
     """Adam on the margin's gradient estimated from scores, along random signs (Uesato et al., 2018)."""
-    step = adam(0.3 * threat.unit)
+    step = adam(0.3 * threat.unit, floor=1e-20)
     return EstimatedPGD(
         threat=threat, step=step, draw=rademacher, reach=0.01, draws=draws, loss=margin, queries=queries
     )

@@ -14,6 +14,7 @@ from sparring.attacks.nearest import Nearest
 from sparring.losses import margin
 from sparring.norms import NORMS, divisor
 from sparring.registry import register
+from sparring.steps import adam
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Goal, Model
@@ -72,25 +73,6 @@ def in_metric(proximal: Proximal, v: Tensor, weight: Tensor, metric: Tensor) -> 
         moving = (after - near).square().sum(1, keepdim=True) > 1e-4 * after.square().sum(1, keepdim=True)
         near = after
     return near
-
-
-@dataclass(frozen=True)
-class adam:  # noqa: N801
-    """Adam's move at a rate of one (Kingma and Ba, 2015), and what each coordinate was divided by."""
-
-    def init(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """No moments."""
-        return torch.zeros_like(x), torch.zeros_like(x)
-
-    def update(self, g: Tensor, state: tuple[Tensor, Tensor], i: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """`m / sqrt(v)`, both corrected for their start at zero."""
-        first, second = 0.9 * state[0] + 0.1 * g, 0.999 * state[1] + 0.001 * g.square()
-        state = first, second
-        return first / (1 - 0.9 ** (i + 1)) / self.metric(state, i), state
-
-    def metric(self, state: tuple[Tensor, Tensor], i: int) -> Tensor:
-        """`sqrt(v)`."""
-        return (state[1] / (1 - 0.999 ** (i + 1))).sqrt() + 1e-8
 
 
 def softplus_margin(outputs: Tensor, goal: Goal) -> Tensor:

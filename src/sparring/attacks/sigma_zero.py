@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from sparring.attacks.nearest import Nearest
-from sparring.attacks.pdpgd import adam
 from sparring.losses import margin
 from sparring.norms import divisor, rows
 from sparring.registry import register
+from sparring.steps import adam
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Goal, Model

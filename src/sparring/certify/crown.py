@@ -21,6 +21,7 @@ from sparring.certify.region import Region
 from sparring.certify.walk import Reach, explore, lower, room, roughly, some_of
 from sparring.errors import BadInput
 from sparring.registry import register
+from sparring.steps import adam
 from sparring.threats import Ball
 from sparring.types import Model
 
@@ -176,9 +177,10 @@ def ascend(
     best, signs = torch.tensor(-torch.inf), signs or {}
     if not leaves:
         return alpha, beta, None
-    adam = torch.optim.Adam(
-        [{"params": [one.requires_grad_() for one in part.values()]} for part in (alpha, beta, free)], maximize=True
-    )
+    rule, paces = adam(), [rate for part, rate in zip((alpha, beta, free), rates, strict=True) for _ in part]
+    states = [rule.init(one) for one in leaves]
+    for one in leaves:
+        one.requires_grad_()
     for step in range(steps):
         with torch.enable_grad():
             asked, constant = rows, at
@@ -188,13 +190,12 @@ def ascend(
                 constant = (share.squeeze(1) * at).sum(1, keepdim=True)
             signed = {k: beta[k] * signs[k] for k in beta}
             found = lower(net, rough, start, asked, alpha=alpha, beta=signed) + constant
-            gradients = torch.autograd.grad(found.sum(), leaves, allow_unused=True)
+            gradients = torch.autograd.grad(found.sum(), leaves, materialize_grads=True)
         better, best = found > best, torch.maximum(best, found.detach())
-        for one, gradient, good in zip(leaves, gradients, best_leaves, strict=True):
-            good[better], one.grad = one.detach()[better], gradient
-        for group, rate in zip(adam.param_groups, rates, strict=True):
-            group["lr"] = rate * (1 - step / steps)
-        adam.step()
+        for i, (one, gradient, good, pace) in enumerate(zip(leaves, gradients, best_leaves, paces, strict=True)):
+            good[better] = one.detach()[better]
+            move, states[i] = rule.update(gradient, states[i], step)
+            one.detach().add_(move, alpha=pace * (1 - step / steps))
         for k, one in alpha.items():
             one.detach().clamp_(lines[k].least, 1.0)
         for one in beta.values():

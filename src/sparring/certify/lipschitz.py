@@ -26,6 +26,7 @@ from sparring.certify.graph import Affine, Concat, Graph, Map, MaxPool, Rectifie
 from sparring.certify.reading import among, graph
 from sparring.errors import BadInput
 from sparring.models.victim import inference
+from sparring.steps import adam
 from sparring.types import Model
 
 WIDEST = 1024
@@ -131,8 +132,9 @@ def slopes(model: Model | Graph, x: Tensor, *, steps: int = 60) -> Slopes:
     if not bool(least.isfinite().all()):
         raise BadInput("slopes that float64 cannot hold", "a network of usual scale", BY_VOTES)
     if logs:
-        adam = torch.optim.Adam(free := [*logs.values()], lr=0.03)
-        for _ in range(steps):
+        rule, free = adam(0.03), [*logs.values()]
+        states = [rule.init(one.detach()) for one in free]
+        for step in range(steps):
             with torch.enable_grad():
                 found = squares(lambda k, _: logs[k].exp())
                 mean = found.log().mean()
@@ -140,9 +142,9 @@ def slopes(model: Model | Graph, x: Tensor, *, steps: int = 60) -> Slopes:
                 break  # no T matters; or a step too far: 2 T - C is not positive definite
             least = torch.minimum(least, found.detach())
             gradients = torch.autograd.grad(mean, free, materialize_grads=True)  # zero for what the logits don't need
-            for one, gradient in zip(free, gradients, strict=True):
-                one.grad = gradient
-            adam.step()
+            for i, (one, gradient) in enumerate(zip(free, gradients, strict=True)):
+                move, states[i] = rule.update(gradient, states[i], step)
+                one.detach().sub_(move)
     between = torch.zeros(count, count, dtype=torch.float64)
     between[c, j] = between[j, c] = least.sqrt() * (1 + SLACK)
     return Slopes(between)
