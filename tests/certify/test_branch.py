@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,7 +28,10 @@ from sparring.streams import Streams
 from sparring.threats import Ball, linf
 
 QUICK = BranchAndBound(seconds=0.1, restarts=1)
-CERTIFICATES = {name: entry.make() for name, entry in members("certificates").items()} | {"branch-and-bound": QUICK}
+CERTIFICATES = {name: entry.make() for name, entry in members("certificates").items()} | {
+    "branch-and-bound": QUICK,
+    "on signs alone": replace(QUICK, inputs=0),
+}
 
 
 def small(seed: int, hidden: int) -> nn.Module:
@@ -98,6 +102,68 @@ def test_branch_and_bound_decides_what_crown_leaves_open():
             decided += bool(bounds[i] <= 0 and answer.status == "certified")
     assert decided >= 1
     assert left > decided
+
+
+def deep(seed: int, act: type[nn.Module], depth: int, size: int = 3) -> nn.Sequential:
+    """A random network of few inputs and many kinks."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        for _ in range(depth):
+            layers += [nn.Linear(size, 16), act()]
+            size = 16
+        net = nn.Sequential(*layers, nn.Linear(size, 3)).eval().requires_grad_(False)
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            layer.weight.mul_(2.5)
+    return net
+
+
+def last_that_stands(net: nn.Module, x: torch.Tensor, label: torch.Tensor) -> float:
+    """The largest eps, a little less than which a grid leaves standing."""
+    axes = torch.cartesian_prod(*[torch.linspace(-1, 1, 25)] * 3)
+    sizes = [k / 50 for k in range(1, 26)]
+    stands = [eps for eps in sizes if bool((net((x + eps * axes).clamp(0, 1)).argmax(1) == label).all())]
+    return max(stands, default=0.0)
+
+
+def test_few_inputs_are_halved_which_takes_fewer_parts_than_signs_in_deep_networks():
+    halving, signs = (BranchAndBound(seconds=20.0, restarts=1, inputs=inputs) for inputs in (16, 0))
+    parts = []
+    for seed, depth in ((3, 3), (3, 4)):
+        net, x = deep(seed, nn.ReLU, depth), torch.rand(1, 3, generator=torch.Generator().manual_seed(seed))
+        label = net(x).argmax(1)
+        threat = linf(0.7 * last_that_stands(net, x, label))
+        (one,), (other,) = (how.answers(net, x, label, threat) for how in (halving, signs))
+        assert one.status == other.status == "certified"
+        parts.append((one.parts, other.parts))
+    assert sum(one for one, _ in parts) < sum(other for _, other in parts)
+
+
+@pytest.mark.parametrize(("act", "depth"), [(nn.Tanh, 2), (nn.Softplus, 4)])
+def test_smooth_networks_of_few_inputs_are_decided_though_they_have_no_signs_to_split(act, depth):
+    net, opened = deep(1, act, depth), 0
+    for seed in range(4):
+        x = torch.rand(1, 3, generator=torch.Generator().manual_seed(seed))
+        label = net(x).argmax(1)
+        if eps := 0.9 * last_that_stands(net, x, label):
+            opened += bool(crown()(net, x, label, linf(eps)) <= 0)
+            (answer,) = BranchAndBound(seconds=20.0, restarts=1).answers(net, x, label, linf(eps))
+            assert answer.status == "certified"
+            first, second = net(x).topk(2).values[0]
+            assert answer.lower <= float(first - second)
+    assert opened
+
+
+def test_a_margin_that_rounding_may_hide_is_not_halved_until_time_is_up():
+    """`x_1 + 1 - x_0` and a little: no box of a linear network says more than the whole does."""
+    net = nn.Linear(2, 2).eval().requires_grad_(False)
+    net.weight.copy_(torch.eye(2))
+    net.bias.copy_(torch.tensor([0.0, 1 + 2.0**-23]))
+    how, x = BranchAndBound(seconds=60.0, restarts=1), torch.tensor([[0.5, 0.5]])
+    (answer,) = how.answers(net, x, torch.tensor([1]), linf(0.5))
+    assert answer.status == "unknown"
+    assert answer.parts < 100
 
 
 def test_a_network_that_takes_no_empty_batch_is_decided():

@@ -20,6 +20,7 @@ from sparring.threats import Ball, l0, linf
 
 CERTIFICATES = {name: entry.make() for name, entry in members("certificates").items()}
 CERTIFICATES["branch-and-bound"] = BranchAndBound(seconds=0.05, batch=8, restarts=1)
+CERTIFICATES["on signs alone"] = BranchAndBound(seconds=0.05, batch=8, restarts=1, inputs=0)
 EPS = {"linf": 0.08, "l2": 0.1, "l1": 0.12}
 
 

@@ -1,4 +1,4 @@
-"""Branch and bound: split on the signs of units until every part is certified, or an input is found that breaks one.
+"""Branch and bound: split until every part is certified, or an input is found that breaks one.
 
 A statement about the outputs is bounded over the region. Where the bound leaves it open, a rectifier that may be on
 either side is chosen, and both sides are bounded apart: each has one relaxation less. What is known of the signs
@@ -6,7 +6,8 @@ enters the bound by multipliers, which climb together with the slopes (beta-CROW
 attack goes on from the inputs where the bounds are lowest.
 
 How tight the bounds of units inside of the network are decides how many parts it takes. Each is a statement about
-the outputs of a shorter network: so first they are split in the same way, layer by layer.
+the outputs of a shorter network: so first they are split in the same way, layer by layer. Where inputs are few, it is
+their box that is halved: all these bounds are then those of a smaller box.
 """
 
 from __future__ import annotations
@@ -117,7 +118,10 @@ def _against(outputs: Tensor, goal: Goal) -> Tensor:
 
 @dataclass(frozen=True)
 class Question:
-    """Whether claims hold for every input of a region of one example; `model`, `x` and `threat` are for attacks."""
+    """Whether claims hold for every input of a region of one example; `model`, `x` and `threat` are for attacks.
+
+    What attacks move may be other numbers than the region's, on a straight scale: those of the same place in their box.
+    """
 
     net: Graph
     region: Region
@@ -126,10 +130,26 @@ class Question:
     x: Tensor
     threat: Ball
 
+    @property
+    def wide(self) -> int:
+        """How many inputs are free."""
+        return int((self.region.low < self.region.high).sum())
+
+    def lowest(self, slope: Tensor, boxes: Tensor) -> Tensor:
+        """Where lines of these slopes `(B, *shape)` are least, for attacks: in boxes `(B, 2, n)`, of a ball in all."""
+        x, threat = self.x.expand_as(slope), self.threat
+        if self.region.norm != "linf":
+            return threat.project(x + threat.norm.steepest(-slope.float()) * threat.unit, x)
+        low, high = self.region.low.flatten(), self.region.high.flatten()
+        corner = torch.where(slope.flatten(1) > 0, boxes[:, 0], boxes[:, 1])
+        place = ((corner - low) / (high - low)).nan_to_num(0.0).float().view_as(slope)  # fixed inputs have none
+        least, most = ((x + way * threat.eps).clamp(threat.low, threat.high) for way in (-1, 1))
+        return threat.project(least + place * (most - least), x)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BranchAndBound:
-    """Split on the signs of rectifiers until all is certified or something breaks (Wang et al., 2021).
+    """Split until all is certified or something breaks: on the signs of rectifiers (Wang et al., 2021), or on inputs.
 
     Stops after `seconds` for an example. Parts are bounded `batch` at a time, each by `steps` of slopes and
     multipliers, `root` where there are none to start from. `rates` are Adam's, of slopes, of multipliers, and of the
@@ -140,6 +160,9 @@ class BranchAndBound:
     order of the network, as far as these are few enough (`cells` coefficients), and half of the time at most is spent.
     The `leaves` parts that bound a unit worst are split, so many `rounds`; then more, where a claim is still open.
     Every part gains from it.
+
+    Where no more than `inputs` are free in a box, and more units than inputs are undecided in a part of it, the range
+    of an input is halved: the one that CROWN's line loses most over (Bunel et al., 2018). Every part is bounded anew.
     """
 
     seconds: float = 10.0
@@ -152,6 +175,7 @@ class BranchAndBound:
     rounds: tuple[int, ...] = (0, 6, 24)
     leaves: int = 4
     cells: int = 2**20
+    inputs: int = 16
     restarts: int = 5
     at_once: ClassVar[int] = 1
     searches: ClassVar[bool] = True
@@ -192,7 +216,8 @@ class _Part:
 
     All rectifiers' inputs stand in one row, `(N,)`: `bounds` `(2, N)` that hold in the whole region, the `signs` that
     make the part, in `found` `(2, N)` the slopes below and the multipliers, NaN before there are any, and the `weights`
-    `(J,)` of the claim's statements, before the softmax. `unit` is the one to split, -1 where there is none.
+    `(J,)` of the claim's statements, before the softmax. `box` `(2, n)` holds the least and greatest inputs. `unit` is
+    the one to split, from N on an input, -1 where there is none.
     """
 
     least: float
@@ -202,12 +227,17 @@ class _Part:
     signs: Tensor = field(compare=False)
     found: Tensor = field(compare=False)
     weights: Tensor = field(compare=False)
+    box: Tensor = field(compare=False)
     unit: int = field(compare=False, default=-1)
 
     def halves(self) -> list[_Part]:
-        """In two, where there is a unit to split."""
+        """In two, where there is something to split."""
         if self.unit < 0:
             return [self]
+        if (i := self.unit - len(self.signs)) >= 0:
+            boxes = self.box.repeat(2, 1, 1)
+            boxes[0, 1, i] = boxes[1, 0, i] = self.box[:, i].mean()
+            return [replace(self, box=box) for box in boxes]
         signs = self.signs.repeat(2, 1)
         signs[0, self.unit], signs[1, self.unit] = 1, -1
         return [replace(self, signs=sign) for sign in signs]
@@ -259,14 +289,16 @@ class _Brancher:
         self.how, self.question, self.net, self.layout = how, question, question.net, _Layout(question.net)
         self.room = CELLS // max(1, self.layout.ends[-1])  # so many rows of coefficients at once
         self.batch = max(2, min(how.batch, self.room))
+        self.halving = question.region.norm == "linf" and question.wide <= how.inputs
 
     def whole(self, bounds: Tensor) -> list[_Part]:
         """For every claim the whole region, where the bounds `(2, N)` hold."""
         size = bounds.shape[1]
         signs, found = torch.zeros(size, dtype=torch.int8), torch.full((2, size), torch.nan)
         even = torch.zeros(self.question.claims.rows.shape[1])
+        box = torch.stack([self.question.region.low.flatten(), self.question.region.high.flatten()])
         count = len(self.question.claims)
-        return [_Part(-torch.inf, claim, claim, bounds, signs, found, even) for claim in range(count)]
+        return [_Part(-torch.inf, claim, claim, bounds, signs, found, even, box) for claim in range(count)]
 
     def bound(self, parts: list[_Part]) -> tuple[list[_Part], Tensor]:
         """Parts with the bounds that are found, and the slopes of these bounds in the input, `(B, *shape)`."""
@@ -279,7 +311,8 @@ class _Brancher:
         last, claims = len(self.net.nodes), self.question.claims[torch.tensor([part.claim for part in parts])]
         before = torch.tensor([part.least for part in parts], dtype=torch.float64)
         signs, found = torch.stack([part.signs for part in parts]), torch.stack([part.found for part in parts])
-        reach = self.explored(torch.stack([part.bounds for part in parts]), signs)
+        boxes = torch.stack([part.box for part in parts])
+        reach = self.explored(torch.stack([part.bounds for part in parts]), signs, boxes)
         alpha, beta = (self.layout.split(one) for one in found.nan_to_num(0.0).unbind(1))
         fresh = bool(found.isnan().any())
         sign = {k: one.unsqueeze(1).float() for k, one in self.layout.split(signs).items() if bool(one.any())}
@@ -289,7 +322,7 @@ class _Brancher:
             reach,
             claims.rows,
             start=last,
-            alpha=slopes if fresh else {k: alpha[k].unsqueeze(1) for k in slopes},
+            alpha=slopes if fresh or self.halving else {k: alpha[k].unsqueeze(1) for k in slopes},
             beta={k: beta[k].unsqueeze(1) for k in sign},
             signs=sign,
             at=claims.at,
@@ -308,7 +341,10 @@ class _Brancher:
         units, open_ = torch.full((len(parts),), -1), (least <= 0).nonzero().flatten()
         if len(open_):
             groups = ({k: one[open_].float() for k, one in group.items()} for group in (alpha, signed, trail))
-            units[open_] = self.branch(roughly(some_of(reach, open_)), bounds[open_].float(), *groups)
+            some, asked = roughly(some_of(reach, open_)), claims.rows[open_, nearest[open_]].float()
+            units[open_] = self.branch(some, bounds[open_].float(), *groups)
+            if self.halving:
+                units[open_] = self.halved(some, asked.unsqueeze(1), boxes[open_], units[open_])
         rows = zip(parts, least.tolist(), found, weights, units.tolist(), strict=True)
         slope = trail[0].squeeze(1) if 0 in trail else torch.zeros(len(parts), *self.net.shape)
         better = [
@@ -317,12 +353,34 @@ class _Brancher:
         ]
         return better, slope
 
-    def explored(self, bounds: Tensor, signs: Tensor) -> Reach:
-        """What is known where inputs of rectifiers, between bounds `(B, 2, N)`, have the signs `(B, N)`."""
+    def explored(self, bounds: Tensor, signs: Tensor, boxes: Tensor) -> Reach:
+        """What is known where inputs of rectifiers, between bounds `(B, 2, N)`, have the signs `(B, N)`, in boxes."""
         low, high = bounds.unbind(1)
         low, high = low + (signs > 0) * (low.relu() - low), high - (signs < 0) * high.relu()
-        region = self.question.region[torch.zeros(len(signs), dtype=torch.int64)]
-        return explore(self.net, region, refine=False, known=self.layout.known(low, high))
+        least, most = (end.reshape(-1, *self.net.shape) for end in boxes.unbind(1))
+        region = replace(self.question.region[torch.zeros(len(signs), dtype=torch.int64)], low=least, high=most)
+        return explore(self.net, region, refine=self.halving, known=self.layout.known(low, high))
+
+    def halved(self, reach: Reach, rows: Tensor, boxes: Tensor, units: Tensor) -> Tensor:
+        """What to split in every part: the unit, or the input that CROWN's line under these rows loses most over.
+
+        An input where more units than inputs are undecided, or none can be split, as in smooth networks. Slopes that
+        were chosen to lose little over the whole box say less of which half of it would be easier: CROWN's own do.
+        """
+        trail: dict[int, Tensor] = {}
+        lower(self.net, reach, len(self.net.nodes), rows, trail=trail)
+        if 0 not in trail:
+            return units
+        undecided = torch.zeros_like(units)
+        for k, i in zip(self.layout.nodes, self.layout.inputs, strict=True):
+            if k in trail and isinstance(line := reach.relaxed[k], Lines):
+                bent = reach.low[i] < reach.high[i] if line.open is None else line.open
+                undecided += (bent & (trail[k].squeeze(1) != 0)).flatten(1).sum(1)
+        low, high = boxes.unbind(1)
+        splits = high - low > torch.finfo(torch.float32).eps * torch.maximum(low.abs(), high.abs())
+        lost, widest = (trail[0].flatten(1).abs() * (high - low) * splits).max(1)
+        wanted = (undecided > (low < high).sum(1)) | ((units < 0) & (undecided > 0))
+        return torch.where(wanted & (lost > 0), widest + self.layout.ends[-1], units)
 
     def branch(
         self, reach: Reach, bounds: Tensor, alpha: dict[int, Tensor], beta: dict[int, Tensor], trail: dict[int, Tensor]
@@ -402,7 +460,7 @@ class _Tree:
         bounds = self.rooted()
         z = self.attacked(torch.tensor([part.claim for part in self.open], dtype=torch.int64))
         z = self.divided(z, self.how.soon)
-        for rounds in self.how.rounds:
+        for rounds in () if self.brancher.halving else self.how.rounds:
             if z is None and (self.open or self.stuck) and not self.late():
                 self.tighten(bounds, rounds)
                 z = self.bound(self.afresh(bounds))
@@ -490,8 +548,7 @@ class _Tree:
             else:
                 self.put(new)
         worst = sorted((part.least, row) for row, part in enumerate(better) if part.least <= 0)[:WORST]
-        rows = torch.tensor([row for _, row in worst], dtype=torch.int64)
-        return self.descend(slope[rows], torch.tensor([better[row].claim for _, row in worst], dtype=torch.int64))
+        return self.descend([better[row] for _, row in worst], slope[[row for _, row in worst]])
 
     def attacked(self, claim: Tensor) -> Tensor | None:
         """An input for which one of these claims fails, if the library's attack finds one."""
@@ -502,14 +559,15 @@ class _Tree:
         x = q.x.expand(len(goal), *q.x.shape[1:])
         return self.judged(pgd(q.threat, loss=_against)(q.model, x, goal, Streams.of(0, range(len(goal)))), goal)
 
-    def descend(self, slope: Tensor, claim: Tensor) -> Tensor | None:
-        """As `attacked`, from the inputs where the bounds are lowest on."""
-        if not len(claim):
+    def descend(self, parts: list[_Part], slope: Tensor) -> Tensor | None:
+        """As `attacked`, from the inputs where the bounds of these parts are lowest on."""
+        if not parts:
             return None
-        q, threat = self.question, self.question.threat
-        x, goal = q.x.expand(len(claim), *q.x.shape[1:]), q.claims[claim]
-        z = threat.project(x + threat.norm.steepest(-slope.float()) * threat.unit, x)
-        attack: PGD = pgd(threat, steps=10, loss=_against)
+        q = self.question
+        x = q.x.expand(len(parts), *q.x.shape[1:])
+        goal = q.claims[torch.tensor([part.claim for part in parts])]
+        z = q.lowest(slope, torch.stack([part.box for part in parts]))
+        attack: PGD = pgd(q.threat, steps=10, loss=_against)
         return self.judged(attack.climb(Search(q.model, x, goal, _against), x, z), goal)
 
     def judged(self, z: Tensor, goal: Claims) -> Tensor | None:
