@@ -44,6 +44,7 @@ bench: .venv/installed-peers .venv/installed-bench .venv/installed-onnx
 	.venv/bin/python benchmarks/training.py
 	.venv/bin/python benchmarks/certify.py
 	.venv/bin/python benchmarks/vnncomp.py
+	.venv/bin/python benchmarks/few_inputs.py
 	.venv/bin/python benchmarks/brackets.py
 	.venv/bin/python benchmarks/smoothing.py --images 50
 	.venv/bin/python benchmarks/defences.py --data mnist --examples 100
@@ -83,13 +84,13 @@ clean:
 	touch $@
 
 # torchattacks pins an old requests and asks for torchvision, which its attacks never import; adv-lib asks for
-# torchvision and visdom, which the attacks compared with do not need.
+# torchvision and visdom, which the attacks compared with do not need; Marabou's wheels end at Python 3.11.
 .venv/installed-peers: pyproject.toml .venv/constraints.txt
 	$(INSTALL) -e '.[peers]'
 	$(INSTALL) --no-deps torchattacks==3.5.1
 	touch $@
 
 .venv/installed-bench: .venv/constraints.txt
-	$(INSTALL) adversarial-robustness-toolbox==1.20.1
+	$(INSTALL) adversarial-robustness-toolbox==1.20.1 "maraboupy==2.0.0; python_version < '3.12'"
 	$(INSTALL) --no-deps adv-lib==0.2.8
 	touch $@
