@@ -162,7 +162,8 @@ class BranchAndBound:
     Every part gains from it.
 
     Where no more than `inputs` are free in a box, and more units than inputs are undecided in a part of it, the range
-    of an input is halved: the one that CROWN's line loses most over (as Wang et al., 2018, by intervals). Every part is bounded anew.
+    of an input is halved: the one that CROWN's line loses most over (Wang et al., 2018, have the gradient's). Every
+    part is bounded anew.
     """
 
     seconds: float = 10.0
