@@ -284,6 +284,10 @@ def networks_of_convolutions():
             nn.Conv2d(1, 4, 2, (1, 2), (0, 1)), nn.Conv2d(4, 2, 3), nn.ReLU(),
             nn.Conv2d(2, 2, 3, dilation=2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3),
         )  # fmt: skip
+        yield nn.Sequential(
+            nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(3, 4, 2, padding=1), nn.ReLU(),
+            nn.MaxPool2d((1, 2), (1, 2)), nn.Conv2d(4, 2, 2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

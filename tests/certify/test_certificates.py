@@ -134,6 +134,8 @@ def test_what_has_no_bounds_is_refused():
         interval()(nn.Sequential(nn.GELU()), x, y, linf(0.1))
     with pytest.raises(BadInput, match="torch network"):
         interval()(lambda x: x, x, y, linf(0.1))
+    with pytest.raises(BadInput, match="not finite"):
+        interval()(nn.Linear(2, 2), x / 0, y, linf(0.1))
 
 
 def test_crown_certifies_most_of_the_network_of_wong_and_kolter(sparring_data):

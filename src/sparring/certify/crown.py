@@ -41,11 +41,13 @@ def margins(net: Graph, labels: Tensor) -> Tensor:
 
 
 def matched(x: Tensor, labels: Tensor) -> None:
-    """Refuse what is no label for each input: one for all would be taken for each of them.
+    """Refuse what is no number, and what is no label for each input: one for all would be taken for each of them.
 
     Raises:
-        BadInput: labels of another shape, or that are no whole numbers.
+        BadInput: inputs that are not finite; labels of another shape, or that are no whole numbers.
     """
+    if not bool(x.isfinite().all()):
+        raise BadInput("inputs that are not finite", "numbers", "clean the data")
     if labels.shape != x.shape[:1] or labels.is_floating_point():
         given = f"labels of shape {tuple(labels.shape)}, {labels.dtype}, for {len(x)} inputs"
         raise BadInput(given, "a whole number for each input", "pass one label an input")

@@ -78,13 +78,21 @@ class Picks:
     high: Tensor
     shape: tuple[int, ...]
 
+    def each(self, part: Callable[[Tensor], Tensor], begin: tuple[Tensor, Tensor], kernel: tuple[int, int]) -> Picks:
+        """The picks of windows of the outputs, in windows of the inputs that begin in these rows and columns."""
+        place = part(self.place.double()).long()
+        down, right = (one.view(*one.shape, 1, 1, 1) for one in begin)
+        inside = (place // self.shape[2] - down) * kernel[1] + place % self.shape[2] - right
+        inside = inside.clamp(0, kernel[0] * kernel[1] - 1)  # off the map, where coefficients are zero
+        return Picks(inside, part(self.sole.double()) > 0, part(self.high), (self.shape[0], *kernel))
+
     def back(self, a: Tensor, alpha: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Lines.back`."""
-        sole = self.sole.unsqueeze(1)
+        sole = _beside(self.sole, a)
         constant = dot(a.clamp(max=0) * ~sole, self.high)
         kept = torch.where(sole, a, a.clamp(min=0)).flatten(3)
         plane = kept.new_zeros(*kept.shape[:3], self.shape[1] * self.shape[2])
-        place = self.place.flatten(2).unsqueeze(1).expand_as(kept)
+        place = _beside(self.place, a).flatten(3).expand_as(kept)
         return plane.scatter_add(3, place, kept).view(*kept.shape[:2], *self.shape), constant
 
 

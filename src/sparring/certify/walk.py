@@ -38,7 +38,7 @@ from sparring.certify.graph import (
     Window,
     off,
 )
-from sparring.certify.lines import Constants, Lines, Relaxation, relax
+from sparring.certify.lines import Constants, Lines, Picks, Relaxation, relax
 from sparring.certify.region import Region, dot
 
 CELLS = 2**22
@@ -146,9 +146,15 @@ def near(net: Graph, reach: Reach, k: int, units: Tensor, which: Tensor) -> Tens
         if not apart and line is not None:
             parts, total, lost = _apart(which, {k: a}, total, lost)
             a, places, apart = parts[k], places.gather(1, which).repeat(1, 2), True
+        if isinstance(line, Picks):
+            at = zip((places // sides[1], places % sides[1]), before.stride, before.padding, strict=True)
+            down, right = (place * stride - padding for place, stride, padding in at)
+            line = line.each(cut, (down, right), before.kernel)
+        elif isinstance(line, Lines):
+            line = line.each(cut)
         window = before
-        if isinstance(line, Lines):
-            a, constant = line.each(cut).back(a)
+        if isinstance(line, Lines | Picks):
+            a, constant = line.back(a)
         else:
             assert isinstance(op, Affine)
             assert op.spread is not None
@@ -182,9 +188,16 @@ def _stays_small(net: Graph, reach: Reach, k: int, window: Window) -> Window | N
     node = net.nodes[k - 1]
     if isinstance(reach.relaxed.get(k), Lines):
         return window
-    if not (isinstance(node.op, Affine) and node.op.window and len(node.shape) == 3):
+    match node.op:
+        case MaxPool(kernel, stride, padding) if k in reach.relaxed:
+            first: Window | None = Window(kernel, stride, padding)
+        case Affine() if len(node.shape) == 3:
+            first = node.op.window
+        case _:
+            first = None
+    if first is None:
         return None
-    before = window.after(node.op.window)
+    before = window.after(first)
     return before if 2 * math.prod(before.kernel) <= math.prod(net.size(node.inputs[0])[1:]) else None
 
 
