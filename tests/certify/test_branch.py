@@ -389,7 +389,7 @@ def test_bounds_of_convolutions_hold_under_attack(norm):
         bounds = crown()(net, x, labels, threat)
         assert (interval()(net, x, labels, threat) <= bounds).all()
         assert (bounds <= least).all()
-        assert (least - bounds).max() < 0.5
+        assert (least - bounds).max() < 0.7
 
 
 @pytest.mark.slow
