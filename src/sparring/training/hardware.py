@@ -93,7 +93,7 @@ class Hardware:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 itself. To imitate it takes a processor seven times as long as float32."""
+    """Whether a device computes in bfloat16 itself. To imitate it takes a processor far longer than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     known: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions of torch
