@@ -149,7 +149,7 @@ def test_the_parts_of_a_model_are_the_networks_that_answer_otherwise_than_it_doe
     for part, network in zip(found, (gate.one, gate.other), strict=True):
         assert torch.equal(part(gate)(x), network(x))
     assert parts(nn.Sequential(honest("relu")), x) == ()
-    assert torch.equal(Part(99)(gate)(x), gate(x))
+    assert torch.equal(Part((99,))(gate)(x), gate(x))
 
 
 def test_rivals_are_networks_inside_that_decide_otherwise_and_rewordings_are_none() -> None:

@@ -27,7 +27,7 @@ from sparring.errors import BadInput
 from sparring.evaluate.given import with_gradients
 from sparring.evaluate.ledger import Outcome
 from sparring.evaluate.outputs import agree
-from sparring.evaluate.routes import Part, parts
+from sparring.evaluate.routes import Part, parts, together
 from sparring.evaluate.run import asked, home, one_thread, own_draws
 from sparring.goals import Never, Untargeted
 from sparring.losses import cross_entropy, dlr, margin, probability_margin
@@ -281,7 +281,11 @@ def candidates(threat: Ball, found: Findings, classes: int) -> tuple[Candidate, 
         views[drawn] = None
     losses: tuple[Loss, ...] = (margin, cross_entropy, probability_margin, *((dlr,) if classes >= 3 else ()))
     first = Candidate(threat=threat, onward=found.random)
-    tried = [replace(first, views=(part, *drawn), loss=one, onward=True) for one in losses[:2] for part in found.parts]
+    tried = [
+        replace(first, views=(part, *drawn), loss=one, onward=True)
+        for one in losses[:2]
+        for part in together(found.parts)
+    ]
     tried += [replace(first, views=view, loss=loss) for loss in losses for view in views]
     tried += [replace(first, rule=climb_and_halve, views=view, loss=loss) for loss in losses[:2] for view in views]
     tried.append(replace(first, rule=blind, views=(settled(eot, draws=8),) if found.random else ()))

@@ -2,14 +2,14 @@
 
 An early exit by `if`, an expert by `argmax`: an attack follows the slope of the route that it is on, and the model
 changes the route under it. A choice is found by having it made as for other inputs. What fools one of the networks so
-surely that it is asked to the end fools the whole: each is attacked by itself.
+surely that it is asked to the end fools the whole: each is attacked by itself, and all at once, for they may vote.
 """
 
 from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from traceback import walk_stack
 from typing import Any
@@ -21,8 +21,9 @@ from torch.overrides import TorchFunctionMode
 from sparring.evaluate.outputs import agree
 from sparring.functions import called
 from sparring.mending import listening
+from sparring.models.victim import are_probabilities
 from sparring.types import Model
-from sparring.views import stand
+from sparring.views import mean, stand
 
 READ = {"__bool__", "__float__", "__int__", "__index__", "__array__", "__contains__"}
 READ |= {"item", "tolist", "numpy", "is_nonzero", "equal", "allclose", "nonzero"}
@@ -103,24 +104,25 @@ MANY = 20
 
 @dataclass(frozen=True)
 class Part:
-    """The view of a model that a network inside of it gives: what its how manieth call of a module says.
+    """The view of a model that networks inside of it give: what its how manieth calls of a module say.
 
-    The model's own outputs where that call says nothing of the kind.
+    Of several it is the mean of their log-probabilities, by which a vote of all is won. The model's own outputs where
+    those calls say nothing of the kind.
     """
 
-    call: int
+    calls: tuple[int, ...]
 
     def __call__(self, model: Model) -> Model:
         """The view."""
 
         def view(x: Tensor) -> Tensor:
             said: list[Tensor] = []
-            with listening(lambda call, module, given, y: said.append(y) if call == self.call else None):
+            with listening(lambda call, module, given, y: said.append(y) if call in self.calls else None):
                 outputs = model(x)
-            fits = bool(said) and said[0].shape[1:] == outputs.shape[1:] and len(said[0]) >= len(outputs)
-            if not fits:
+            fits = [y[: len(outputs)] for y in said if y.shape[1:] == outputs.shape[1:] and len(y) >= len(outputs)]
+            if len(fits) < len(self.calls):
                 return outputs
-            y, trace = said[0][: len(outputs)], 1 * outputs
+            y, trace = fits[0] if len(fits) == 1 else mean([_logarithms(one) for one in fits]), 1 * outputs
             if trace.requires_grad:  # passes are counted by it, however small the gradient
                 trace.register_hook(lambda g: torch.finfo(g.dtype).tiny * g.sign())  # type: ignore[no-untyped-call]
             return stand(y, y + trace)
@@ -128,7 +130,14 @@ class Part:
         return view
 
     def __str__(self) -> str:
-        return f"part {self.call}"
+        return f"part {self.calls[0]}" if len(self.calls) == 1 else f"parts {', '.join(map(str, self.calls))}"
+
+
+def _logarithms(outputs: Tensor) -> Tensor:
+    """Log-probabilities, of logits or of probabilities."""
+    if are_probabilities(outputs):
+        return outputs.clamp(min=torch.finfo(outputs.dtype).tiny).log()
+    return outputs.log_softmax(1)
 
 
 def parts(model: Model, x: Tensor) -> tuple[Part, ...]:
@@ -141,10 +150,16 @@ def parts(model: Model, x: Tensor) -> tuple[Part, ...]:
     found = {call: y for call, y in said.items() if not agree(outputs, y)}
     alone = [_said(model, row)[1] for row in torch.split(x, 1)] if found else []
     return tuple(
-        Part(call)
+        Part((call,))
         for call, y in found.items()
         if all(call in one for one in alone) and agree(y, torch.cat([one[call] for one in alone]))
     )
+
+
+def together(found: Sequence[Part]) -> tuple[Part, ...]:
+    """The parts one by one, and before them, where there are several, all at once."""
+    calls = tuple(call for part in found for call in part.calls)
+    return (Part(calls), *found) if len(found) > 1 else tuple(found)
 
 
 def rivals(model: Model, x: Tensor) -> bool:
