@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sparring.data import Arrays
 from sparring.evaluate import examine
-from sparring.evaluate.adaptive import Candidate, examined
+from sparring.evaluate.adaptive import Candidate, adaptive, examined
 from sparring.evaluate.result import Check
-from sparring.evaluate.routes import Part, parts, rivals
+from sparring.evaluate.routes import Part, parts, rivals, together
 from sparring.goals import Untargeted
 from sparring.losses import cross_entropy
 from sparring.models.loading import adopt
@@ -150,6 +151,39 @@ def test_the_parts_of_a_model_are_the_networks_that_answer_otherwise_than_it_doe
         assert torch.equal(part(gate)(x), network(x))
     assert parts(nn.Sequential(honest("relu")), x) == ()
     assert torch.equal(Part((99,))(gate)(x), gate(x))
+
+
+class Vote(nn.Module):
+    """The share of three networks that decide for each class, as numbers or as probabilities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList([honest("relu"), honest("tanh"), nn.Sequential(honest("linear"), nn.Softmax(1))])
+
+    def forward(self, x: Tensor) -> Tensor:
+        decisions = torch.stack([network(x).argmax(1) for network in self.networks])
+        return functional.one_hot(decisions, 10).float().mean(0)
+
+
+def test_what_votes_is_attacked_all_at_once_by_the_mean_of_its_logarithms() -> None:
+    x, y = held_out(24)
+    vote = Vote().eval()
+    found = parts(vote, torch.cat([x, Streams.of(0, range(24)).uniform(1, 28, 28)]))
+    both, *alone = together(found)
+    assert tuple(alone) == found
+    assert both.calls == tuple(part.calls[0] for part in found)
+    assert together(found[:1]) == found[:1]
+    one, other, third = vote.networks
+    expected = (one(x).log_softmax(1) + other(x).log_softmax(1) + third(x).log()) / 3
+    assert torch.allclose(both(vote)(x), expected, atol=1e-5)
+    searched = adaptive(vote, x, y, THREAT, passes=400)
+    standing = [1 - float(searched.broken.float().mean())]
+    for part in alone:
+        z = Candidate(threat=THREAT, views=(part,), onward=True).run(120)(
+            vote, x, Untargeted(y), Streams.of(0, range(24))
+        )
+        standing.append(float((vote(z).argmax(1) == y).float().mean()))
+    assert standing[0] < min(standing[1:]), standing
 
 
 def test_rivals_are_networks_inside_that_decide_otherwise_and_rewordings_are_none() -> None:

@@ -143,11 +143,15 @@ def _logarithms(outputs: Tensor) -> Tensor:
 def parts(model: Model, x: Tensor) -> tuple[Part, ...]:
     """The networks inside of a model that answer as it does, inputs like `x` by a score a class, but not the same.
 
-    Those that say the same of an input by itself: others would depend on the batch. Costs two forward passes, one where
-    there are none.
+    Each once, whether before a softmax or behind it. Those that say the same of an input by itself: others would depend
+    on the batch. Costs two forward passes, one where there are none.
     """
     outputs, said = _said(model, x)
-    found = {call: y for call, y in said.items() if not agree(outputs, y)}
+    found, known = dict[int, Tensor](), [_logarithms(outputs)]
+    for call, y in said.items():
+        if not any(agree(one, _logarithms(y)) for one in known):
+            found[call] = y
+            known.append(_logarithms(y))
     alone = [_said(model, row)[1] for row in torch.split(x, 1)] if found else []
     return tuple(
         Part((call,))
