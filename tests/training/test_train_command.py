@@ -100,7 +100,8 @@ def test_a_run_leaves_weights_settings_history_result_and_report(
     assert result.command.startswith("sparring train sparring.networks:mlp --data digits")
     page = (place / "a" / "report.html").read_text(encoding="utf-8")
     assert "The training" in page
-    assert "Objective trades, 2 epochs" in page
+    computed = {"32": "float32", "bf16-mixed": "bfloat16"}[here]
+    assert f"Objective trades, 2 epochs in {computed}, " in page
 
     assert command("--recipe", "a/train.toml", "--budget", "none", "--out", "b") == 0
     assert torch.equal(weights(place / "a" / "weights.pt"), weights(place / "b" / "weights.pt"))

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from sparring.report.words import Language, Words
 
+PRECISIONS = {"32": "float32", "bf16-mixed": "bfloat16"}
+"""By the names that settings have for them; a training that is done has chosen one, whatever "auto" was."""
+
 
 def section(
     settings: Settings, history: Sequence[Epoch], alarms: Sequence[Alarm], seconds: float, language: Language = "en"
@@ -32,6 +35,7 @@ def section(
         text=say["training_text"].format(
             objective=settings.objective["name"],
             epochs=len(history),
+            precision=PRECISIONS[settings.precision],
             seconds=seconds_text(seconds),
             alarms=said,
         ),
