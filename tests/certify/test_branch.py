@@ -14,14 +14,14 @@ from sparring.attacks import pgd
 from sparring.certify import BranchAndBound, crown, graph, interval, walk
 from sparring.certify.branch import Claims, Question, _Tree
 from sparring.certify.crown import ascend, slopes_of_crown
-from sparring.certify.graph import Affine, Rectifier, Sigmoid, Softplus
+from sparring.certify.graph import Affine, Concat, MaxPool, Rectifier, Sigmoid, Softplus, Sum, Window
 from sparring.certify.lines import Lines
 from sparring.certify.region import Region
-from sparring.certify.walk import explore, lower
+from sparring.certify.walk import explore, lower, route
 from sparring.goals import Never, Untargeted
 from sparring.losses import margin
 from sparring.models.torch import load_weights
-from sparring.networks import wong_cnn
+from sparring.networks import PreActivation, wong_cnn
 from sparring.norms import NORMS
 from sparring.registry import members
 from sparring.streams import Streams
@@ -288,6 +288,25 @@ def networks_of_convolutions():
             nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(3, 4, 2, padding=1), nn.ReLU(),
             nn.MaxPool2d((1, 2), (1, 2)), nn.Conv2d(4, 2, 2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3),
         )  # fmt: skip
+        yield nn.Sequential(
+            nn.Conv2d(1, 3, 3, padding=1), PreActivation(3, 3, 1), PreActivation(3, 4, 2), nn.ReLU(),
+            nn.Conv2d(4, 3, 2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3),
+        )  # fmt: skip
+        yield nn.Sequential(Beside(nn.Conv2d(1, 2, 3, 1, 1), nn.MaxPool2d(3, 1, 1)), nn.ReLU(), nn.Conv2d(3, 3, 1),
+            Beside(nn.Softplus(), nn.Conv2d(3, 1, 5, 1, 2)), nn.ReLU(), nn.Conv2d(4, 2, 2, 2), nn.ReLU(),
+            nn.Flatten(), nn.LazyLinear(3),
+        )  # fmt: skip
+
+
+class Beside(nn.Module):
+    """What two layers say of the same map, side by side."""
+
+    def __init__(self, one: nn.Module, other: nn.Module) -> None:
+        super().__init__()
+        self.one, self.other = one, other
+
+    def forward(self, x):
+        return torch.cat([self.one(x), self.other(x)], 1)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -305,6 +324,33 @@ def test_windows_of_convolutions_give_the_bounds_of_whole_maps(norm, monkeypatch
             far = explore(net, Region.of(threat, x), refine=True)
         for one, two in zip([*near.low, *near.high], [*far.low, *far.high], strict=True):
             torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+
+
+def test_windows_go_back_through_sums_concatenations_and_poolings():
+    x, passed = Streams.of(1, range(1)).uniform(1, 14, 14), set()
+    for net in networks_of_convolutions():
+        net(x)
+        net = graph(net.eval(), x)
+        reach = explore(net, Region.of(linf(0.02), x), refine=True)
+        last = max(k for k in range(1, len(net.nodes)) if len(net.size(k)) == 3)
+        passed |= {type(net.nodes[k - 1].op) for k, _ in route(net, reach, last).steps}
+    assert {Affine, Concat, MaxPool, Rectifier, Softplus, Sum} <= passed
+
+
+def test_windows_of_one_stride_lie_around_the_same_places():
+    maps, one, other = (
+        Streams.of(1, range(2)).uniform(3, 9, 8),
+        Window((3, 2), (2, 1), (1, 0)),
+        Window((1, 4), (2, 1), (0, 1)),
+    )
+    both = one.joined(other)
+    assert both == other.joined(one) == Window((3, 4), (2, 1), (1, 1))
+    whole = both.cut(maps)
+    for window in (one, other):
+        part = window.cut(maps)
+        mask = window.within(both, torch.ones_like(part))
+        assert mask.sum() == part.numel()
+        torch.testing.assert_close(window.within(both, part), whole * mask)
 
 
 def test_a_value_that_is_added_to_itself_again_and_again_takes_no_longer_than_others():
@@ -359,7 +405,7 @@ def test_a_walk_from_behind_a_curve_gains_nothing_where_one_from_before_it_was_a
             units = asked[0].flatten().nonzero().flatten()[::7]
             rows = torch.zeros(1, len(units), math.prod(node.shape)).double()
             rows[0, torch.arange(len(units)), units] = 1
-            least = lower(net, reach, k, torch.cat([rows, -rows], 1).view(1, -1, *node.shape))[0]
+            least = lower(net, reach, {k: torch.cat([rows, -rows], 1).view(1, -1, *node.shape)})[0]
             assert (least[: len(units)] <= reach.low[k][0].flatten()[units] + 1e-9).all()
             assert (-least[len(units) :] >= reach.high[k][0].flatten()[units] - 1e-9).all()
 

@@ -334,7 +334,7 @@ class _Brancher:
         weights = weights if climbed is None else climbed
         claims = claims.mixed(weights)
         signed, trail = {k: beta[k] * sign[k] for k in beta}, dict[int, Tensor]()
-        each = lower(self.net, reach, last, claims.rows, alpha=alpha, beta=signed, trail=trail) + claims.at
+        each = lower(self.net, reach, {last: claims.rows}, alpha=alpha, beta=signed, trail=trail) + claims.at
         bounds, nearest = each.max(1)
         least = torch.maximum(unknown(bounds), before).masked_fill(reach.empty, torch.inf)
         trail = {k: one[torch.arange(len(one)), nearest].unsqueeze(1).float() for k, one in trail.items()}
@@ -369,7 +369,7 @@ class _Brancher:
         were chosen to lose little over the whole box say less of which half of it would be easier: CROWN's own do.
         """
         trail: dict[int, Tensor] = {}
-        lower(self.net, reach, len(self.net.nodes), rows, trail=trail)
+        lower(self.net, reach, {len(self.net.nodes): rows}, trail=trail)
         if 0 not in trail:
             return units
         undecided = torch.zeros_like(units)
@@ -407,7 +407,7 @@ class _Brancher:
             before = line.back(trail[k], alpha.get(k))[0].flatten(1)
             rows = (before - beta[k].flatten(1) if k in beta else before).unsqueeze(1).repeat(1, at.shape[1] + 1, 1)
             rows[:, 1:].scatter_add_(2, at.unsqueeze(2), (sides - before.gather(1, at)).unsqueeze(2))
-            found = lower(self.net, reach, i, rows.view(*rows.shape[:2], *self.net.size(i)), alpha=alpha, beta=beta)
+            found = lower(self.net, reach, {i: rows.view(*rows.shape[:2], *self.net.size(i))}, alpha=alpha, beta=beta)
             gain = found[:, 1:] - found[:, :1] + (-a).relu().gather(1, at) * above.gather(1, at)
             both = torch.minimum(gain, -bounds.unsqueeze(1)).clamp(min=1e-6).view(*units.shape[:1], 2, -1).prod(1)
             gain, place = (both * (score > 0)).max(1)
@@ -486,7 +486,7 @@ class _Tree:
         bounds = layout.bounds(reach)
         last = len(self.net.nodes)
         some = torch.split(claims.rows.flatten(0, 1).unsqueeze(0), room(self.net, last, 1), dim=1)
-        found = torch.cat([lower(self.net, reach, last, rows) for rows in some], 1)
+        found = torch.cat([lower(self.net, reach, {last: rows}) for rows in some], 1)
         each = unknown(found.view_as(claims.at) + claims.at).amax(1).tolist()
         for part, least in zip(self.brancher.whole(bounds), each, strict=True):
             self.put(replace(part, least=least))

@@ -95,7 +95,7 @@ class CROWN(Walk):
 
     def under(self, net: Graph, reach: Reach, rows: Tensor) -> Tensor:
         """One walk."""
-        return lower(net, reach, len(net.nodes), rows)
+        return lower(net, reach, {len(net.nodes): rows})
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class AlphaCROWN(Walk):
 
     def under(self, net: Graph, reach: Reach, rows: Tensor) -> Tensor:
         """CROWN's walk, and those of Adam."""
-        best = lower(net, reach, len(net.nodes), rows)
+        best = lower(net, reach, {len(net.nodes): rows})
         hard = (best.amin(1) <= 0).nonzero().flatten()
         if len(hard):
             some = some_of(reach, hard)
@@ -131,7 +131,7 @@ class AlphaCROWN(Walk):
                 steps=self.steps,
                 rates=(self.rate, 0.0, 0.0),
             )
-            chosen = lower(net, some, len(net.nodes), rows[hard], alpha=alpha)
+            chosen = lower(net, some, {len(net.nodes): rows[hard]}, alpha=alpha)
             best[hard] = torch.maximum(best[hard], chosen)
         return best
 
@@ -191,7 +191,7 @@ def ascend(
                 asked = (share @ rows.flatten(2)).view(len(rows), 1, *rows.shape[2:])
                 constant = (share.squeeze(1) * at).sum(1, keepdim=True)
             signed = {k: beta[k] * signs[k] for k in beta}
-            found = lower(net, rough, start, asked, alpha=alpha, beta=signed) + constant
+            found = lower(net, rough, {start: asked}, alpha=alpha, beta=signed) + constant
             gradients = torch.autograd.grad(found.sum(), leaves, materialize_grads=True)
         better, best = found > best, torch.maximum(best, found.detach())
         for i, (one, gradient, good, pace) in enumerate(zip(leaves, gradients, best_leaves, paces, strict=True)):

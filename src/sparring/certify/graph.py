@@ -56,6 +56,20 @@ class Window:
         one, two = (((k - 1) * t + m, s * t, p * t + q) for k, s, p, m, t, q in axes)
         return Window(*zip(one, two, strict=True))
 
+    def joined(self, other: Window) -> Window:
+        """The least window around this one and another of the same stride."""
+        axes = zip(self.kernel, self.padding, other.kernel, other.padding, strict=True)
+        one, two = ((max(p, q) + max(k - p, m - q), max(p, q)) for k, p, m, q in axes)
+        (high, above), (wide, left) = one, two
+        return Window((high, wide), self.stride, (above, left))
+
+    def within(self, other: Window, a: Tensor) -> Tensor:
+        """Numbers on this window, `(*any, *kernel)`, as ones on another that is around it: zeros beside them."""
+        (top, left), (above, before) = other.padding, self.padding
+        right = other.kernel[1] - self.kernel[1] - (left - before)
+        below = other.kernel[0] - self.kernel[0] - (top - above)
+        return functional.pad(a, (left - before, right, top - above, below))
+
     def cut(self, maps: Tensor) -> Tensor:
         """The window of every place, `(B, places, C, *kernel)`, of maps `(B, C, H, W)`; zero outside of them."""
         found = functional.unfold(maps, self.kernel, padding=self.padding, stride=self.stride)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -69,25 +70,25 @@ class Reach:
 def lower(
     net: Graph,
     reach: Reach,
-    start: int,
-    a: Tensor,
+    rows: Mapping[int, Tensor],
     *,
     which: Tensor | None = None,
     alpha: Mapping[int, Tensor] | None = None,
     beta: Mapping[int, Tensor] | None = None,
     trail: dict[int, Tensor] | None = None,
 ) -> Tensor:
-    """A lower bound of `<a, h>` over the region, `(B, S)`, for `h` the value at a position, `a` `(B or 1, S, *shape)`.
+    """A lower bound of the sum of `<a, h>` over the region, `(B, S)`: rows `a` `(B or 1, S, *shape)` by position, and
+    `h` the values there.
 
-    With `which` `(B, S')`, `a` is `(1, S, *shape)`, and every example asks only for those of its rows, as they are,
+    With `which` `(B, S')`, rows are `(1, S, *shape)`, and every example asks only for those of its own, as they are,
     then negated: `(B, 2 S')`. Up to the first relaxation the rows are the same for all examples, and walked once.
 
     `alpha` holds slopes for the non-linear operations at these positions, and `beta` multipliers of what is known of
     the signs of their inputs: `<beta, h> >= 0` there. `trail` collects the coefficients of these operations, and those
     of the input at 0.
     """
-    pending = {start: a}
-    total = lost = a.new_zeros(len(reach.region), a.shape[1])
+    pending, start = dict(rows), max(rows)
+    total = lost = rows[start].new_zeros(len(reach.region), rows[start].shape[1])
     for k in range(start, 0, -1):
         if k not in pending:
             continue
@@ -121,55 +122,90 @@ def lower(
     return found.masked_fill(reach.beyond.unsqueeze(1), -torch.inf) if bool(reach.beyond.any()) else found
 
 
+@dataclass(frozen=True)
+class Route:
+    """The way back from a unit of a map for as long as it depends on a window of each map, and a small one.
+
+    `steps` are the positions that are passed, with the window on their inputs; `windows` those on all that are met.
+    """
+
+    steps: tuple[tuple[int, Window], ...]
+    windows: Mapping[int, Window]
+
+    @property
+    def ends(self) -> set[int]:
+        """The positions that are not passed."""
+        return self.windows.keys() - {k for k, _ in self.steps}
+
+
+def route(net: Graph, reach: Reach, k: int) -> Route:
+    """The way back from the units of a position."""
+    steps, windows = list[tuple[int, Window]](), {k: Window()}
+    for at in range(k, 0, -1):
+        if at not in windows:
+            continue
+        before, inputs = _stays_small(net, reach, at, windows[at]), net.nodes[at - 1].inputs
+        if before is None or any(windows.get(i, before).stride != before.stride for i in inputs):
+            break
+        windows |= {i: windows.get(i, before).joined(before) for i in inputs}
+        steps.append((at, before))
+    return Route(tuple(steps), windows)
+
+
 def near(net: Graph, reach: Reach, k: int, units: Tensor, which: Tensor) -> Tensor:
     """`lower` of single units of a map, `which` of them, then of their negatives: `(B, 2 S')`.
 
-    A unit of a convolution depends on a window of the map before: only this is walked, while it is small.
+    A unit of a convolution depends on a window of the map before: only this is walked, while it is small. Where ways
+    meet again, behind a sum, their windows lie around the same place.
     """
     channels, *sides = net.size(k)
-    places = units % math.prod(sides)
+    way, each = route(net, reach, k), torch.arange(len(which)).unsqueeze(1)
+    places = (units % math.prod(sides)).expand(len(which), -1)
     a = torch.zeros(1, len(units), channels, 1, 1, dtype=torch.float64)
     a[0, torch.arange(len(units)), units // math.prod(sides)] = 1
-    window, each = Window(), torch.arange(len(which)).unsqueeze(1)
-    places = places.expand(len(which), -1)
+    pending, apart = {k: a}, False
     total = lost = a.new_zeros(len(which), len(units))
 
-    def cut(maps: Tensor) -> Tensor:
+    def cut(window: Window, maps: Tensor) -> Tensor:
         return window.cut(maps)[each[: len(maps)], places[: len(maps)]]
 
-    apart = False
-    while k and (before := _stays_small(net, reach, k, window)):
-        op, error = net.nodes[k - 1].op, reach.error[k]
+    for at, before in way.steps:
+        op, inputs = net.nodes[at - 1].op, net.nodes[at - 1].inputs
+        here, error, line = partial(cut, way.windows[at]), reach.error[at], reach.relaxed.get(at)
         if error is not None:
-            lost = lost + dot(a.abs(), cut(error))
-        line = reach.relaxed.get(k)
+            lost = lost + dot(pending[at].abs(), here(error))
         if not apart and line is not None:
-            parts, total, lost = _apart(which, {k: a}, total, lost)
-            a, places, apart = parts[k], places.gather(1, which).repeat(1, 2), True
+            pending, total, lost = _apart(which, pending, total, lost)
+            places, apart = places.gather(1, which).repeat(1, 2), True
+        a = pending.pop(at)
         if isinstance(line, Picks):
-            at = zip((places // sides[1], places % sides[1]), before.stride, before.padding, strict=True)
-            down, right = (place * stride - padding for place, stride, padding in at)
-            line = line.each(cut, (down, right), before.kernel)
+            steps = zip((places // sides[1], places % sides[1]), before.stride, before.padding, strict=True)
+            down, right = (place * stride - padding for place, stride, padding in steps)
+            part, constant = line.each(here, (down, right), before.kernel).back(a)
+            parts: list[Tensor | None] = [part]
         elif isinstance(line, Lines):
-            line = line.each(cut)
-        window = before
-        if isinstance(line, Lines | Picks):
-            a, constant = line.back(a)
-        else:
-            assert isinstance(op, Affine)
+            part, constant = line.each(here).back(a)
+            parts = [part]
+        elif isinstance(op, Affine):
             assert op.spread is not None
             constant = a.new_zeros(()) if op.constant is None else (a * op.constant).flatten(2).sum(2)
             flat = _spread(op.spread, a.flatten(0, 1))
-            inside = cut(torch.ones(len(a), 1, *net.size(net.nodes[k - 1].inputs[0])[1:], dtype=torch.float64))
-            a = flat.view(*a.shape[:2], *flat.shape[1:]) * inside
+            inside = cut(before, torch.ones(len(a), 1, *net.size(inputs[0])[1:], dtype=torch.float64))
+            parts = [flat.view(*a.shape[:2], *flat.shape[1:]) * inside]
+        else:
+            parts, constant = _linear(op, a)[0], a.new_zeros(())
         total = total + constant
-        (k,) = net.nodes[k - 1].inputs
+        for i, one in zip(inputs, parts, strict=True):
+            assert one is not None
+            wide = before.within(way.windows[i], one)
+            pending[i] = pending[i] + wide if i in pending else wide
     if not apart:
-        parts, total, lost = _apart(which, {k: a}, total, lost)
-        a, places = parts[k], places.gather(1, which).repeat(1, 2)
-    if k == 0:
-        return total - lost + reach.region.each(cut).least(a)
-    return total - lost + lower(net, reach, k, _whole(net.size(k), window, places, a))
+        pending, total, lost = _apart(which, pending, total, lost)
+        places = places.gather(1, which).repeat(1, 2)
+    if way.ends == {0}:
+        return total - lost + reach.region.each(partial(cut, way.windows[0])).least(pending[0])
+    whole = {i: _whole(net.size(i), way.windows[i], places, a) for i, a in pending.items()}
+    return total - lost + lower(net, reach, whole)
 
 
 def _spread(spread: Map, a: Tensor) -> Tensor:
@@ -189,6 +225,8 @@ def _stays_small(net: Graph, reach: Reach, k: int, window: Window) -> Window | N
     if isinstance(reach.relaxed.get(k), Lines):
         return window
     match node.op:
+        case Sum() | Concat(dim=1) if len(node.shape) == 3:
+            return window
         case MaxPool(kernel, stride, padding) if k in reach.relaxed:
             first: Window | None = Window(kernel, stride, padding)
         case Affine() if len(node.shape) == 3:
@@ -304,8 +342,8 @@ def _refine(net: Graph, reach: Reach, k: int, op: Bend, late: Callable[[], bool]
     if k == 0 or (reach.region.norm == "linf" and not _behind(net, k)):
         return  # one linear map of a box: intervals are exact
     units = undecided.any(0).nonzero().flatten()
-    local = len(net.size(k)) == 3 and _stays_small(net, reach, k, Window()) is not None
-    for some in torch.split(units, near_room(net, reach, k, len(low)) if local else room(net, k, len(low))):
+    local = len(net.size(k)) == 3 and bool((way := route(net, reach, k)).steps)
+    for some in torch.split(units, near_room(net, way, len(low)) if local else room(net, k, len(low))):
         if not len(some) or late():  # nothing splits into one chunk of nothing
             break
         asked = undecided[:, some]
@@ -316,7 +354,7 @@ def _refine(net: Graph, reach: Reach, k: int, op: Bend, late: Callable[[], bool]
         else:
             rows = torch.zeros(1, len(some), low.shape[1], dtype=low.dtype)
             rows[0, torch.arange(len(some)), some] = 1
-            found = lower(net, reach, k, rows.view(1, len(some), *net.size(k)), which=which)
+            found = lower(net, reach, {k: rows.view(1, len(some), *net.size(k))}, which=which)
         least, most = found[:, :count], -found[:, count:]
         units_of = some[which]
         own = asked.gather(1, which)  # the rest only fills the rows up
@@ -337,13 +375,12 @@ def room(net: Graph, k: int, count: int) -> int:
     return max(1, CELLS // (widest * max(1, count)))
 
 
-def near_room(net: Graph, reach: Reach, k: int, count: int) -> int:
+def near_room(net: Graph, way: Route, count: int) -> int:
     """How many units `near` walks together: where windows become whole maps on the way, no more than fit as these."""
-    widest, window, at = 512, Window(), k
-    while at and (before := _stays_small(net, reach, at, window)):
-        window, (at,) = before, net.nodes[at - 1].inputs
-        widest = max(widest, net.size(at)[0] * math.prod(window.kernel))
-    return room(net, at, count) if at else max(1, CELLS // (widest * max(1, count)))
+    if far := max(way.ends):
+        return room(net, far, count)
+    widest = max(net.size(i)[0] * math.prod(window.kernel) for i, window in way.windows.items())
+    return max(1, CELLS // (max(512, widest) * max(1, count)))
 
 
 def _behind(net: Graph, k: int) -> bool:
