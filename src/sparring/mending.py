@@ -113,16 +113,17 @@ def rescaled(model: Model) -> Model:
 def nearby(model: Model, *, width: float, draws: int = 8) -> Model:
     """The same outputs; the gradient is the mean over `draws` points around `x`, Gaussian, `width` in input units.
 
-    For gradients that are shattered (Athalye et al., 2018, section 4.2, with noise as the transformation). Costs
-    `draws` + 1 passes a pass.
+    For gradients that are shattered (Athalye et al., 2018, section 4.2, with noise as the transformation). The points
+    are others at every call, so that a climb averages over more of them than a step can. Costs `draws` + 1 passes a
+    pass.
     """
-    noise = Streams.of(0, range(draws))
+    noise, calls = Streams.of(0, range(draws)), itertools.count()
 
     def view(x: Tensor) -> Tensor:
         outputs = model(x)
         if not torch.is_grad_enabled():
             return outputs
-        around = width * noise.normal(*x.shape[1:], device=x.device).to(x.dtype)
+        around = width * noise.at(next(calls)).normal(*x.shape[1:], device=x.device).to(x.dtype)
         return stand(outputs, torch.stack([model(x + u) for u in around]).mean(0))
 
     return view
@@ -179,7 +180,8 @@ STAIRS = [
 ]
 SOFT: dict[str, Callable[..., Tensor | None]] = {
     **dict.fromkeys(STAIRS, _identity),
-    **dict.fromkeys(["hardtanh", "hardsigmoid"], _identity),
+    "hardsigmoid": _identity,
+    "hardtanh": lambda x, *ends, **kwargs: x.clamp(min=0) if kwargs.get("min_val", [*ends, -1][0]) == 0 else x,
     **dict.fromkeys(["clamp", "clip"], _two_sided),
     **dict.fromkeys(["floor_divide", "__floordiv__"], _quotient),
     "div": lambda x, by, **kwargs: _quotient(x, by, **kwargs) if kwargs.get("rounding_mode") else None,
@@ -255,6 +257,8 @@ class _Mend(TorchFunctionMode):
                 flat = 1 - value.square() < FLAT
             case "softmax" | "hardsigmoid":
                 flat = (value == 0) | (value == 1)
+            case "hardtanh" | "relu6" if not bool((value < 0).any()):
+                flat = x > value  # from zero on: below it is a ReLU, as `nn.ReLU6` calls it
             case _:
                 flat = value != x
         seen = x >= MASKED

@@ -162,7 +162,12 @@ def _shut(model: Model, x: Tensor, view: View, loop: bool, moderate: dict[int, S
             return y
         names[call] = name
         told = shares.setdefault(call, [])
-        bare(y).register_hook(lambda g: told.append(_share(u, rows(g.detach()).abs())))  # type: ignore[no-untyped-call]
+
+        def tell(g: Tensor | None) -> None:
+            if g is not None:  # some functions, of quantised layers say, pass nothing on
+                told.append(_share(u, rows(g.detach()).abs()))
+
+        bare(y).register_hook(tell)  # type: ignore[no-untyped-call]
         return y
 
     def watched(z: Tensor) -> Tensor:

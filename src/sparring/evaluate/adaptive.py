@@ -271,8 +271,8 @@ def candidates(threat: Ball, found: Findings, classes: int) -> tuple[Candidate, 
         cures.append((mended,))
     if found.stages:
         cures.append((bridge, mended))
-    if not (found.blind or cures):
-        cures.append(())
+    if not found.blind and not (found.obstacles or found.stages):
+        cures.append(())  # what looks like steep units may be something else
     views: dict[tuple[Lens, ...], None] = {}
     for cure in cures:
         seen = (*cure, *drawn)

@@ -52,8 +52,13 @@ class Patient:
     @cached_property
     def eight_bits(self) -> bool:
         """Whether the inputs are images `(C, H, W)`, or lie on the grid that 8 bits can store."""
+        return self.x.dim() == 4 or self.on_grid
+
+    @cached_property
+    def on_grid(self) -> bool:
+        """Whether they do."""
         steps = (self.x - self.threat.low) / self.span * 255
-        return self.x.dim() == 4 or bool((steps - steps.round()).abs().max() < 1e-3)
+        return bool((steps - steps.round()).abs().max() < 1e-3)
 
     @cached_property
     def heard(self) -> tuple[Tensor, Reading]:
