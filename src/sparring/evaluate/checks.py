@@ -118,11 +118,12 @@ DOUBTFUL = frozenset(
         "unbounded",
         "hidden-paths",
         "scale",
+        "convergence",
     }
 )
 """Checks whose failure says that gradients mislead: the audit then looks for an attack that fits the model."""
 
-HINTS = frozenset({"hidden-paths", "steep-units"})
+HINTS = frozenset({"hidden-paths", "steep-units", "optimisation"})
 """Checks whose warning says that they may."""
 
 
