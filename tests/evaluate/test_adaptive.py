@@ -14,15 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparring.attacks import pgd
+from sparring.data import Arrays
 from sparring.errors import BadInput
 from sparring.evaluate import Result, audit
-from sparring.evaluate.adaptive import SHARE, Candidate, Trial, adaptive, halved
+from sparring.evaluate.adaptive import SHARE, Candidate, Findings, Trial, adaptive, candidates, halved
 from sparring.evaluate.result import AttackRecord
 from sparring.evaluate.run import own_draws
 from sparring.goals import Untargeted
 from sparring.mending import bridged, mended, nearby, obstacles, rescaled, survey
+from sparring.steepness import Steep
 from sparring.streams import Streams
-from sparring.threats import l1, linf
+from sparring.threats import l1, l2, linf
 from sparring.zoo import find
 
 from .networks import held_out, honest
@@ -371,6 +373,54 @@ def test_gradients_nearby_are_a_mean_and_the_outputs_are_exact() -> None:
     assert mean is not None
     assert own is not None
     assert functional.cosine_similarity(mean.flatten(1), own.flatten(1)).min() > 0.9
+
+
+def test_every_call_looks_at_other_points_nearby_and_every_climb_at_the_same() -> None:
+    network, (x, _) = honest("gelu"), held_out(8)
+    view, again = (nearby(network, width=0.05, draws=4) for _ in range(2))
+    first, second = (slope(view, x) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert not torch.equal(first, second)
+    for rows in (slice(0, 8), slice(2, 5)):
+        whole = slope(again, x[rows])
+        assert whole is not None
+        assert torch.allclose(whole, (first, second)[rows.start > 0][rows], atol=1e-6)
+
+
+def test_beside_steep_units_the_model_itself_is_a_candidate_and_points_near_it() -> None:
+    steep = Findings(steep=(Steep(call=1, name="sub", by=4.0, loop=False),))
+    views = {str(one) for one in candidates(linf(0.1), steep, 10)}
+    assert {"climb on margin, moderated", "climb on margin, exact", "climb on margin, nearby"} <= views
+
+
+class Stairs(nn.Module):
+    """A smooth staircase for every pixel, in front of a network: flat parts, on which small steps get nowhere."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = x - 0.9 * torch.sin(8 * torch.pi * x) / (8 * torch.pi)
+        logits: Tensor = self.network(x)
+        return logits
+
+
+def test_flat_parts_between_smooth_steps_get_an_attack_that_averages_over_them() -> None:
+    x, y = held_out(40)
+    result = audit(Stairs(honest("relu")).eval(), Arrays("digits", x, y), l2(1.2), suite="quick")
+    bare = audit(honest("relu"), Arrays("digits", x, y), l2(1.2), suite="quick")
+    assert result.robust_accuracy.estimate <= bare.robust_accuracy.estimate + 0.1
+
+
+def test_six_at_the_most_hides_no_path_unless_units_are_above() -> None:
+    network, x = honest("relu"), held_out(8)[0]
+    first, last = network[1], network[3]
+    for scale, met in ((1, ()), (1e4, ("hardtanh",))):
+        model = lambda z, scale=scale: last(nn.ReLU6()(scale * first(z.flatten(1))))  # noqa: E731
+        assert obstacles(model, x) == met
 
 
 @pytest.mark.parametrize("squash", [torch.sigmoid, torch.tanh])

@@ -26,6 +26,7 @@ from sparring.models.torch import function
 from sparring.streams import Streams
 from sparring.threats import Ball, l2, linf
 from sparring.zoo import find
+from sparring.zoo.broken import Dimmed
 from sparring.zoo.honest import fresh, trained
 
 from .networks import THREAT, held_out, honest
@@ -172,6 +173,26 @@ def test_the_unit_of_eps_is_asked_of_what_eight_bits_can_store() -> None:
     for inputs, outcome in ((x.flatten(1), "fail"), (off, "pass")):
         found = examine(adopt(table), Arrays("table", inputs, y), linf(0.001))
         assert {check.name: check for check in found.checks}["eps-unit"].outcome == outcome
+
+
+def test_pictures_of_floats_off_the_grid_are_warned_of_what_eight_bits_can_store() -> None:
+    x, y = held_out()
+    for inputs, outcome in ((x, "fail"), ((x + 0.3 / 255).clamp(max=1), "warn")):
+        found = examine(adopt(honest("relu")), Arrays("pictures", inputs, y), linf(0.001))
+        assert {check.name: check for check in found.checks}["eps-unit"].outcome == outcome
+
+
+def test_a_rare_class_that_is_known_is_no_wrong_label_and_one_that_is_not_is() -> None:
+    """A twentieth of the examples is rare: as good as always naming the other is what a sample of 64 may say of all."""
+    network, (x, y) = honest("relu"), held_out(200)
+    zero = lambda z: torch.stack([-0.02 * torch.ones(len(z)), network(z).log_softmax(1)[:, 0]], 1)  # noqa: E731
+    rare = (y == 0).long()
+    keep = torch.cat([(rare == 0).nonzero().flatten(), rare.nonzero().flatten()[:9]]).sort().values
+    x, rare = x[keep], rare[keep]
+    shuffled = rare[torch.randperm(len(rare), generator=torch.Generator().manual_seed(0))]
+    for labels, outcome in ((rare, "warn"), (shuffled, "fail")):
+        found = examine(adopt(zero, example=x[:1]), Arrays("rare", x, labels), THREAT)
+        assert {check.name: check for check in found.checks}["labels"].outcome == outcome
 
 
 def test_inputs_beyond_all_pixels_are_not_told_to_be_pixels() -> None:
@@ -557,6 +578,13 @@ def test_no_scale_of_the_outputs_raises_an_alarm_or_silences_one(scale: float) -
 def test_climbs_that_shrink_all_scores_alike_are_seen() -> None:
     assert outcomes(find("dimmed").make())["scale"].outcome == "fail"
     assert outcomes(honest("relu"))["scale"].outcome == "pass"
+
+
+def test_scores_that_shrink_alike_mislead_nobody_where_a_climb_without_scale_breaks_no_more() -> None:
+    """Certified networks do so: attacks switch their units off."""
+    found = outcomes(Dimmed(find("adversarially trained").make()).eval(), linf(0.05))["scale"]
+    assert found.outcome == "pass"
+    assert "a climb of DLR breaks 0 of these" in found.evidence
 
 
 def test_two_classes_have_no_scale_beside_their_margin() -> None:
