@@ -4,6 +4,7 @@ import torch
 
 from sparring.errors import BadInput
 from sparring.models import function
+from sparring.models.loading import adopt
 
 X = torch.rand(5, 1, 3, 3)
 WEIGHTS = np.linspace(-1, 1, 27, dtype=np.float64).reshape(9, 3)
@@ -116,3 +117,16 @@ def test_an_empty_batch_is_answered():
 def test_decisions_may_be_numbers_of_any_kind(kind):
     victim = function.labels(lambda x: (x[:, 0] > 0.5).astype(kind), classes=2)
     assert victim(torch.tensor([[0.2], [0.7]])).tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("kind", ["arrays from tensors", "tensors without a gradient"])
+def test_a_function_of_torch_tensors_alone_is_handed_them_though_it_gives_no_gradient(kind):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    functions = {
+        "arrays from tensors": lambda x: network(x).detach().numpy(),
+        "tensors without a gradient": torch.inference_mode()(network.forward),
+    }
+    x = torch.rand(5, 2, 2)
+    victim = adopt(functions[kind], example=x[:1])
+    assert victim.access == "scores"
+    assert torch.equal(victim(x), network(x).detach())

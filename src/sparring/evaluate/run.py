@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -160,11 +160,8 @@ def answering(victim: Victim) -> Model:
             with as_written():
                 outputs: object = victim(x.clone() if victim.access == "gradients" else x)  # others get a copy anyway
             if not isinstance(outputs, Tensor):
-                raise BadInput(
-                    f"outputs of {victim.name} that are a {type(outputs).__name__}",
-                    "scores alone, a tensor",
-                    "wrap the model in one that returns them",
-                )
+                given = f"outputs of {victim.name} that are a {type(outputs).__name__}"
+                raise BadInput(given, "scores alone, a tensor", f"give {_part(outputs)}")
             return outputs
         except (BadInput, MemoryError):
             raise
@@ -176,6 +173,20 @@ def answering(victim: Victim) -> Model:
             raise BadInput(given, "a model that answers", "try it on such a batch by itself") from error
 
     return answer
+
+
+def _part(outputs: object) -> str:
+    """How to give the scores alone, of a model that gives more: the part that may be them, logits before others."""
+    match outputs:
+        case Mapping():
+            parts = {f"[{key!r}]": part for key, part in outputs.items()}
+        case tuple() | list():
+            parts = {f"[{i}]": part for i, part in enumerate(outputs)}
+        case _:
+            parts = {f".{key}": part for key, part in getattr(outputs, "__dict__", {}).items()}
+    found = [way for way, part in parts.items() if isinstance(part, Tensor) and part.dim() == 2]
+    best = min(found, key=lambda way: "logits" not in way, default=None)
+    return "a function that returns the scores" if best is None else f"a function of them: lambda x: model(x){best}"
 
 
 def stuck(victim: Victim, error: Exception) -> BadInput:

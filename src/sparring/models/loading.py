@@ -39,9 +39,9 @@ def adopt(model: object, *, name: str | None = None, example: Tensor | None = No
     """Make a victim of a model of any framework: a module, an estimator, a booster, a graph, a function.
 
     Told by the packages in which its classes were defined. A plain Python function could be of any framework: it
-    is called with NumPy arrays and gives scores, unless it turns an `example` `(1, *shape)` into a torch tensor with
-    gradients, or is wrapped by `sparring.models.torch.function`, `sparring.models.jax.function` or
-    `sparring.models.tensorflow.function`, which give gradients.
+    is called with NumPy arrays and gives scores (with torch tensors, if it takes an `example` `(1, *shape)` so alone),
+    unless it turns that into a torch tensor with gradients, or is wrapped by `sparring.models.torch.function`,
+    `sparring.models.jax.function` or `sparring.models.tensorflow.function`, which give gradients.
 
     Raises:
         BadInput: nothing that can be called, or what the adapter refuses.
@@ -57,23 +57,26 @@ def adopt(model: object, *, name: str | None = None, example: Tensor | None = No
             "a model, or a function x -> scores",
             "see `sparring list models`",
         )
-    if victim.framework == "function" and example is not None and _is_torch(model, example):
-        victim = _adapter("torch").function(model)
+    if victim.framework == "function" and example is not None and not isinstance(model, Victim):
+        said = _answer(model, example.clone().requires_grad_())
+        if isinstance(said, Tensor) and said.requires_grad:
+            victim = _adapter("torch").function(model)
+        elif said is not None and _answer(model, example.detach().cpu().numpy().copy()) is None:
+            victim = _adapter("function").scores(model, takes="torch")
     return victim if name is None else replace(victim, name=name)
 
 
-def _is_torch(f: Any, example: Tensor) -> bool:
-    """Whether a function of unknown origin takes a torch tensor and answers with one that has gradients.
+def _answer(f: Any, given: object) -> Any:
+    """What a function of unknown origin says of an input; nothing where it refuses it.
 
-    It is called once, with torch's random numbers kept. Networks inside of it are in the mode that they are in: one in
+    It is called with torch's random numbers kept. Networks inside of it are in the mode that they are in: one in
     train mode takes the example into its running statistics, as it would with any call.
     """
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.inference_mode(False):
-            outputs = f(example.clone().requires_grad_())
+            return f(given)
     except Exception:
-        return False  # it may want an array; what is wrong with it otherwise will be said when it is used
-    return isinstance(outputs, Tensor) and outputs.requires_grad
+        return None  # what is wrong with it will be said when it is used
 
 
 def _adapters(model: object) -> list[Callable[[Any], Victim | None]]:
