@@ -38,6 +38,7 @@ lint: .venv/installed-lint
 bench: .venv/installed-peers .venv/installed-bench .venv/installed-onnx
 	.venv/bin/python benchmarks/throughput.py
 	.venv/bin/python benchmarks/evaluator.py
+	.venv/bin/python benchmarks/thirteen.py
 	.venv/bin/python benchmarks/smallest.py
 	.venv/bin/python benchmarks/square.py
 	.venv/bin/python benchmarks/decisions.py
