@@ -64,10 +64,10 @@ def audit(
     free memory unless given; 32 for a model that is random), not on `workers` (processes, each on one thread), not on
     interruptions. The model comes back as it was given.
 
-    Where checks doubt the gradients, or warn of paths that these pass over, or where networks inside of the model
-    decide otherwise than it does, attacks are fitted to the model, without a hint, for as many passes again at most as
-    were spent until then. What they break counts, and the check `adaptive` says how much it was. A failed check leaves
-    the verdict suspect, unless nothing stands.
+    Where checks doubt the gradients, or warn of paths that these pass over or of climbs that do not level off, or where
+    networks inside of the model decide otherwise than it does, attacks are fitted to the model, without a hint, for as
+    many passes again at most as were spent until then. What they break counts, and the check `adaptive` says how much
+    it was. A failed check leaves the verdict suspect, unless nothing stands.
 
     Raises:
         BadInput: what cannot be audited: no examples, an unknown suite, a run in `out` with other settings; a model
