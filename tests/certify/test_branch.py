@@ -435,7 +435,7 @@ def test_bounds_of_convolutions_hold_under_attack(norm):
         bounds = crown()(net, x, labels, threat)
         assert (interval()(net, x, labels, threat) <= bounds).all()
         assert (bounds <= least).all()
-        assert (least - bounds).max() < 0.7
+        assert (least - bounds).max() < 1
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ def test_bounds_by_lines_are_those_of_crown_between_the_bounds_of_intervals(name
     for k in reach.relaxed:
         node = net.nodes[k - 1]
         reach.relaxed[k] = relax(node.op, reach.low[node.inputs[0]], reach.high[node.inputs[0]])  # type: ignore[arg-type]
-    want = lower(net, reach, len(net.nodes), margins(net, labels)).amin(1).float()
+    want = lower(net, reach, {len(net.nodes): margins(net, labels)}).amin(1).float()
     box = around(THREAT, x, lines=True)
     found = least(ranked_by_lines(network(box), box, labels), labels)
     torch.testing.assert_close(found, want, **CLOSE)
