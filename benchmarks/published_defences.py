@@ -23,6 +23,7 @@ from sparring.streams import Streams
 from sparring.threats import Ball, l0, linf
 from sparring.types import Model
 from sparring.views import stand
+from sparring.zoo.broken import FewWin
 
 CLASSES = 10
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -60,25 +61,12 @@ def replaced(network: nn.Sequential, kind: type[nn.Module], make: Callable[[], n
     return nn.Sequential(*(make() if isinstance(part, kind) else part for part in network))
 
 
-class Winners(nn.Module):
-    """Only the largest units of a layer pass."""
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
-
-    def forward(self, x: Tensor) -> Tensor:
-        flat = x.flatten(1)
-        least = flat.topk(max(1, int(self.share * flat.shape[1])), dim=1).values[:, -1:]
-        return (flat * (flat >= least)).view_as(x)
-
-
 def winners(x: Tensor, y: Tensor) -> Defended:
     """k-Winners-Take-All (Xiao et al., 2020): activations without a derivative where it matters.
 
     Its attack takes the mean of gradients nearby for that of the model.
     """
-    model = learn(replaced(wong_cnn(), nn.ReLU, lambda: Winners(0.1)), x, y, plain)
+    model = learn(replaced(wong_cnn(), nn.ReLU, FewWin), x, y, plain)
     return Defended(model=model, surrogate=lambda z: model(z + 0.03 * torch.randn_like(z)), draws=20)
 
 

@@ -158,6 +158,11 @@ def _two_sided(x: Tensor, *given: Any, **kwargs: Any) -> Tensor | None:
     return x if sum(end is not None for end in ends) == 2 else None  # one-sided, it is a ReLU
 
 
+def _between(x: Tensor, low: float = -1.0, *given: Any, **kwargs: Any) -> Tensor:
+    """From zero up it is a ReLU with an end, as `nn.ReLU6` calls it."""
+    return x.clamp(min=0) if kwargs.get("min_val", low) == 0 else x
+
+
 def _identity(x: Tensor, *given: Any, **kwargs: Any) -> Tensor:
     return x
 
@@ -181,7 +186,7 @@ STAIRS = [
 SOFT: dict[str, Callable[..., Tensor | None]] = {
     **dict.fromkeys(STAIRS, _identity),
     "hardsigmoid": _identity,
-    "hardtanh": lambda x, *ends, **kwargs: x.clamp(min=0) if kwargs.get("min_val", [*ends, -1][0]) == 0 else x,
+    "hardtanh": _between,
     **dict.fromkeys(["clamp", "clip"], _two_sided),
     **dict.fromkeys(["floor_divide", "__floordiv__"], _quotient),
     "div": lambda x, by, **kwargs: _quotient(x, by, **kwargs) if kwargs.get("rounding_mode") else None,

@@ -70,7 +70,12 @@ def steady(model: Model, least: int = 16) -> Model:
 
 def logarithms(model: Model) -> Model:
     """The view of a model of probabilities through which attacks climb: their gradients do not vanish."""
-    return lambda x: model(x).clamp(min=torch.finfo(torch.float32).tiny).log()
+    return lambda x: log_probabilities(model(x))
+
+
+def log_probabilities(p: Tensor) -> Tensor:
+    """The logarithms of probabilities, finite where one is zero."""
+    return p.clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
 def preprocessed(model: Model, transform: Transform) -> Model:

@@ -23,7 +23,7 @@ from sparring.functions import called
 from sparring.mending import listening
 from sparring.models.victim import are_probabilities
 from sparring.types import Model
-from sparring.views import mean, stand
+from sparring.views import log_probabilities, mean, stand
 
 READ = {"__bool__", "__float__", "__int__", "__index__", "__array__", "__contains__"}
 READ |= {"item", "tolist", "numpy", "is_nonzero", "equal", "allclose", "nonzero"}
@@ -135,9 +135,7 @@ class Part:
 
 def _logarithms(outputs: Tensor) -> Tensor:
     """Log-probabilities, of logits or of probabilities."""
-    if are_probabilities(outputs):
-        return outputs.clamp(min=torch.finfo(outputs.dtype).tiny).log()
-    return outputs.log_softmax(1)
+    return log_probabilities(outputs) if are_probabilities(outputs) else outputs.log_softmax(1)
 
 
 def parts(model: Model, x: Tensor) -> tuple[Part, ...]:
@@ -149,9 +147,10 @@ def parts(model: Model, x: Tensor) -> tuple[Part, ...]:
     outputs, said = _said(model, x)
     found, known = dict[int, Tensor](), [_logarithms(outputs)]
     for call, y in said.items():
-        if not any(agree(one, _logarithms(y)) for one in known):
+        told = _logarithms(y)
+        if not any(agree(one, told) for one in known):
             found[call] = y
-            known.append(_logarithms(y))
+            known.append(told)
     alone = [_said(model, row)[1] for row in torch.split(x, 1)] if found else []
     return tuple(
         Part((call,))

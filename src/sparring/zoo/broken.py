@@ -178,9 +178,10 @@ class FewWin(nn.Module):
         self.share = share
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` `(B, n)`, with zeros for those that lose."""
-        least = x.topk(max(1, int(self.share * x.shape[1])), dim=1).values[:, -1:]
-        return x * (x >= least)
+        """`x` `(B, *shape)`, with zeros for those that lose."""
+        flat = x.flatten(1)
+        least = flat.topk(max(1, int(self.share * flat.shape[1])), dim=1).values[:, -1:]
+        return (flat * (flat >= least)).view_as(x)
 
 
 class Sign(nn.Module):
