@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparring.attacks import pgd
+from sparring.attacks.simba import cosines
 from sparring.goals import Never
 from sparring.networks import wong_cnn
 from sparring.streams import Streams
@@ -70,14 +71,6 @@ def winners(x: Tensor, y: Tensor) -> Defended:
     return Defended(model=model, surrogate=lambda z: model(z + 0.03 * torch.randn_like(z)), draws=20)
 
 
-def cosines(size: int = 28) -> Tensor:
-    """The orthonormal discrete cosine transform, a matrix."""
-    k, n = torch.arange(size)[:, None], torch.arange(size)[None]
-    rows = torch.cos(torch.pi * (2 * n + 1) * k / (2 * size)) * (2 / size) ** 0.5
-    rows[0] /= 2**0.5
-    return rows
-
-
 def largest(x: Tensor, count: int) -> Tensor:
     """`x`, zero but for the largest of each row."""
     flat = x.flatten(1)
@@ -91,7 +84,7 @@ class SparseFourier(nn.Module):
     def __init__(self, coefficients: int = 60, pixels: int = 15, turns: int = 6) -> None:
         super().__init__()
         self.coefficients, self.pixels, self.turns = coefficients, pixels, turns
-        self.register_buffer("cosines", cosines())
+        self.register_buffer("cosines", cosines(28))
 
     def forward(self, x: Tensor) -> Tensor:
         c = self.get_buffer("cosines")
