@@ -383,7 +383,7 @@ BAD_OPTIONS = {
     ("report", "gone"): "no result.json",
     ("certify", *TRAINED, "--data", "counted.npz", *THREAT): "labels from 0 to 9",
     ("certify", "nets.py:five_classes", *SMALL, *THREAT): "labels from 0 to 4",
-    ("certify", *TRAINED, *SMALL, "--threat", "l0:1"): "linf, l2 or l1",
+    ("certify", *TRAINED, *SMALL, "--threat", "l0:1"): "linf, l2, l1",
     ("certify", *TRAINED, *SMALL, *THREAT, "--method", "branch-and-bound", "--seconds", "nan"): "nan seconds",
     ("certify", *TRAINED, *SMALL, *THREAT, "--samples", "0"): "--samples",
     ("certify", *TRAINED, *SMALL, *THREAT, "--sigma", "3"): "--sigma with --method crown",

@@ -158,7 +158,9 @@ def _share(context: click.Context, option: click.Parameter, value: float | None)
     "--passes", type=click.IntRange(0), help="Passes an example for the rounds of attacks, instead of the suite's."
 )
 @RUN
-@click.option("--out", type=Path, default=Path("sparring-audit"), show_default=True, help="The folder of the run.")
+@click.option(
+    "-o", "--out", type=Path, default=Path("sparring-audit"), show_default=True, help="The folder of the run."
+)
 @click.option("--certify", metavar="NAME", help="Prove what stands, too, by certificates up to this one: alpha-crown.")
 @click.option("--fail-under", type=float, callback=_share, help="Status 1 if robust accuracy is lower, or in doubt.")
 @click.option("--defence", metavar="NAME", help="Put it before MODEL, and attack both through the view it hands out.")
@@ -238,7 +240,7 @@ def doctor(**given: Any) -> int:
 @click.option("--attack", "name", required=True, metavar="NAME", help="sparring list attacks; or file.py:factory.")
 @click.option("--set", "assigned", multiple=True, metavar="KEY=VALUE", help="A setting of the attack, as steps=100.")
 @RUN
-@click.option("--out", type=Path, required=True, help="The folder for adversarial.npz and attack.json.")
+@click.option("-o", "--out", type=Path, required=True, help="The folder for adversarial.npz and attack.json.")
 def attack(**given: Any) -> int:
     """Run one attack on MODEL, and keep the adversarial examples.
 
@@ -287,7 +289,7 @@ def attack(**given: Any) -> int:
 @THREAT_IF_ANY
 @click.option("--method", default="integrated-gradients", show_default=True, help="How to attribute; occlusion, ...")
 @SEED
-@click.option("--out", type=Path, required=True, help="The folder for attributions.png and stability.csv.")
+@click.option("-o", "--out", type=Path, required=True, help="The folder for attributions.png and stability.csv.")
 def explain(**given: Any) -> None:
     """Show what MODEL looks at, before and under attack.
 
@@ -343,7 +345,9 @@ def explain(**given: Any) -> None:
 @click.option("--budget", metavar="SUITE", help="Of the audit at the end: standard, quick, thorough or none.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run in --out.")
 @click.option("--tensorboard", is_flag=True, help="Write a log for TensorBoard into --out.")
-@click.option("--out", type=Path, default=Path("sparring-train"), show_default=True, help="The folder of the run.")
+@click.option(
+    "-o", "--out", type=Path, default=Path("sparring-train"), show_default=True, help="The folder of the run."
+)
 @click.option("--language", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Of the report.")
 def train(**given: Any) -> int:
     """Train MODEL to resist, and have it audited before and after.
@@ -383,7 +387,13 @@ def train(**given: Any) -> int:
     return GATE if done.after is not None and done.after.verdict == "invalid" else 0
 
 
-USED_BY = {"seconds": "branch-and-bound", "sigma": "smoothing", "samples": "smoothing"}
+USED_BY = {
+    "seconds": "branch-and-bound",
+    "sigma": "smoothing",
+    "samples": "smoothing",
+    "masks": "patch-cleanser",
+    "fill": "patch-cleanser",
+}
 """Options of `certify` that a single method has."""
 
 
@@ -395,7 +405,7 @@ USED_BY = {"seconds": "branch-and-bound", "sigma": "smoothing", "samples": "smoo
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N examples.")
 @click.option("--threat", metavar="NORM:EPS", help="As for an audit.")
 @BOUNDS
-@click.option("--method", default="crown", show_default=True, help="See: sparring list certificates; or smoothing.")
+@click.option("--method", default="crown", show_default=True, help="See: sparring list certificates.")
 @click.option(
     "--seconds", type=float, default=10.0, show_default=True, help="An example, for branch-and-bound; or the PROPERTY."
 )
@@ -407,20 +417,25 @@ USED_BY = {"seconds": "branch-and-bound", "sigma": "smoothing", "samples": "smoo
     show_default=True,
     help="Noisy copies of an input, at most.",
 )
-@click.option("--out", type=Path, help="The folder of the run: what is done, and proofs.json.")
+@click.option(
+    "--masks", type=click.IntRange(min=1), default=6, show_default=True, help="Along a side, for patch-cleanser."
+)
+@click.option("--fill", type=float, default=0.0, show_default=True, help="What masks are filled with.")
+@click.option("-o", "--out", type=Path, help="The folder of the run: what is done, and proofs.json.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run in --out.")
 def certify(**given: Any) -> None:
     """Prove which answers of MODEL no input can change.
 
     Counts the examples for which no input within the threat changes the answer.
 
-    For torch networks and imported ONNX files, on the CPU. What is not certified may still be robust. Smoothing is for
-    any classifier in L2, and certifies what most of its answers under noise are.
+    For torch networks and imported ONNX files, on the CPU. What is not certified may still be robust. Two methods are
+    for any classifier, and certify a model that is made of it: smoothing, in L2, by what most of its answers under
+    noise are, and patch-cleanser by what it answers with parts of an image hidden.
 
     With a PROPERTY, a .vnnlib file on an .onnx file, prints unsat, timeout, or sat and a counterexample.
     """
     from sparring.certify.smoothing import Smoothing
-    from sparring.evaluate.proofs import prove, smoothing
+    from sparring.evaluate.proofs import prove, with_slopes
     from sparring.registry import find
 
     context = click.get_current_context()
@@ -443,11 +458,15 @@ def certify(**given: Any) -> None:
             raise BadInput(
                 f"--{name} with --method {given['method']}", f"--method {method}", f"add that, or leave --{name} out"
             )
-    settings = {"seconds": given["seconds"]} if given["method"] == "branch-and-bound" else {}
-    made = None if given["method"] == "smoothing" else find("certificates", given["method"]).make(**settings)
-    victim, data, threat = _bout(given)
-    how = made or smoothing(victim, data, threat, sigma=given["sigma"], n=given["samples"])
-    said = f"smoothing, {how.counts}" if isinstance(how, Smoothing) else given["method"]
+    entry, threat = find("certificates", given["method"]), _threat(given)
+    if str(threat).partition(":")[0] not in entry.kinds:
+        fitting = f"a threat of {', '.join(entry.kinds)}"
+        raise BadInput(f"{entry.name} within {threat}", fitting, "see: sparring list certificates")
+    settings = {name: given[name] for name, method in USED_BY.items() if method == entry.name}
+    how = entry.make(threat, **settings) if entry.needs == "labels" else entry.make(**settings)
+    victim, data = _met(given)
+    how = with_slopes(how, victim, data) if isinstance(how, Smoothing) else how
+    said = f"smoothing, {how.counts}" if isinstance(how, Smoothing) else entry.name
     with _resumable(out), watching(victim) as watch:
         found = prove(victim, data, threat, how, out=out, resume=given["resume"], watch=watch)
     share = found.certified_accuracy
@@ -556,7 +575,9 @@ def zoo(only: Sequence[str], budget: str, limit: int, seed: int) -> int:
 
 
 @cli.command()
-@click.option("--out", type=Path, default=Path("sparring-demo"), show_default=True, help="The folder of the report.")
+@click.option(
+    "-o", "--out", type=Path, default=Path("sparring-demo"), show_default=True, help="The folder of the report."
+)
 @click.option("--language", type=click.Choice(["en", "zh"]), default="en", show_default=True)
 def demo(out: Path, language: Any) -> int:
     """See the whole story on real digits.

@@ -5,6 +5,8 @@
 
 An attack's factory takes a threat, then keyword-only settings that all have defaults; so does that of an objective of
 training. A threat's takes its size, then `low` and `high`; those of a defence and of a detector take settings alone.
+A certificate's takes settings, and before them the threat where any classifier will do (`needs="labels"`): what is
+certified is then a model that is made of it, for this threat.
 """
 
 from __future__ import annotations

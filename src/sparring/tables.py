@@ -100,7 +100,7 @@ TABLES = {
     ),
     "recipes": Listed(("recipe", "network", "data", "threat", "objective", "clean", "robust", "took"), _recipes),
     "certificates": _members(
-        "certificates", "certificate", "threats", "what it does", facts=lambda one: (" ".join(one.norms),)
+        "certificates", "certificate", "threats", "what it does", facts=lambda one: (" ".join(one.kinds),)
     ),
     "datasets": Listed(("data set", "what it is"), _datasets),
     "models": Listed(("framework", "an attacker gets", "how it is handed over"), _models),

@@ -18,17 +18,18 @@ from sparring.certify.graph import Affine, Concat, MaxPool, Rectifier, Sigmoid, 
 from sparring.certify.lines import Lines
 from sparring.certify.region import Region
 from sparring.certify.walk import explore, lower, route
+from sparring.evaluate.bracket import LADDER
 from sparring.goals import Never, Untargeted
 from sparring.losses import margin
 from sparring.models.torch import load_weights
 from sparring.networks import PreActivation, wong_cnn
 from sparring.norms import NORMS
-from sparring.registry import members
+from sparring.registry import find
 from sparring.streams import Streams
 from sparring.threats import Ball, linf
 
 QUICK = BranchAndBound(seconds=0.1, restarts=1)
-CERTIFICATES = {name: entry.make() for name, entry in members("certificates").items()} | {
+CERTIFICATES = {name: find("certificates", name).make() for name in LADDER} | {
     "branch-and-bound": QUICK,
     "on signs alone": replace(QUICK, inputs=0),
 }

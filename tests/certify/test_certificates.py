@@ -9,16 +9,17 @@ from torch import nn
 from sparring.attacks import pgd
 from sparring.certify import BranchAndBound, crown, graph, interval
 from sparring.errors import BadInput
+from sparring.evaluate.bracket import LADDER
 from sparring.goals import Never
 from sparring.losses import margin
 from sparring.models.torch import load_weights
 from sparring.networks import PreActivation, ink_cnn, small_cnn, wong_cnn
 from sparring.norms import NORMS
-from sparring.registry import members
+from sparring.registry import find
 from sparring.streams import Streams
 from sparring.threats import Ball, l0, linf
 
-CERTIFICATES = {name: entry.make() for name, entry in members("certificates").items()}
+CERTIFICATES = {name: find("certificates", name).make() for name in LADDER}
 CERTIFICATES["branch-and-bound"] = BranchAndBound(seconds=0.05, batch=8, restarts=1)
 CERTIFICATES["on signs alone"] = BranchAndBound(seconds=0.05, batch=8, restarts=1, inputs=0)
 EPS = {"linf": 0.08, "l2": 0.1, "l1": 0.12}

@@ -22,11 +22,12 @@ from sparring.certify.smoothing import (
     every_sample,
     exactly,
     share_beyond,
+    smoothing,
 )
 from sparring.cli import cli
 from sparring.data.arrays import Arrays
 from sparring.errors import BadInput
-from sparring.evaluate.proofs import prove, smoothing
+from sparring.evaluate.proofs import prove, with_slopes
 from sparring.evaluate.statistics import clopper_pearson
 from sparring.models.loading import adopt
 from sparring.streams import Streams
@@ -323,9 +324,9 @@ def test_what_does_more_than_its_module_is_smoothed_by_votes() -> None:
     data, threat, victim = Arrays("line", x, answers), l2(0.5, low=-9, high=9), adopt(line(), example=x[:1])
     steep = replace(victim, call=lambda z: 100 * victim(z), access="scores")
     labels = replace(victim, call=lambda z: nn.functional.one_hot(victim(z).argmax(1), 2).float(), access="labels")
-    assert "by distances" in smoothing(victim, data, threat, sigma=SIGMA, n=500).counts
+    assert "by distances" in with_slopes(smoothing(threat, sigma=SIGMA, samples=500), victim, data).counts
     for given in (steep, labels):
-        how = smoothing(given, data, threat, sigma=SIGMA, n=500)
+        how = with_slopes(smoothing(threat, sigma=SIGMA, samples=500), given, data)
         assert how.counts == "by votes"
         found = prove(given, data, threat, how)
         assert all(one.lower is None or one.lower <= far for one, far in zip(found.per_example, distances, strict=True))

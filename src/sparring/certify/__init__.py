@@ -5,7 +5,9 @@ from sparring.certify.branch import BranchAndBound, branch_and_bound
 from sparring.certify.crown import CROWN, AlphaCROWN, Interval, alpha_crown, crown, interval
 from sparring.certify.graph import Graph
 from sparring.certify.lipschitz import Slopes, slopes
+from sparring.certify.masking import PatchCleanser, patch_cleanser
 from sparring.certify.reading import graph
+from sparring.certify.smoothing import Smoothed, Smoothing
 
 __all__ = [
     "CROWN",
@@ -15,11 +17,15 @@ __all__ = [
     "Certificate",
     "Graph",
     "Interval",
+    "PatchCleanser",
     "Slopes",
+    "Smoothed",
+    "Smoothing",
     "alpha_crown",
     "branch_and_bound",
     "crown",
     "graph",
     "interval",
+    "patch_cleanser",
     "slopes",
 ]

@@ -30,8 +30,9 @@ from torch import Tensor
 from sparring.certify.lipschitz import Slopes
 from sparring.errors import BadInput
 from sparring.models.victim import inference, scores
+from sparring.registry import register
 from sparring.streams import Streams
-from sparring.threats import TOLERANCE
+from sparring.threats import TOLERANCE, Ball
 from sparring.types import Model
 
 Floats = NDArray[np.float64]
@@ -313,6 +314,12 @@ class Smoothing:
         reaches = np.zeros(1) if by_votes else np.linspace(0.0, max(float(np.quantile(first, 0.2)), 0.0), 60)
         low = exactly(share_beyond(first, reaches)[:, None] * counts, counts, self.alpha)
         return reaches, reaches[:, None] + self.sigma * ndtri(low)
+
+
+@register("certificates", "smoothing", needs="labels", norms=("l2",), passes="n0 + samples", paper="Cohen et al., 2019")
+def smoothing(threat: Ball, *, sigma: float = 0.25, samples: int = 100_000) -> Smoothing:
+    """Any classifier under Gaussian noise: what most of its answers are; large networks too (Cohen et al., 2019)."""
+    return Smoothing(sigma=sigma, n0=100, n=samples, rule=Asked(threat.eps))
 
 
 def noisy(model: Model, x: Tensor, sigma: float, count: int, rng: Streams) -> Iterator[Tensor]:

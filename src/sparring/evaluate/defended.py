@@ -42,8 +42,8 @@ from sparring.models.torch import function
 from sparring.models.victim import Victim, are_probabilities, inference
 from sparring.registry import find
 from sparring.streams import Streams
-from sparring.threats import Ball, linf
-from sparring.types import Attack, Data, Defence, Learns, Model
+from sparring.threats import Ball, linf, parse
+from sparring.types import Attack, Boxed, Data, Defence, Learns, Model
 from sparring.views import Counted, eot, logarithms
 
 JUDGED = 64
@@ -154,14 +154,14 @@ def face(
     model: object,
     defence: Defence,
     data: Examples,
-    threat: Ball | str,
+    threat: Boxed | str,
     *,
     attack: Attack | None = None,
     seed: int = 0,
 ) -> Faced:
     """The three numbers, by one attack: PGD on the margin and on the cross-entropy unless told, 40 steps each.
 
-    Then Square on a model of probabilities; an attack by scores or decisions alone where there are no gradients. The
+    Other threats than a norm's want an attack of theirs. Then Square on a model of probabilities; an attack by scores or decisions alone where there are no gradients. The
     same attack runs on the bare model and on the adaptive view, averaged over `defence.draws` calls where that is
     random. Whoever knows the defence can do what somebody who does not can: what the transferred examples break is
     broken for the adaptive attack too. A random defence is judged by the mean of 64 calls. Not
@@ -170,10 +170,10 @@ def face(
     Raises:
         BadInput: inputs that are not finite, or not from 0 to 1.
     """
-    threat, subject = ball(threat), examples(data)
+    threat, subject = parse(threat) if isinstance(threat, str) else threat, examples(data)
     _in_range(threat)
     victim = adopt(model, example=subject.take([0])[0])
-    climber = attack or _usual(victim, subject, threat)
+    climber = attack or _usual(victim, subject, ball(threat))
     counts = torch.zeros(5, dtype=torch.int64)
     with one_thread():
         for rows in torch.arange(len(subject)).split(BATCH):  # type: ignore[no-untyped-call]
@@ -185,7 +185,7 @@ def face(
     return Faced(examples=len(subject), **found)
 
 
-def _in_range(threat: Ball) -> None:
+def _in_range(threat: Boxed) -> None:
     """Refuse inputs of another range than defences are made for: they would clip or round them to something else."""
     if (threat.low, threat.high) != (0, 1):
         given = f"inputs from {threat.low:g} to {threat.high:g} for a defence"

@@ -1,4 +1,4 @@
-"""Proofs: what a certificate, or smoothing, says of every example of a data set.
+"""Proofs: what a certificate says of every example of a data set.
 
 Every batch goes through the ledger, as attacks' do: a run that was killed goes on from there.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,20 +20,26 @@ from sparring import __version__
 from sparring.certify.answers import Certificate, rounded_down
 from sparring.certify.graph import Graph, classes
 from sparring.certify.lipschitz import slopes
+from sparring.certify.masking import PatchCleanser
 from sparring.certify.reading import graph
 from sparring.certify.region import Region
-from sparring.certify.smoothing import Asked, Smoothing, enough
+from sparring.certify.smoothing import Smoothing, enough
 from sparring.errors import BadInput
 from sparring.evaluate import identity
 from sparring.evaluate.ledger import Cost, Ledger, Outcome
+from sparring.evaluate.outputs import agree
 from sparring.evaluate.result import Interval, Record, environment, recorded
-from sparring.evaluate.run import Bout, Watch, accept, as_stored, go_on, home, silent
+from sparring.evaluate.run import Bout, Watch, accept, as_stored, asked, go_on, home, silent
 from sparring.evaluate.statistics import clopper_pearson
 from sparring.goals import Untargeted
 from sparring.models.victim import Victim, inference, scores
 from sparring.streams import Streams
 from sparring.threats import Ball
-from sparring.types import Data
+from sparring.types import Boxed, Data
+from sparring.views import Counted
+
+Method = Certificate | Smoothing | PatchCleanser
+"""What proves: bounds of a network, or a model that is made of any classifier."""
 
 
 class Proof(Record):
@@ -42,10 +48,11 @@ class Proof(Record):
     index: int
     label: int
     answer: int
-    """What the model says; -1 for an abstention of smoothing."""
+    """What the model says, or the model that is made of it; -1 for an abstention of smoothing."""
     right: bool
     lower: float | None
-    """Of the margin within the threat, or of the radius, by smoothing; null for wrong answers, and without a bound."""
+    """Of the margin within the threat; of the radius, by smoothing; of the lead whichever two windows are hidden, by
+    double masking. Null for wrong answers, and without a bound."""
     certified: bool
     broken: bool | None = None
     """Whether an input was found that changes the answer; null for methods that do not look for one."""
@@ -171,21 +178,71 @@ class Votes:
             yield [outcome], Cost(forward=int(found.samples), seconds=time.perf_counter() - began)
 
 
-def smoothing(victim: Victim, data: Data, threat: Ball, *, sigma: float, n: int) -> Smoothing:
-    """How it is asked whether radii reach a threat: by distances where slopes of the model are known, else by votes."""
+@dataclass(frozen=True, kw_only=True)
+class Masked:
+    """Double masking, put to a model and its data: an outcome's margin is the least lead, a proof above zero."""
+
+    victim: Victim
+    data: Data
+    masking: PatchCleanser
+    classes: int
+
+    @property
+    def needed(self) -> float:
+        """What a lead has to be above."""
+        return 0.0
+
+    def batches(self, examples: Sequence[int]) -> Iterator[Bout]:
+        """What is said of these examples, as it comes.
+
+        Raises:
+            BadInput: inputs that are not finite, or outside of the bounds; labels that the model does not have.
+        """
+        for start in range(0, len(examples), AT_ONCE):
+            yield self._batch(examples[start : start + AT_ONCE])
+
+    def _batch(self, examples: Sequence[int]) -> Bout:
+        began = time.perf_counter()
+        x, labels = (part.to(home(self.victim)) for part in self.data.take(examples))
+        accept(x, self.data, self.masking.threat)
+        _known(labels, self.data, self.classes)
+        bare = Counted(asked(self.victim))
+        with inference(self.victim), torch.no_grad():
+            answers = self.masking.defend(bare)(x).argmax(1)
+            right = (answers == labels).nonzero().flatten()
+            least = self.masking.least(bare, x[right], labels[right])
+        lead = dict(zip(right.tolist(), least.tolist(), strict=True))
+        outcomes = [
+            Outcome(
+                example=example,
+                label=int(labels[row]),
+                prediction=int(answers[row]),
+                reached=False,
+                margin=lead.get(row),
+            )
+            for row, example in enumerate(examples)
+        ]
+        return outcomes, Cost(forward=bare.forward, seconds=time.perf_counter() - began)
+
+
+AT_ONCE = 16
+"""Examples that double masking looks at together: what a killed run may lose."""
+
+
+def with_slopes(how: Smoothing, victim: Victim, data: Data) -> Smoothing:
+    """Smoothing by distances, where slopes of the model are known; by votes as before, where they are not."""
     try:
         known = slopes(victim, data.take([0])[0])
     except BadInput:
-        known = None
-    first = 1000 if known else 100  # where reaches are chosen, more must be known of the samples to come
-    return Smoothing(sigma=sigma, n0=first, n=n, rule=Asked(threat.eps), slopes=known)
+        return how
+    return replace(how, n0=max(how.n0, 1000), slopes=known)  # to choose reaches, more must be known of the samples
 
 
 def prove(
     victim: Victim,
     data: Data,
-    threat: Ball,
-    how: Certificate | Smoothing,
+    threat: Boxed,
+    how: Method,
     *,
     seed: int = 0,
     out: Path | None = None,
@@ -199,8 +256,9 @@ def prove(
     of time. `seed` is that of smoothing's noise.
 
     Raises:
-        BadInput: a model or a threat that has no bounds; another threat than one in L2, for smoothing; inputs that are
-            not finite, or outside of the bounds; a run in `out` with other settings, or an unfinished one.
+        BadInput: a model or a threat that has no bounds; another threat than one in L2 for smoothing, or than its own
+            for double masking; inputs that are not finite, or outside of the bounds; a run in `out` with other
+            settings, or an unfinished one.
     """
     method = _put(victim, data, threat, how, seed)
     searched = isinstance(method, Bounds) and method.certificate.searches
@@ -236,10 +294,16 @@ def prove(
     return proofs
 
 
-def _put(victim: Victim, data: Data, threat: Ball, how: Certificate | Smoothing, seed: int) -> Bounds | Votes:
+def _put(victim: Victim, data: Data, threat: Boxed, how: Method, seed: int) -> Bounds | Votes | Masked:
     """The method, put to the model and the data, where it can be."""
     x = data.take([0])[0]
     accept(x, data, threat)
+    if isinstance(how, PatchCleanser):
+        if threat != how.threat:
+            raise BadInput(f"double masking for {how.threat}, within {threat}", "one threat", "give it the threat")
+        return Masked(victim=victim, data=data, masking=how, classes=_steadily(victim, x))
+    if not isinstance(threat, Ball):
+        raise BadInput(f"bounds within {threat}", "a norm: linf, l2 or l1", "see: sparring list certificates")
     if not isinstance(how, Smoothing):
         Region.of(threat, x)  # refuses a norm that has no bounds
         net = graph(victim, x)
@@ -250,6 +314,21 @@ def _put(victim: Victim, data: Data, threat: Ball, how: Certificate | Smoothing,
     with inference(victim), torch.no_grad():
         count = scores(victim, x.to(home(victim))).shape[1]
     return Votes(victim=victim, data=data, threat=threat, smoothing=how, seed=seed, classes=count)
+
+
+def _steadily(victim: Victim, x: Tensor) -> int:
+    """How many classes a model has that says the same of an input whenever it is asked.
+
+    Raises:
+        BadInput: one that is random.
+    """
+    with inference(victim), torch.no_grad():
+        one, other = (scores(asked(victim), x.to(home(victim))) for _ in range(2))
+    if not agree(one, other):
+        raise BadInput(
+            f"{victim.name}, which gives other outputs at every call", "one that is not random", "use smoothing, in l2"
+        )
+    return one.shape[1]
 
 
 def _known(labels: Tensor, data: Data, count: int) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sparring.errors import BadInput
 from sparring.threats import Ball
+from sparring.types import Boxed
 from sparring.writing import in_one_move
 
 Verdict = Literal["trusted", "suspect", "invalid"]
@@ -227,10 +228,12 @@ class Result(Record):
         return found
 
 
-def recorded(threat: Ball) -> dict[str, float | str]:
-    """A threat, as results have it: with bounds where there are any."""
-    sizes = {"eps": threat.eps, "low": threat.low, "high": threat.high}
-    return {"norm": threat.norm.name, **{name: size for name, size in sizes.items() if math.isfinite(size)}}
+def recorded(threat: Boxed) -> dict[str, float | str]:
+    """A threat, as results have it: a ball by norm and eps, any other by name; with bounds where there are any."""
+    ball = isinstance(threat, Ball)
+    who: dict[str, float | str] = {"norm": threat.norm.name, "eps": threat.eps} if ball else {"name": str(threat)}
+    box = {"low": threat.low, "high": threat.high}
+    return who | {name: size for name, size in box.items() if math.isfinite(size)}
 
 
 def environment() -> dict[str, str]:
