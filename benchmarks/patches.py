@@ -15,12 +15,12 @@ import time
 from typing import Any
 
 import torch
-from defences import striding
 from record import begin, last, save
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from defences import striding
 from sparring.attacks import patch
 from sparring.certify import patch_cleanser
 from sparring.data import Arrays, first, load

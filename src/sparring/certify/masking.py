@@ -98,7 +98,7 @@ class Climbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Scores `(B, K)`."""
         with torch.no_grad():
-            value = self.deployed(x)
+            value: Tensor = self.deployed(x)
         if not (torch.is_grad_enabled() and x.requires_grad):
             return value
         masking = self.deployed.masking

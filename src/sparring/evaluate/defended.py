@@ -161,11 +161,11 @@ def face(
 ) -> Faced:
     """The three numbers, by one attack: PGD on the margin and on the cross-entropy unless told, 40 steps each.
 
-    Other threats than a norm's want an attack of theirs. Then Square on a model of probabilities; an attack by scores or decisions alone where there are no gradients. The
-    same attack runs on the bare model and on the adaptive view, averaged over `defence.draws` calls where that is
-    random. Whoever knows the defence can do what somebody who does not can: what the transferred examples break is
-    broken for the adaptive attack too. A random defence is judged by the mean of 64 calls. Not
-    an audit: no checks and no verdict.
+    Then Square on a model of probabilities; an attack by scores or decisions alone where there are no gradients.
+    Threats of no norm want an attack of theirs. The same attack runs on the bare model and on the adaptive view,
+    averaged over `defence.draws` calls where that is random. Whoever knows the defence can do what somebody who does
+    not can: what the transferred examples break is broken for the adaptive attack too. A random defence is judged by
+    the mean of 64 calls. Not an audit: no checks and no verdict.
 
     Raises:
         BadInput: inputs that are not finite, or not from 0 to 1.

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparring.data import Arrays, first, load
 from sparring.errors import BadInput
 from sparring.threats import Ball, parse
-from sparring.types import Data
+from sparring.types import Boxed, Data
 
 Examples = Data | tuple[Tensor, Tensor] | str
 """A data set; inputs `(N, *shape)` with labels `(N,)`; or what the command line takes, a name or a path."""
@@ -38,7 +38,7 @@ def examples(data: Examples, limit: int | None = None) -> Data:
     return found if limit is None else first(found, limit)
 
 
-def ball(threat: Ball | str) -> Ball:
+def ball(threat: Boxed | str) -> Ball:
     """The threat, a ball of a norm.
 
     Raises:

@@ -230,10 +230,10 @@ class Result(Record):
 
 def recorded(threat: Boxed) -> dict[str, float | str]:
     """A threat, as results have it: a ball by norm and eps, any other by name; with bounds where there are any."""
-    ball = isinstance(threat, Ball)
-    who: dict[str, float | str] = {"norm": threat.norm.name, "eps": threat.eps} if ball else {"name": str(threat)}
-    box = {"low": threat.low, "high": threat.high}
-    return who | {name: size for name, size in box.items() if math.isfinite(size)}
+    box = {name: end for name, end in (("low", threat.low), ("high", threat.high)) if math.isfinite(end)}
+    if isinstance(threat, Ball):
+        return {"norm": threat.norm.name, "eps": threat.eps, **box}
+    return {"name": str(threat), **box}
 
 
 def environment() -> dict[str, str]:
