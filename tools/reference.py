@@ -186,6 +186,15 @@ def registered(kind: Kind, head: tuple[str, ...]) -> str:
     return table(head, rows)
 
 
+def certificates() -> str:
+    """Every certificate, and what it is for."""
+    rows = (
+        (f"`{one.name}`", " ".join(f"`{kind}`" for kind in one.kinds), one.summary, one.passes)
+        for one in members("certificates").values()
+    )
+    return table(("certificate", "threats", "what it does", "passes"), rows)
+
+
 def recipes() -> str:
     """What every recipe that was run to its end has reached."""
     found = {name: Settings.of(recipe(name)) for name in shelf()}
@@ -301,7 +310,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "defences": lambda: registered("defences", ("defence", "what it does")),
     "detectors": lambda: registered("detectors", ("detector", "what it does")),
     "augmentations": lambda: registered("augmentations", ("augmentation", "what it does")),
-    "certificates": lambda: registered("certificates", ("certificate", "what it does", "passes")),
+    "certificates": certificates,
     "networks": factories,
     "attributions": attributions,
     "threats": threats,

@@ -190,5 +190,5 @@ def _pairs(windows: Tensor) -> Iterator[Tensor]:
     paper="Xiang et al., 2022",
 )
 def patch_cleanser(threat: Patch, *, masks: int = 6, fill: float = 0.0) -> PatchCleanser:
-    """Any classifier behind double masking, against patches: the same answer whichever two windows are hidden."""
+    """Any classifier, asked with windows of the image hidden: what no patch can change (Xiang et al., 2022)."""
     return PatchCleanser(threat=threat, masks=masks, fill=fill)
