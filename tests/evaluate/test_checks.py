@@ -536,6 +536,23 @@ def test_a_model_that_cannot_run_in_double_precision_is_not_asked() -> None:
     assert outcomes(honest("relu"))["double-precision"].outcome == "pass"
 
 
+def test_half_precision_inside_is_seen_and_is_no_sum_that_cancels() -> None:
+    class Automatic(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = honest("relu")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return self.network(x).float()
+
+    found = outcomes(Automatic())
+    assert found["precision"].outcome == "warn"
+    assert found["precision"].evidence == "outputs are float32, computed in bfloat16"
+    assert found["double-precision"].outcome == "skipped"
+    assert outcomes(honest("relu"))["precision"].evidence == "outputs are float32"
+
+
 class Particular(nn.Module):
     """A network that says which inputs it takes."""
 

@@ -25,7 +25,7 @@ from sparring.evaluate.identity import copies
 from sparring.evaluate.outputs import apart
 from sparring.evaluate.patient import Patient
 from sparring.evaluate.result import Check
-from sparring.evaluate.routes import choices, rivals
+from sparring.evaluate.routes import HALF, choices, rivals
 from sparring.evaluate.run import answering, asked, home
 from sparring.evaluate.statistics import clopper_pearson, spread
 from sparring.explain.stability import cosine
@@ -725,9 +725,11 @@ def climbs_change_more_than_the_scale(patient: Patient, question: Question) -> C
     remedy="audit the model in float32 as well",
 )
 def outputs_have_enough_digits(patient: Patient, question: Question) -> Check:
-    """Are the outputs in half precision, in which small changes of the input are lost?"""
-    half = patient.outputs.dtype in (torch.float16, torch.bfloat16)
-    return question.answered(f"outputs are {patient.outputs.dtype}".replace("torch.", ""), bad=half)
+    """Does the model compute in half precision, in which small changes of the input are lost?"""
+    outputs, reading = patient.heard
+    inside = next(iter(set(reading.halves.values()) - {outputs.dtype}), None)
+    evidence = f"outputs are {outputs.dtype}" + (f", computed in {inside}" if inside else "")
+    return question.answered(evidence.replace("torch.", ""), bad=bool(reading.halves) or outputs.dtype in HALF)
 
 
 @asks(
@@ -741,6 +743,8 @@ def more_digits_change_nothing(patient: Patient, question: Question) -> Check:
     module = patient.victim.module
     if module is None or not patient.steady:
         return question.skipped("no torch module to copy" if module is None else "outputs change by themselves")
+    if patient.heard[1].halves:
+        return question.skipped("the model computes in half precision")
     if sum(part.nbytes for part in module.state_dict().values() if isinstance(part, Tensor)) > COPIED:
         return question.skipped("the model is too large to copy")
     try:

@@ -32,6 +32,9 @@ READ |= {"item", "tolist", "numpy", "is_nonzero", "equal", "allclose", "nonzero"
 PICK = {"__getitem__", "__setitem__", "index_select"}
 """Those that pick rows."""
 
+HALF = frozenset({torch.float16, torch.bfloat16})
+"""Types of half precision."""
+
 OWN = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 """What runs a function that has a backward pass of its own: that answers for what is read there."""
 
@@ -40,12 +43,14 @@ class Reading(TorchFunctionMode):
     """While active, notes what choices are made of: values that Python reads, whole numbers that pick rows.
 
     With `told`, what was noted of other inputs, these are read instead, one after another, as long as they fit.
+    `halves` are the functions, by name, that gave something in half precision.
     """
 
     def __init__(self, told: Iterable[tuple[str, Any]] = ()) -> None:
         super().__init__()
         self.noted: list[tuple[str, Any]] = []
         self.told = iter(told)
+        self.halves: dict[str, torch.dtype] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -56,6 +61,8 @@ class Reading(TorchFunctionMode):
         elif name == "cond":
             args = (self._read(name, args[0]), *args[1:])
         value = func(*args, **(kwargs or {}))
+        if isinstance(value, Tensor) and value.dtype in HALF:
+            self.halves[name] = value.dtype
         return self._read(name, value) if name in READ else value
 
     def _picked(self, name: str, index: Any) -> Any:
