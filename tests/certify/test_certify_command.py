@@ -5,10 +5,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from sparring.certify import crown
+from sparring.certify import branch_and_bound, crown, graph, interval
 from sparring.cli import cli
 from sparring.errors import BadInput
-from sparring.networks import mlp
+from sparring.networks import mlp, small_cnn, wong_cnn
 from sparring.threats import linf
 
 GIVEN = ["certify", "sparring.networks:mlp", "--data", "digits", "--limit", "20"]
@@ -37,6 +37,17 @@ def test_certificates_are_listed():
 
 def test_no_rows_get_no_bounds():
     assert crown()(mlp(), torch.zeros(0, 1, 28, 28), torch.zeros(0, dtype=torch.int64), linf(0.1)).shape == (0,)
+
+
+def test_wide_maps_are_walked_through_one_image_at_a_time_to_the_same_bounds():
+    x, net = torch.rand(3, 1, 28, 28), wong_cnn()
+    labels = torch.arange(3)
+    narrow, wide = graph(net, x), graph(small_cnn(), x)
+    assert [one.at_once(narrow) for one in (interval(), crown(), branch_and_bound())] == [16, 16, 1]
+    assert [one.at_once(wide) for one in (interval(), crown(), branch_and_bound())] == [16, 1, 1]
+    threat = linf(0.01)
+    alone = torch.cat([crown()(net, some, y, threat) for some, y in zip(x.split(1), labels.split(1), strict=True)])
+    assert torch.equal(crown()(net, x, labels, threat), alone)
 
 
 @pytest.mark.parametrize("value", [np.nan, 255.0])

@@ -29,10 +29,13 @@ class Answer:
 
 
 class Certificate(Protocol):
-    """Lower bounds of margins within a threat. It takes `at_once` examples, and may search for inputs that break."""
+    """Lower bounds of margins within a threat. It may search for inputs that break."""
 
-    at_once: ClassVar[int]
     searches: ClassVar[bool]
+
+    def at_once(self, net: Graph) -> int:
+        """How many examples it takes together: so many are lost where a run is killed."""
+        ...
 
     def __call__(self, model: Model | Graph, x: Tensor, labels: Tensor, threat: Ball) -> Tensor:
         """Lower bounds of the margin, `(B,)` float32 rounded down."""

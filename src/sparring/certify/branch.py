@@ -178,7 +178,6 @@ class BranchAndBound:
     cells: int = 2**20
     inputs: int = 16
     restarts: int = 5
-    at_once: ClassVar[int] = 1
     searches: ClassVar[bool] = True
     clock: Callable[[], float] = field(default=time.monotonic, compare=False, repr=False)
     watch: Callable[[int, int, float], None] | None = field(default=None, compare=False, repr=False)
@@ -186,6 +185,10 @@ class BranchAndBound:
     def __post_init__(self) -> None:
         if not self.seconds >= 0:
             raise BadInput(f"{self.seconds:g} seconds for an example", "0 or more", "give it 10, say")
+
+    def at_once(self, net: Graph) -> int:
+        """One by one: each takes seconds."""
+        return 1
 
     def __call__(self, model: Model | Graph, x: Tensor, labels: Tensor, threat: Ball) -> Tensor:
         """Lower bounds of the margin, `(B,)` float32 rounded down."""

@@ -6,6 +6,7 @@ hold between them, or lines whose slopes are chosen by gradient ascent.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -53,10 +54,13 @@ def matched(x: Tensor, labels: Tensor) -> None:
         raise BadInput(given, "a whole number for each input", "pass one label an input")
 
 
+WIDE = 50_000
+"""Values in all layers of a network above which examples are walked through one by one."""
+
+
 class Walk(ABC):
     """A certificate by lines under the margins, that are walked back from the outputs to the input."""
 
-    at_once: ClassVar[int] = 16
     searches: ClassVar[bool] = False
     refine: ClassVar[bool] = True
     """Whether what stands before a non-linear operation is bounded by a walk of its own."""
@@ -66,12 +70,17 @@ class Walk(ABC):
         matched(x, labels)
         with torch.no_grad():
             net = graph(model, x)
+            parts = (torch.split(part, self.at_once(net)) for part in (x, labels))
             found = [
                 self.bound(net, Region.of(threat, some), margins(net, y)).amin(1)
-                for some, y in zip(torch.split(x, self.at_once), torch.split(labels, self.at_once), strict=True)
+                for some, y in zip(*parts, strict=True)
                 if len(y)  # no rows split into one batch of none
             ]
             return rounded_down(torch.cat(found) if found else x.new_zeros(0))
+
+    def at_once(self, net: Graph) -> int:
+        """Sixteen; one by one where walks from every unit of wide maps take seconds an example."""
+        return 1 if self.refine and sum(math.prod(node.shape) for node in net.nodes) > WIDE else 16
 
     def answers(self, model: Model | Graph, x: Tensor, labels: Tensor, threat: Ball) -> list[Answer]:
         """The same, as answers: certified, or unknown."""

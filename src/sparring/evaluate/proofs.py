@@ -97,8 +97,9 @@ class Bounds:
         Raises:
             BadInput: inputs that are not finite, or outside of the bounds; labels that the model does not have.
         """
-        for start in range(0, len(examples), self.certificate.at_once):
-            yield self._batch(examples[start : start + self.certificate.at_once])
+        size = self.certificate.at_once(self.net)
+        for start in range(0, len(examples), size):
+            yield self._batch(examples[start : start + size])
 
     def _batch(self, examples: Sequence[int]) -> Bout:
         began = time.perf_counter()
