@@ -195,6 +195,21 @@ def test_a_rare_class_that_is_known_is_no_wrong_label_and_one_that_is_not_is() -
         assert {check.name: check for check in found.checks}["labels"].outcome == outcome
 
 
+@pytest.mark.parametrize(("count", "outcome"), [(200, "fail"), (4096, "warn")])
+def test_a_rare_class_that_is_hardly_known_takes_more_examples(count: int, outcome: str) -> None:
+    """One in seven of it, among as many others that are taken for it."""
+    x = torch.rand(count, 4, generator=torch.Generator().manual_seed(0))
+    labels = (x[:, 0] > 0.95).long()
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        score = torch.maximum(x[:, 0] - 0.993, 0.01 - x[:, 1]) * 100
+        return torch.stack([-score, score], 1)
+
+    found = examine(adopt(model, example=x[:1]), Arrays("rare", x, labels), THREAT)
+    assert {check.name: check.outcome for check in found.checks}["labels"] == outcome
+
+
+
 def test_inputs_beyond_all_pixels_are_not_told_to_be_pixels() -> None:
     x, y = held_out()
     found = examine(adopt(honest("relu")), Arrays("large", 1500 * x, y), linf(0.1))
