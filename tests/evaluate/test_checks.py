@@ -195,10 +195,9 @@ def test_a_rare_class_that_is_known_is_no_wrong_label_and_one_that_is_not_is() -
         assert {check.name: check for check in found.checks}["labels"].outcome == outcome
 
 
-@pytest.mark.parametrize(("count", "outcome"), [(400, "fail"), (4096, "warn")])
-def test_a_rare_class_that_is_hardly_known_takes_more_examples(count: int, outcome: str) -> None:
-    """One in seven of it, among as many others that are taken for it."""
-    x = torch.rand(count, 4, generator=torch.Generator().manual_seed(2))
+def test_a_rare_class_that_is_hardly_known_takes_more_examples() -> None:
+    """One in seven of it, among as many others that are taken for it: of 512 examples that may be luck."""
+    x = torch.rand(4096, 4, generator=torch.Generator().manual_seed(2))
     labels = (x[:, 0] > 0.95).long()
 
     def model(x: torch.Tensor) -> torch.Tensor:
@@ -206,7 +205,9 @@ def test_a_rare_class_that_is_hardly_known_takes_more_examples(count: int, outco
         return torch.stack([-score, score], 1)
 
     found = examine(adopt(model, example=x[:1]), Arrays("rare", x, labels), THREAT)
-    assert {check.name: check.outcome for check in found.checks}["labels"] == outcome
+    said = {check.name: check for check in found.checks}["labels"]
+    assert said.outcome == "warn"
+    assert said.evidence.endswith("34 of 207 examples of other classes are")
 
 
 
