@@ -113,6 +113,13 @@ def test_a_patch_that_hides_the_whole_image_leaves_nothing_to_prove() -> None:
     assert (masking.defend(network)(x).argmax(1) == blank).all()
 
 
+def test_of_a_patch_without_pixels_what_is_right_is_proved() -> None:
+    masking, network, x = patch_cleanser(Patch(0.0)), convolutional(), torch.rand(4, 1, 28, 28)
+    outputs = network(x)
+    assert torch.equal(masking.defend(network)(x), outputs)
+    assert (masking.least(network, x, outputs.argmax(1)) > 0).all()
+
+
 def test_rows_do_not_see_each_other() -> None:
     x, network = torch.rand(6, 1, 28, 28), convolutional()
     view = patch_cleanser(Patch(0.02), masks=3).defend(network)
@@ -127,6 +134,18 @@ def test_the_adaptive_view_has_the_same_outputs_and_a_slope() -> None:
     assert torch.equal(climbed, masking.defend(network)(x))
     (slope,) = torch.autograd.grad(climbed[:, 0].sum(), x)
     assert (slope.flatten(1).abs().amax(1) > 0).all()
+
+
+def test_scores_that_are_large_under_a_patch_round_no_answer_away() -> None:
+    x, masking = torch.zeros(1, 1, 28, 28), patch_cleanser(Patch(0.02))
+    z = x.clone()
+    z[..., 5, 5] = 1.0
+    for scale in Streams.of(0, range(200)).uniform(1).flatten():
+        large = 2**24 * (1 + 200 * scale)
+        seen, unseen = torch.stack([large, large.nextafter(torch.tensor(torch.inf))]), torch.tensor([0.0, 1.0])
+        model = lambda x: torch.where((x == 1).flatten(1).any(1).unsqueeze(1), seen, unseen)  # noqa: B023, E731
+        assert float(masking.least(model, x, torch.tensor([1]))) > 0
+        assert int(masking.defend(model)(z).argmax(1)) == 1
 
 
 def test_a_lead_that_rounding_may_take_is_none() -> None:

@@ -26,9 +26,12 @@ ROUNDING = 1e-5
 def spans(length: int, side: int, count: int) -> list[tuple[int, int]]:
     """Where `count` spans, or fewer, begin and end so that every stretch of `side` places is inside of one of them.
 
-    Section 3.2: strides of `ceil((length - side + 1) / count)`, each span a stride and a side long, less one.
+    Section 3.2: strides of `ceil((length - side + 1) / count)`, each span a stride and a side long, less one. A patch
+    of no pixel needs none.
     """
-    side = min(max(side, 1), length)
+    if not side:
+        return [(0, 0)]
+    side = min(side, length)
     stride = math.ceil((length - side + 1) / count)
     long = stride + side - 1
     starts = sorted({*range(0, length - long + 1, stride), length - long})
@@ -52,8 +55,8 @@ class DoubleMasked(nn.Module):
     """What a model says of an image if a patch may lie on it (Algorithm 1).
 
     All windows are hidden in turn. Where the answers differ, those that are not of the majority are looked into: one
-    that stays the same whichever window is hidden as well is taken, the majority's otherwise. The outputs are the mean
-    of those that gave the answer, so that their best class is the answer. Costs `masks^2` passes, and as many again for
+    that stays the same whichever window is hidden as well is taken, the majority's otherwise. The outputs are the first
+    of those that gave the answer: a mean of them might round a lead away. Costs `masks^2` passes, and as many again for
     every window that dissents.
     """
 
@@ -68,23 +71,23 @@ class DoubleMasked(nn.Module):
         once = self.masking.round(self.model, x, windows)
         votes = torch.stack([outputs.argmax(1) for outputs in once])
         majority = votes.mode(0).values
-        said = _agreeing(once, majority)
+        said = _first(once, majority)
         open_ = (votes != majority).any(0)
         for i, window in enumerate(windows):
             rows = (open_ & (votes[i] != majority)).nonzero().flatten()
             if len(rows):
                 twice = self.masking.round(self.model, hide(x[rows], window, self.masking.fill), windows)
                 kept = torch.stack([outputs.argmax(1) == votes[i, rows] for outputs in twice]).all(0)
-                said = said.index_copy(0, rows[kept], mean(twice)[kept])
+                said = said.index_copy(0, rows[kept], twice[0][kept])
                 open_[rows[kept]] = False
         return said
 
 
-def _agreeing(outputs: list[Tensor], answer: Tensor) -> Tensor:
-    """The mean of those outputs, row by row, whose best class is the answer."""
-    gave = [(one.argmax(1) == answer).unsqueeze(1) for one in outputs]
-    total = sum((one.where(mine, 0.0) for one, mine in zip(outputs, gave, strict=True)), torch.zeros_like(outputs[0]))
-    return total / sum((mine.to(total) for mine in gave), torch.zeros_like(total[:, :1]))
+def _first(outputs: list[Tensor], answer: Tensor) -> Tensor:
+    """Row by row, the first of these outputs whose best class is the answer."""
+    every = torch.stack(outputs)
+    first = (every.argmax(2) == answer).to(torch.uint8).argmax(0)
+    return every[first, torch.arange(len(answer), device=answer.device)]
 
 
 class Climbed(nn.Module):
