@@ -162,6 +162,11 @@ def mean(drawn: Sequence[Tensor]) -> Tensor:
     return _sum(drawn) / len(drawn)
 
 
+def log_mean(logarithms: Sequence[Tensor]) -> Tensor:
+    """The logarithm of the mean of what has these logarithms."""
+    return torch.stack(tuple(logarithms)).logsumexp(0) - math.log(len(logarithms))
+
+
 def _sum(terms: Sequence[Tensor]) -> Tensor:
     return sum(terms[1:], terms[0])
 

@@ -36,7 +36,7 @@ def margins(net: Graph, labels: Tensor) -> Tensor:
     count = classes(net)
     if bool(((labels < 0) | (labels >= count)).any()):
         raise BadInput(f"labels from {labels.min()} to {labels.max()}", f"0 to {count - 1}", "check the labels")
-    logits = torch.eye(count, dtype=torch.float64)
+    labels, logits = labels.long(), torch.eye(count, dtype=torch.float64)
     _, other = (torch.arange(count) != labels.unsqueeze(1)).nonzero(as_tuple=True)
     return logits[labels].unsqueeze(1) - logits[other].view(len(labels), count - 1, count)
 
@@ -49,7 +49,9 @@ def matched(x: Tensor, labels: Tensor) -> None:
     """
     if not bool(x.isfinite().all()):
         raise BadInput("inputs that are not finite", "numbers", "clean the data")
-    if labels.shape != x.shape[:1] or labels.is_floating_point():
+    if x.dim() < 2:
+        raise BadInput(f"inputs of shape {tuple(x.shape)}", "(B, *shape), an axis or more an input", "add an axis")
+    if labels.shape != x.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
         given = f"labels of shape {tuple(labels.shape)}, {labels.dtype}, for {len(x)} inputs"
         raise BadInput(given, "a whole number for each input", "pass one label an input")
 

@@ -105,5 +105,5 @@ def _stretched(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
             inside = (size.square() * free).sum(2, keepdim=True)
             t = torch.where(left > 0, (inside / left.clamp(min=1e-300)).sqrt(), t)
             t = torch.where(room.square().sum(2, keepdim=True) <= eps**2, 0.0, t)
-    d = torch.where(size < t * room, size / t.clamp(min=1e-300), room)
+    d = torch.where(size < t * room, size / t.clamp(min=torch.finfo(t.dtype).tiny), room)  # 0 / 0 has no gradient
     return (size * d - t / 2 * d.square()).sum(2) + (t / 2 * eps * eps).squeeze(2)  # eps**2 may be infinite, t zero

@@ -250,10 +250,9 @@ class Smoothing:
         """The answer for every row, and its radius.
 
         Raises:
-            BadInput: inputs that are not finite: noise would not change the answer.
+            BadInput: inputs that are not finite, where noise would not change the answer, or whole numbers.
         """
-        if not bool(x.isfinite().all()):
-            raise BadInput("inputs that are not finite", "finite inputs", "clean the data")
+        _measurable(x)
         with inference(model), torch.no_grad():
             found = [self.one(model, x[i], rng[torch.tensor([i])]) for i in range(len(x))]
         answer, radius, samples = zip(*found, strict=True) if found else ((), (), ())
@@ -331,6 +330,14 @@ def noisy(model: Model, x: Tensor, sigma: float, count: int, rng: Streams) -> It
         done += size
 
 
+def _measurable(x: Tensor) -> None:
+    """Refuse inputs that noise cannot be added to."""
+    if not x.is_floating_point():  # it would be rounded
+        raise BadInput(f"inputs of {x.dtype}", "float32", "call x.float()")
+    if not bool(x.isfinite().all()):
+        raise BadInput("inputs that are not finite", "finite inputs", "clean the data")
+
+
 def answers(found: Tensor) -> Tensor:
     """The classes of these scores; -1, a vote for none, where one is NaN."""
     return found.argmax(1).masked_fill(found.isnan().any(1), ABSTAINED).cpu()
@@ -370,7 +377,12 @@ class Smoothed:
             raise BadInput(f"{self.draws} samples", "1 or more", "take 1000")
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Shares `(B, K)`."""
+        """Shares `(B, K)`.
+
+        Raises:
+            BadInput: inputs that are not finite, or whole numbers.
+        """
+        _measurable(x)
         rng = Streams.of(self.seed, [0]).at("smoothed")
         with inference(self.model), torch.no_grad():
             counts = torch.zeros(len(x), scores(self.model, x[:1]).shape[1])

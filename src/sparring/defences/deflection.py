@@ -19,7 +19,7 @@ LEVELS = 2
 def moved(x: Tensor, rng: Streams, *, share: float, reach: int) -> Tensor:
     """A share of the pixels, replaced by others at most `reach` away, all channels together."""
     height, width = images(x).shape[2:]
-    count = max(1, round(share * height * width))
+    count = max(round(share * height * width), int(share > 0))
     place = rng.at("places").uniform(height * width, device=x.device).argsort(dim=1)[:, :count]
     away = (rng.at("ways").uniform(2, count, device=x.device) * (2 * reach + 1)).long() - reach
     down = (place // width + away[:, 0]).clamp(0, height - 1)

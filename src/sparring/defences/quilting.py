@@ -96,6 +96,8 @@ def quilting(*, size: int = 5, stride: int = 3, patches: int = 2000) -> Learning
     of the identity (Athalye et al., 2018, section 5.3.1).
     """
     one_or_more(size=size, stride=stride, patches=patches)
+    if stride > size:
+        raise BadInput(f"a stride of {stride} for patches of {size}", "one that leaves no gaps", f"take {size} or less")
 
     def fit(model: Model, x: Tensor, labels: Tensor) -> Defence:
         quilt = Quilt(bank_of(x, patches, size), size, stride)

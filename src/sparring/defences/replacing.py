@@ -14,7 +14,7 @@ from sparring.defences.settings import one_or_more, positive
 from sparring.registry import register
 from sparring.threats import linf
 from sparring.types import Defence, Model
-from sparring.views import Transform, mean, unchanged
+from sparring.views import Transform, log_mean, mean, unchanged
 
 if TYPE_CHECKING:
     from sparring.training import Objective
@@ -61,8 +61,7 @@ class MeanOfProbabilities(Mean):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits whose softmax is the mean probability."""
-        said = torch.stack([network(x).log_softmax(1) for network in self.networks])
-        return said.logsumexp(0)
+        return log_mean([network(x).log_softmax(1) for network in self.networks])
 
 
 def _members(model: Model, x: Tensor, labels: Tensor, count: int, epochs: int) -> list[nn.Module]:

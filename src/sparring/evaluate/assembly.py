@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -115,7 +116,7 @@ def assembled(case: Case, story: Story) -> Result:
             "framework": case.victim.framework,
             "access": case.access,
             "data": case.data.name,
-            "classes": ", ".join(case.data.classes),
+            "classes": json.dumps(case.data.classes, ensure_ascii=False) if case.data.classes else "",
         },
         environment=environment(),
         per_example=rows,

@@ -181,7 +181,7 @@ class Result(Record):
     seconds: float
     seed: int
     settings: dict[str, str | int | float | None]
-    """suite (budget), model, framework, access, data, classes (comma-separated) ...: whatever the run was given."""
+    """suite (budget), model, framework, access, data, classes (as JSON) ...: whatever the run was given."""
     environment: dict[str, str]
     per_example: tuple[Example, ...]
 

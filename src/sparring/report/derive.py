@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -160,8 +161,8 @@ def _ends(places: Sequence[Path]) -> list[str]:
 
 def classes(result: Result) -> tuple[str, ...]:
     """The names of the classes, in the order of the labels; empty where the run was not told."""
-    listed = result.settings.get("classes")
-    return tuple(part.strip() for part in str(listed).split(",")) if listed else ()
+    listed = str(result.settings.get("classes") or "[]")
+    return tuple(json.loads(listed)) if listed.startswith("[") else tuple(part.strip() for part in listed.split(","))
 
 
 @dataclass(frozen=True)

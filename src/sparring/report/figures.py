@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -231,7 +232,7 @@ def spans(result: Result, language: Words | None = None) -> Figure:
     say = language or words()
     _refuse_invalid([result])
     found = derive.spans(result)
-    some = np.array(found[:: max(len(found) // 400, 1)])
+    some = np.array(found[:: max(math.ceil(len(found) / 400), 1)])
     edge = 1.08 * max([*some[np.isfinite(some)], *(point.eps for point in result.curve)])
     low, high = np.minimum(some, edge).T
     at = (np.arange(len(some)) + 0.5) / len(some)

@@ -146,7 +146,7 @@ def _bounds(values: NDArray[np.float64]) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= 1:
         return 0.0, 1.0
-    if low >= 0 and high <= 255:
+    if low >= 0 and high <= 255 and bool((values == values.round()).all()):
         return 0.0, 255.0
     return low, high if high > low else low + 1.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 from sparring.evaluate.rates import questions
 from sparring.evaluate.result import Result
@@ -49,5 +50,5 @@ def _rule(name: str, said: str, remedy: str = "") -> dict[str, Any]:
 
 
 def _finding(rule: str, kind: str, level: str, said: str, location: str) -> dict[str, Any]:
-    place = {"physicalLocation": {"artifactLocation": {"uri": location}}}
+    place = {"physicalLocation": {"artifactLocation": {"uri": quote(location)}}}
     return {"ruleId": rule, "kind": kind, "level": level, "message": {"text": said}, "locations": [place]}

@@ -53,7 +53,7 @@ def percent(fraction: float, examples: int = 100) -> str:
 def eps_text(eps: float) -> str:
     """An eps in input units; 8/255 for what is plainly a number of grey levels."""
     levels = eps * 255
-    if eps and math.isfinite(levels) and abs(levels - round(levels)) < 1e-6 and round(eps, 4) != eps:
+    if math.isfinite(levels) and round(levels) and abs(levels - round(levels)) < 1e-6 and round(eps, 4) != eps:
         return f"{round(levels)}/255"
     return f"{eps:.4g}"
 

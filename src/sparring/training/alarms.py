@@ -124,7 +124,7 @@ def collapse(history: Sequence[Epoch]) -> Alarm | None:
     if len(seen) < 2 or seen[-1][0] is not history[-1]:
         return None
     limit = max(CONSTANT, (1 + seen[-1][2]) / 2)
-    if any(constant < limit for _, constant, _ in seen[-2:]):
+    if any(constant <= limit for _, constant, _ in seen[-2:]):  # all labels may be one class
         return None
     return Alarm(
         name="collapse",

@@ -86,8 +86,10 @@ class turns:  # noqa: N801
         angle, size = (2 * rng.at("turn").uniform(2, device=x.device) - 1).unbind(1)
         angle, size = angle * math.radians(self.degrees), 1 + size * self.scale
         cos, sin, none = angle.cos() / size, angle.sin() / size, torch.zeros_like(angle)
-        maps = torch.stack([cos, -sin, none, sin, cos, none], 1).view(-1, 2, 3).to(x.dtype)
-        grid = functional.affine_grid(maps, list(_pictures(x).shape), align_corners=False)
+        shape = list(_pictures(x).shape)
+        side = shape[2] / shape[3]  # affine_grid measures down and across in halves of the image
+        maps = torch.stack([cos, -sin * side, none, sin / side, cos, none], 1).view(-1, 2, 3).to(x.dtype)
+        grid = functional.affine_grid(maps, shape, align_corners=False)
         return functional.grid_sample(x, grid, align_corners=False)
 
 

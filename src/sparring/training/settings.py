@@ -239,8 +239,8 @@ class Settings(Part):
             else _objective(self.remedy, threat, classes)
         )
         objective = _objective(self.objective, threat, classes)
-        for one in self.augment:
-            if isinstance(one, dict) and one.get("name") == "mixup":
+        for one in map(_named, self.augment):
+            if one.get("name") == "mixup":
                 objective = _made("augment", partial(Mixup, objective, classes), one)
         return objective, remedy
 
@@ -261,8 +261,7 @@ class Settings(Part):
 
     def augmentation(self) -> Callable[[Tensor, Streams], Tensor] | None:
         """All augmentations but mixup, one after the other."""
-        tables = [{"name": one} if isinstance(one, str) else one for one in self.augment]
-        named = [table for table in tables if table.get("name") != "mixup"]
+        named = [table for table in map(_named, self.augment) if table.get("name") != "mixup"]
         found = [_made("augment", find("augmentations", _name("augment", table)).make, table) for table in named]
         return each(*found) if found else None
 

@@ -61,10 +61,10 @@ def kernel_density(*, width: float = 0.5) -> Learned:
     def scoring(model: Model, x: Tensor, labels: Tensor) -> Score:
         features = features_of(model)
         bank = quietly(features, x)[-1]
-        same = labels.unsqueeze(0) == labels.unsqueeze(1)
+        same = (labels.unsqueeze(0) == labels.unsqueeze(1)).fill_diagonal_(False)
         w2 = width**2 * squared_distances(bank, bank)[same].median()
-        if not w2 > 0:
-            given = f"{len(x)} examples with a median distance of 0 within classes"
+        if not w2 > 0:  # NaN, where no two are of the same class
+            given = f"{len(x)} examples without a median distance above 0 within classes"
             raise BadInput(given, "several different examples of each class", "learn from more")
 
         def score(z: Tensor) -> Tensor:

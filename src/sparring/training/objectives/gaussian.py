@@ -23,6 +23,7 @@ from sparring.training.contract import Searching
 from sparring.training.limits import not_negative
 from sparring.training.objectives.inner import inner_pgd
 from sparring.training.objectives.minmax import Maximiser, searched
+from sparring.views import log_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,7 @@ class SmoothAdv(Searching):
         """The mean of the cross-entropies at what the attack finds now."""
 
         def soft(z: Tensor) -> Tensor:
-            outputs = [network(one).log_softmax(1) for one in noisy(z, self.sigma, self.draws, rng)]
-            return torch.stack(outputs).logsumexp(0) - math.log(self.draws)
+            return log_mean([network(one).log_softmax(1) for one in noisy(z, self.sigma, self.draws, rng)])
 
         attack = self.attack(self.threat.times(strength))
         z = searched(attack, network, x, Never(labels), rng, view=soft)
@@ -82,11 +82,11 @@ class Consistency:
         """The mean of the cross-entropies, and the disagreement."""
         outputs = [network(z) for z in noisy(x, self.sigma, self.draws, rng)]
         right = torch.stack([functional.cross_entropy(one, labels) for one in outputs]).mean()
-        logs = torch.stack([one.log_softmax(1) for one in outputs])
-        log_mean = logs.logsumexp(0) - math.log(self.draws)
-        mean = log_mean.exp()
-        apart = (mean * (log_mean - logs)).sum(2).mean()
-        entropy = -(mean * log_mean).sum(1).mean()
+        logs = [one.log_softmax(1) for one in outputs]
+        middle = log_mean(logs)
+        mean = middle.exp()
+        apart = (mean * (middle - torch.stack(logs))).sum(2).mean()
+        entropy = -(mean * middle).sum(1).mean()
         return right + self.weight * apart + self.doubt * entropy
 
 
