@@ -727,10 +727,10 @@ def climbs_change_more_than_the_scale(patient: Patient, question: Question) -> C
 )
 def outputs_have_enough_digits(patient: Patient, question: Question) -> Check:
     """Does the model compute in half precision, in which small changes of the input are lost?"""
-    outputs, reading = patient.heard
-    inside = next(iter(set(reading.halves.values()) - {outputs.dtype}), None)
-    evidence = f"outputs are {outputs.dtype}" + (f", computed in {inside}" if inside else "")
-    return question.answered(evidence.replace("torch.", ""), bad=bool(reading.halves) or outputs.dtype in HALF)
+    dtype, inside = (str(kind).removeprefix("torch.") for kind in (patient.outputs.dtype, patient.half))
+    if patient.half not in (None, patient.outputs.dtype):
+        return question.answered(f"outputs are {dtype}, computed in {inside}", bad=True)
+    return question.answered(f"outputs are {dtype}", bad=patient.outputs.dtype in HALF)
 
 
 @asks(
@@ -744,7 +744,7 @@ def more_digits_change_nothing(patient: Patient, question: Question) -> Check:
     module = patient.victim.module
     if module is None or not patient.steady:
         return question.skipped("no torch module to copy" if module is None else "outputs change by themselves")
-    if patient.heard[1].halves:
+    if patient.half:
         return question.skipped("the model computes in half precision")
     if sum(part.nbytes for part in module.state_dict().values() if isinstance(part, Tensor)) > COPIED:
         return question.skipped("the model is too large to copy")

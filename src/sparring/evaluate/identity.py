@@ -11,6 +11,7 @@ from types import CellType, CodeType, FunctionType
 import torch
 from torch import Tensor, nn
 
+from sparring.digests import digest
 from sparring.evaluate.run import home, own_draws
 from sparring.evaluate.statistics import spread
 from sparring.models.victim import Victim, inference
@@ -25,17 +26,6 @@ READ = 2**26
 
 CHUNK = 256
 """Examples that are read at once."""
-
-
-def digest(*tensors: Tensor) -> str:
-    """Sixteen hexadecimal digits of the SHA-256 of values, shapes and types."""
-    sha = hashlib.sha256()
-    for tensor in tensors:
-        sha.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
-        sha.update(
-            tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        )  # NumPy has no bfloat16
-    return sha.hexdigest()[:16]
 
 
 def of_model(victim: Victim, data: Data, *, steady: bool = True) -> str:

@@ -66,6 +66,11 @@ class Patient:
         with torch.no_grad(), Reading() as reading:
             return self.model(self.x).detach(), reading
 
+    @property
+    def half(self) -> torch.dtype | None:
+        """The half precision that the model computes in, if it does."""
+        return next(iter(self.heard[1].halves.values()), None)
+
     @cached_property
     def unwatched(self) -> tuple[str, ...]:
         """The operations that the model runs where nobody can listen."""

@@ -49,20 +49,25 @@ def copied(network: nn.Module) -> nn.Module:
         ) from error
 
 
-def mixtures(objective: object, classes: int, extra: Data | None = None) -> None:
+def mixtures(objective: object, classes: int, *data: Data | None) -> None:
     """Refuse mixtures of examples that have no labels, or others than the network's.
 
     Raises:
-        BadInput: `objective` is a `Mixup` of another number of classes, or of unlabelled extra data.
+        BadInput: `objective` is, or has in it, a `Mixup` of another number of classes, or of unlabelled data.
     """
+    for inner in getattr(objective, "objectives", None) or filter(None, [getattr(objective, "objective", None)]):
+        mixtures(inner, classes, *data)
     if not isinstance(objective, Mixup):
         return
     if objective.classes != classes:
         raise BadInput(
             f"mixtures of {objective.classes} classes", f"{classes}, as the network has", f"say classes={classes}"
         )
-    if isinstance(extra, Unlabelled):
-        raise BadInput(f"mixtures with {extra.name} without labels", "labels to mix", "leave mixup out, or label them")
+    for one in data:
+        if isinstance(one, Unlabelled):
+            raise BadInput(
+                f"mixtures with {one.name} without labels", "labels to mix", "leave mixup out, or label them"
+            )
 
 
 def labelled(labels: Tensor, classes: int, name: str, *, partly: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from sparring.attacks import pgd
+from sparring.digests import digest
 from sparring.errors import BadInput
 from sparring.registry import Entry, find, members
 from sparring.spelling import hint
@@ -74,7 +76,7 @@ class Part(BaseModel):
 
     def written(self) -> dict[str, Any]:
         """All settings, as they are given; `none` where one is left out that has a default."""
-        said = self.model_dump(mode="json", exclude_none=True)
+        said = self.model_dump(mode="json", exclude_none=True, fallback=_made_in_python)
         for name, info in type(self).model_fields.items():
             value = getattr(self, name)
             if isinstance(value, Part):
@@ -211,7 +213,9 @@ class Settings(Part):
     @property
     def digest(self) -> str:
         """What a training must have in common with a checkpoint to go on from it."""
-        parts = self.model_dump(mode="json", exclude={"audit", "checkpoint", "reached", "weights"})
+        parts = self.model_dump(
+            mode="json", exclude={"audit", "checkpoint", "reached", "weights"}, fallback=_made_in_python
+        )
         return json.dumps(parts, sort_keys=True)
 
     def toml(self) -> str:
@@ -467,12 +471,20 @@ def _suiting(place: str, table: Named) -> Iterator[None]:
         raise BadInput(f"{place} = {table} ({error})", "settings that fit it", "mend them") from error
 
 
+def _made_in_python(value: Any) -> str:
+    """What text cannot say, in words: a network by its layers and a hash of its weights."""
+    if not isinstance(value, nn.Module):
+        return repr(value)
+    return f"{value!r} {digest(*value.state_dict().values())}"
+
+
 def _toml(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     """A table and the tables in it, as lines."""
+    table = {key: value for key, value in table.items() if value is not None}  # TOML has none
     plain = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
-    lines = [f"{key} = {_value(value)}" for key, value in plain.items()]
+    lines = [f"{_key(key)} = {_value(value)}" for key, value in plain.items()]
     if path and (plain or not table):
-        lines = ["", f"[{'.'.join(path)}]", *lines]
+        lines = ["", f"[{'.'.join(map(_key, path))}]", *lines]
     for key, value in table.items():
         if isinstance(value, Mapping):
             lines += _toml(value, (*path, key))
@@ -481,10 +493,15 @@ def _toml(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
 
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items()) + " }"
+        return "{ " + ", ".join(f"{_key(key)} = {_value(one)}" for key, one in value.items()) + " }"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(key: str) -> str:
+    """A key, in quotes where it has to be."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
 
 
 def layers(given: Mapping[str, Any], single: Sequence[str]) -> dict[str, Any]:

@@ -130,7 +130,8 @@ class Trainer:
     With `checkpoints` it can be stopped and resumed. `hardware` says on what it runs: several processes share each
     batch by rank, which gives the same model up to rounding, but for what draws from torch's global random numbers
     (dropout), sees the batch whole (BatchNorm, `Mixup`, the regularisers of certified training), perturbs the weights
-    by its own examples (as SAM's paper has it), or learns from its own batch (the objective `generator`).
+    by its own examples (as SAM's paper has it), learns from its own batch (the objective `generator`), or means over
+    those of its rows that have a label (`VAT`, where the data themselves lack some).
 
     Frozen weights stay as they are, and so do the statistics of a BatchNorm that is handed over in inference mode with
     its own weights frozen.
@@ -185,8 +186,7 @@ class Trainer:
         if not len(data):
             raise BadInput(f"{data.name} is empty", "at least 1 example", "check how it was made")
         trainable(network)
-        if self.batch_size % self.hardware.devices:  # asked again of processes that others launched
-            raise _uneven(self.batch_size, self.hardware.devices)
+        _evenly(self.batch_size, self.hardware.devices)  # asked again of processes that others launched
         fabric = self.hardware.fabric(network)
         with (
             _own_random_numbers(self.seed + 1_000_003 * fabric.global_rank),
@@ -198,8 +198,10 @@ class Trainer:
             return course
 
 
-def _uneven(size: int, processes: int) -> BadInput:
-    return BadInput(f"batches of {size} for {processes} processes", "equal shares", "change batch_size")
+def _evenly(size: int, processes: int, which: str = "") -> None:
+    """Refuse batches that processes cannot share."""
+    if size % processes:
+        raise BadInput(f"batches of {size} {which}for {processes} processes", "equal shares", "change batch_size")
 
 
 def fit(network: nn.Module, data: Data, objective: Objective, **settings: Any) -> nn.Module:
@@ -234,7 +236,7 @@ class _Run:
         self.objective, self.remedy = fresh(objective), _remedy(plan, objective)
         self.source = reader(data if plan.extra is None else Mixed(data, plan.extra))
         self.name = data.name
-        self.partly = any(isinstance(one, Unlabelled) for one in (data, plan.extra))
+        partly = any(isinstance(one, Unlabelled) for one in (data, plan.extra))
         self.size = min(plan.batch_size, len(data))
         self.foreign = round(plan.share * self.size) if plan.extra is not None else 0
         self.own = self.size - self.foreign
@@ -247,14 +249,15 @@ class _Run:
         self.count, self.more = len(data), 0 if plan.extra is None else len(plan.extra)
         self.batches = len(data) // self.own
         self.steps = plan.epochs * self.batches
-        if self.size % fabric.world_size:
-            raise _uneven(self.size, fabric.world_size)
+        _evenly(self.size, fabric.world_size)
+        if partly:  # the loss is a mean over those with labels
+            _evenly(self.own, fabric.world_size, "of the data itself ")
         self.network = gathering(copied(network))
         example = data.take([0])[0].to(next(self.network.parameters()).device)
         self.classes = outputs(self.network, example, data)
-        mixtures(objective, self.classes, plan.extra)
+        mixtures(objective, self.classes, data, plan.extra)
         mixtures(plan.remedy, self.classes)
-        if self.size == fabric.world_size:
+        if (self.own if partly else self.size) == fabric.world_size:
             enough_to_normalise(self.network, example)
         if plan.validation is not None:
             held_out = plan.validation.data
@@ -348,7 +351,7 @@ class _Run:
         plan, epoch = self.plan, self.step // self.batches
         rows = self.rows[self.step % self.batches][self.fabric.global_rank :: self.fabric.world_size]
         x, labels = self.source(rows)
-        labelled(labels, self.classes, self.name, partly=self.partly or _takes_unlabelled(self.objective))
+        labelled(labels, self.classes, self.name, partly=_takes_unlabelled(self.objective))
         x, labels = x.to(self.fabric.device), labels.to(self.fabric.device)
         rng = Streams.of(plan.seed, rows).at(epoch)
         x = x if plan.augment is None else plan.augment(x, rng.at("augment"))

@@ -74,11 +74,10 @@ class SAM:
 
 def _slopes(network: nn.Module, weights: Sequence[Tensor], loss: Callable[[], Tensor]) -> tuple[Tensor, ...]:
     """The gradients of the loss; what the pass does to running statistics is undone."""
-    before = [buffer.clone() for buffer in network.buffers()]
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     slopes = torch.autograd.grad(loss(), list(weights), allow_unused=True, materialize_grads=True)
     with torch.no_grad():
-        for buffer, value in zip(network.buffers(), before, strict=True):
-            buffer.copy_(value)
+        _put_back(network, before)
     return slopes
 
 
@@ -116,6 +115,9 @@ class Average:
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Take in the weights as they are now; the first are taken over whole."""
+        held = dict(network.named_buffers())
+        grown = {name: own for name, own in self.network.named_buffers() if own.shape != held[name].shape}
+        _put_back(self.network, {name: held[name] for name in grown})  # of another shape: there is nothing to average
         own, theirs = ([*one.parameters(), *one.buffers()] for one in (self.network, network))
         pairs = [(a, b.detach()) for a, b in zip(own, theirs, strict=True)]
         smooth = [pair for pair in pairs if pair[0].is_floating_point()]
@@ -170,7 +172,13 @@ def content(network: nn.Module) -> dict[str, Any]:
 def refilled(network: nn.Module, held: Mapping[str, Any]) -> nn.Module:
     """The network with the content that it, or another one like it, had before; in place."""
     network.load_state_dict(held["state"])
-    for name, value in held["buffers"].items():
+    _put_back(network, held["buffers"])
+    return network
+
+
+def _put_back(network: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Buffers by their names, in place where they have the shape."""
+    for name, value in buffers.items():
         place, _, own = name.rpartition(".")
         part = network.get_submodule(place)
         buffer = getattr(part, own)
@@ -178,7 +186,6 @@ def refilled(network: nn.Module, held: Mapping[str, Any]) -> nn.Module:
             buffer.copy_(value)
         else:  # one that a pass has put in the place of another
             setattr(part, own, value.to(next(network.parameters()).device, copy=True))
-    return network
 
 
 @torch.no_grad()

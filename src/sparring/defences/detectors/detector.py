@@ -35,7 +35,7 @@ class Learned:
         """
         to_learn_from(x, labels)
         with inference(model), torch.random.fork_rng(devices=[]):
-            learned = self.scoring(model, x, labels)
+            learned = self.scoring(model, x, labels.long())
 
         def score(z: Tensor) -> Tensor:
             with inference(model):

@@ -63,7 +63,13 @@ def quietly(features: Features, x: Tensor) -> list[Tensor]:
 
 
 def standardised(scores: Callable[[Tensor], list[Tensor]], x: Tensor) -> Callable[[Tensor], Tensor]:
-    """The mean over layers of scores in units of their deviation on these clean examples."""
+    """The mean over layers of scores in units of their deviation on these clean examples.
+
+    Raises:
+        BadInput: a single example.
+    """
+    if len(x) < 2:
+        raise BadInput("a single example to learn deviations from", "two or more", "learn from more")
     clean = torch.stack(quietly(scores, x))
     middle, deviation = clean.mean(1, keepdim=True), clean.std(1, keepdim=True).clamp(min=1e-6)
     return lambda z: mean(list((torch.stack(scores(z)) - middle) / deviation))

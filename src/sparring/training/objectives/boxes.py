@@ -95,6 +95,8 @@ class Box:
         """A method of tensors, bound to this box; one that has no rule is refused once it is called."""
         if name in RULES:
             return partial(RULES[name], self)
+        if name.endswith("_") and not name.startswith("_") and name[:-1] in RULES:
+            return lambda *args, **kwargs: _put(self, RULES[name[:-1]](self, *args, **kwargs))
         if name in {"T", "mT", "H", "mH"}:
             raise _lacks(f"the transpose {name}")
         if name.startswith("_") or not callable(getattr(Tensor, name, None)):
@@ -354,6 +356,8 @@ def times(x: Any, other: Any) -> Box:
     x, other = (x, other) if isinstance(x, Box) else (other, x)
     if isinstance(other, Box):
         raise _lacks("a product of two values that depend on the input")
+    if isinstance(other, Tensor) and other.dtype == torch.bool:  # which has no size
+        other = other.to(x.reach)
     return x.affine(lambda h: h * other, lambda h: h * abs(other))  # type: ignore[no-any-return]
 
 
