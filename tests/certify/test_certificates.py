@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sparring.attacks import pgd
-from sparring.certify import BranchAndBound, crown, graph, interval
+from sparring.certify import BranchAndBound, alpha_crown, crown, graph, interval
 from sparring.errors import BadInput
 from sparring.evaluate.bracket import LADDER
 from sparring.goals import Never
@@ -149,3 +149,26 @@ def test_crown_certifies_most_of_the_network_of_wong_and_kolter(sparring_data):
     assert (bounds > 0).sum() >= 37
     z = pgd(linf(0.1), loss=margin)(net, x, Never(labels), Streams.of(0, range(40)))
     assert (bounds <= -margin(net(z), Never(labels))).all()
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_small_types_are_labels_and_no_masks(kind: torch.dtype) -> None:
+    network, x, labels = nn.Sequential(nn.Linear(4, 10)), torch.rand(10, 4), torch.arange(10)
+    assert torch.equal(crown()(network, x, labels.to(kind), linf(0.01)), crown()(network, x, labels, linf(0.01)))
+    with pytest.raises(BadInput, match="a whole number for each input"):
+        crown()(network, x, labels > 4, linf(0.01))
+    with pytest.raises(BadInput, match="an axis or more"):
+        crown()(network, x[:, 0], labels, linf(0.01))
+
+
+def test_a_ball_that_holds_the_whole_box_is_climbed_in_every_norm() -> None:
+    torch.manual_seed(6)
+    network = nn.Sequential(nn.Linear(3, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 3))
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(2)
+    x = torch.full((1, 3), 0.5)
+    labels, box = network(x).argmax(1), {"low": 0.2, "high": 0.8}
+    whole = [alpha_crown()(network, x, labels, Ball(NORMS[norm], 1.0, **box)) for norm in ("linf", "l2", "l1")]
+    assert torch.allclose(torch.cat(whole), whole[0], atol=1e-4)
+    assert float(whole[0]) > float(crown()(network, x, labels, Ball(NORMS["linf"], 1.0, **box))) + 0.1

@@ -342,3 +342,12 @@ def test_the_command_line_certifies_the_smoothed_model() -> None:
     assert "within l2:0.01: smoothing, by votes" in result.output
     with pytest.raises(BadInput, match="l2"):
         CliRunner().invoke(cli, [*given, "--threat", "linf:0.1"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.uint8])
+def test_whole_numbers_are_not_smoothed(kind: torch.dtype) -> None:
+    """Noise would be rounded to them, and its radius be false."""
+    x = torch.zeros(1, SIZE, dtype=kind)
+    for smooth in (lambda: Smoothing(n=200)(line(), x, Streams.of(0, [0])), lambda: Smoothed(line(), draws=10)(x)):
+        with pytest.raises(BadInput, match="float32"):
+            smooth()

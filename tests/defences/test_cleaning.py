@@ -265,7 +265,18 @@ def test_image_and_noise_share_one_variance():
 def test_a_mean_of_probabilities_is_one_and_fresh_weights_come_from_the_seed():
     nets, x = [mlp(0), mlp(1)], torch.rand(3, 1, 28, 28)
     want = (nets[0](x).softmax(1) + nets[1](x).softmax(1)) / 2
-    torch.testing.assert_close(MeanOfProbabilities(nets)(x).softmax(1), want)
+    torch.testing.assert_close(MeanOfProbabilities(nets)(x).exp(), want)
     torch.testing.assert_close(Mean(nets)(x), (nets[0](x) + nets[1](x)) / 2)
     assert torch.equal(afresh(nets[0], 5)(x), afresh(nets[1], 5)(x))
     assert not torch.equal(afresh(nets[0], 5)(x), afresh(nets[0], 6)(x))
+
+
+def test_no_share_moves_no_pixel() -> None:
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.equal(moved(x, Streams.of(0, range(3)), share=0.0, reach=2), x)
+    assert ((moved(x, Streams.of(0, range(3)), share=1e-6, reach=2) != x).flatten(1).sum(1) <= 1).all()
+
+
+def test_patches_leave_no_gaps_between_them() -> None:
+    with pytest.raises(BadInput, match="no gaps"):
+        quilting(size=2, stride=3)

@@ -11,7 +11,7 @@ from scipy.stats import binom
 from torch import nn
 
 from sparring.data import digits
-from sparring.defences.detectors import Detector, Unnoticed, attribution, calibrated, mahalanobis, watched
+from sparring.defences.detectors import Detector, Unnoticed, attribution, calibrated, mahalanobis, trained, watched
 from sparring.defences.detectors.layers import features_of
 from sparring.defences.detectors.mahalanobis import whitening
 from sparring.defences.detectors.neighbours import kernel_density, lid, local_dimension, squared_distances
@@ -309,3 +309,14 @@ def test_whoever_knows_the_detector_gets_past_it_more_often():
     assert found.adaptive.estimate <= found.unaware.estimate
     assert found.adaptive.estimate < 0.1
     assert watched(net, detector)(x[:2]).shape == (2, 11)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32])
+def test_labels_may_be_whole_numbers_of_any_size(kind):
+    net = small()
+    assert torch.equal(trained().fit(net, CLOUD, NAMED.to(kind))(CLOUD), trained().fit(net, CLOUD, NAMED)(CLOUD))
+
+
+def test_one_example_has_no_deviation():
+    with pytest.raises(BadInput, match="two or more"):
+        mahalanobis().fit(small(), CLOUD[:1], NAMED[:1])

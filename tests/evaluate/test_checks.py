@@ -210,7 +210,6 @@ def test_a_rare_class_that_is_hardly_known_takes_more_examples() -> None:
     assert said.evidence.endswith("34 of 207 examples of other classes are")
 
 
-
 def test_inputs_beyond_all_pixels_are_not_told_to_be_pixels() -> None:
     x, y = held_out()
     found = examine(adopt(honest("relu")), Arrays("large", 1500 * x, y), linf(0.1))

@@ -91,3 +91,9 @@ def test_ranges_of_0_to_255_are_shown_as_they_are_and_others_stretched() -> None
 def test_x_and_z_of_different_shapes_are_refused() -> None:
     with pytest.raises(BadInput, match="one shape"):
         Picture(0, 0, (1.0,), (1.0,), np.zeros((1, 2, 2), np.float32), np.zeros((1, 3, 3), np.float32))
+
+
+def test_inputs_that_go_a_little_past_one_are_no_grey_levels() -> None:
+    x = np.linspace(0, 1.2, 16).reshape(1, 4, 4)
+    clean, *_ = pixels(Picture(index=0, label=0, clean=(1.0,), attacked=(1.0,), x=x, z=x))
+    assert clean.max() == 255

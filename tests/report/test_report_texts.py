@@ -221,3 +221,19 @@ def test_a_threat_is_said_in_one_line() -> None:
     assert threat_plain(example.result()) == "linf <= 0.1 in [0, 1]"
     assert threat_text(example.result(threat={"edits": 3.0, "source": "synonyms"})) == "edits 3, source synonyms"
     assert threat_text(example.result(threat={})) == ""
+
+
+def test_sarif_gives_a_place_as_an_address() -> None:
+    log = json.loads(sarif([example.suspect()], "my runs/50% of #3/result.json"))
+    place = log["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+    assert place == "my%20runs/50%25%20of%20%233/result.json"
+
+
+def test_class_names_may_have_commas() -> None:
+    settings = {**example.result().settings, "classes": json.dumps(["tench, Tinca tinca", "goldfish"])}
+    assert derive.classes(example.result(settings=settings)) == ("tench, Tinca tinca", "goldfish")
+
+
+@pytest.mark.parametrize("eps", [1e-9, 3e-9])
+def test_an_eps_that_is_next_to_nothing_is_no_zero(eps: float) -> None:
+    assert eps_text(eps) == f"{eps:g}"

@@ -229,3 +229,9 @@ def test_each_alarm_has_its_threshold(ask: Any, wrong: list[dict[str, Any]], rig
 def test_nothing_is_said_of_what_was_not_measured() -> None:
     bare = Epoch(epoch=1, step=10, seconds=1.0, loss=5.0, lr=0.1, strength=1.0)
     assert not [ask for ask in ALARMS if ask([bare]) or ask(after({}, {}, {}, {})) or ask([CALM, bare])]
+
+
+def test_a_network_that_is_right_about_a_single_class_has_not_collapsed() -> None:
+    epoch = Epoch(epoch=1, step=9, seconds=1.0, loss=0.1, lr=0.1, strength=1.0, constant=1.0, common=1.0)
+    assert collapse([epoch, replace(epoch, epoch=2)]) is None
+    assert collapse([replace(epoch, common=0.1), replace(epoch, epoch=2, common=0.1)]) is not None

@@ -126,3 +126,17 @@ def test_ramps_climb_from_nothing_to_the_whole_threat(name: str) -> None:
     assert ramp(0.0, share=0.0) == 1.0
     assert linear(0.1, share=0.5) == pytest.approx(0.2)
     assert cosine(0.1, share=0.5) < 0.2
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (32, 96), (96, 32)])
+def test_oblong_images_are_turned_by_the_same_angles(shape: tuple[int, int]) -> None:
+    """Of a bar through the middle, by the moments of what is left of it."""
+    down, across = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2 for size in shape)
+    bar = ((down.unsqueeze(1).abs() < 2) & (across.abs() < 12)).double().expand(20, 1, *shape)
+    seen = turns(10.0, 0.0)(bar, Streams.of(0, range(20)))[:, 0]
+    mass = seen.sum((1, 2))
+    i, j = down.unsqueeze(1).expand(shape), across.expand(shape)
+    both, flat, steep = ((seen * part).sum((1, 2)) / mass for part in (i * j, j * j, i * i))
+    angles = torch.rad2deg(0.5 * torch.atan2(2 * both, flat - steep))
+    drawn = 10 * (2 * Streams.of(0, range(20)).at("turn").uniform(2)[:, 0] - 1)
+    assert torch.allclose(angles.abs(), drawn.abs().double(), atol=0.3)

@@ -314,8 +314,8 @@ def test_what_has_no_bounds_is_refused() -> None:
 def test_a_difference_is_bounded_whichever_side_the_box_is_on() -> None:
     box, c = around(THREAT, torch.rand(2, 3)), torch.rand(3)
     for found in (c - box, torch.sub(c, box), torch.rsub(box, c), -(box - c)):
-        assert torch.allclose(found.low, c - box.high)
-        assert torch.allclose(found.high, c - box.low)
+        assert torch.allclose(found.low, c - box.high, atol=1e-6)
+        assert torch.allclose(found.high, c - box.low, atol=1e-6)
 
 
 def test_a_constant_that_makes_a_value_larger_makes_its_reach_larger_too() -> None:
@@ -452,3 +452,10 @@ def test_a_value_that_was_changed_by_way_of_a_view_of_it_is_refused() -> None:
         functional.linear(h, torch.eye(8))
     with pytest.raises(BadInput, match="a constant changed in place"):
         torch.ones(8).add_(Box.of(x, x, x))  # type: ignore[arg-type]
+
+
+def test_a_mask_of_truth_values_is_a_factor() -> None:
+    box, keep = around(THREAT, torch.rand(2, 3)), torch.tensor([True, False, True])
+    found, wanted = box * keep, box * keep.float()
+    assert torch.equal(found.low, wanted.low)
+    assert torch.equal(found.high, wanted.high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from sparring.errors import BadInput
+from sparring.networks import mlp
 from sparring.registry import members
 from sparring.threats import linf
 from sparring.training import Adversarial, inner_pgd, standard
@@ -357,3 +359,25 @@ def test_what_is_not_for_the_threat_that_was_named_is_refused_in_one_line(layer:
     with pytest.raises(BadInput, match=said) as refused:
         built(Settings.of(layer))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("said", ["mixup", {"name": "mixup"}])
+def test_mixup_is_mixup_as_text_and_as_a_table(said: object) -> None:
+    settings = Settings.of({"threat": "linf:0.1", "augment": [said, "shift"]})
+    assert isinstance(settings.objectives(linf(0.1), 10)[0], Mixup)
+    assert str(settings.augmentation()).count("shifts") == 1
+
+
+@pytest.mark.parametrize("key", ["clean accuracy", "a.b", "", "clean %"])
+def test_keys_that_toml_wants_in_quotes_are_in_quotes(key: str) -> None:
+    settings = Settings.of({"threat": "linf:0.1", "reached": {key: 0.97}, "model": "a\x7fb"})
+    assert Settings.of(tomllib.loads(settings.toml())) == settings
+
+
+def test_what_was_made_in_python_is_said_in_words_and_told_apart() -> None:
+    one, other = (
+        Settings.of({"threat": "linf:0.1", "objective": {"name": "distillation", "teacher": mlp(seed)}})
+        for seed in (1, 2)
+    )
+    assert one.digest != other.digest
+    assert "Linear(in_features=784" in one.toml()

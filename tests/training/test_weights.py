@@ -291,3 +291,25 @@ def test_statistics_that_are_to_stand_still_are_not_refreshed() -> None:
     assert torch.equal(before, model[1].running_mean)
     refreshed(model, [batch()[0]], still={"0"})
     assert not torch.equal(before, model[1].running_mean)
+
+
+def test_a_buffer_that_grows_is_taken_over_and_put_back() -> None:
+    class Growing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(4, 3)
+            self.register_buffer("seen", torch.zeros(0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                self.seen = torch.ones(len(x))
+            found: Tensor = self.last(x)
+            return found
+
+    network, x = Growing(), torch.rand(5, 4)
+    average = ema(network, 0.5)
+    with SAM(0.05).around(network, lambda: network(x).square().mean()):
+        assert network.seen.shape == (0,)
+    network(x)
+    average.update(network)
+    assert torch.equal(average.network.get_buffer("seen"), torch.ones(5))

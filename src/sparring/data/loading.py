@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -209,7 +210,18 @@ def _from_value(spec: str, value: Any) -> Data:
         raise BadInput(f"'{spec}' gave {type(value).__name__}", GIVES, "return one of these")
     if not len(data):
         raise BadInput(f"'{spec}' is empty", "at least 1 example", "check how it was made")
-    data.take([0])
+    return agreed(data)
+
+
+def agreed(data: Data) -> Data:
+    """A data set of one's own, whose first example has the types that `Data` agrees on.
+
+    Raises:
+        BadInput: labels that are not int64: smaller ones are masks to torch, or no labels at all.
+    """
+    _, labels = data.take([0])
+    if labels.dtype != torch.int64:
+        raise BadInput(f"labels of {labels.dtype} in {data.name}", "int64", "let take() give labels.long()")
     return data
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from sparring.data import Arrays, first, load
+from sparring.data import Arrays, agreed, first, load
 from sparring.errors import BadInput
 from sparring.threats import Ball, parse
 from sparring.types import Boxed, Data
@@ -28,7 +28,7 @@ def examples(data: Examples, limit: int | None = None) -> Data:
     elif isinstance(data, tuple) and len(data) == 2:
         found = Arrays("data", *data)
     elif isinstance(data, Data):
-        found = data
+        found = agreed(data) if len(data) else data
     else:
         raise BadInput(
             f"a {type(data).__name__} for the data",

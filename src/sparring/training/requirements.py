@@ -74,8 +74,10 @@ def labelled(labels: Tensor, classes: int, name: str, *, partly: bool = False) -
     """Refuse labels that a network has no output for; those below 0 are none, which `partly` allows.
 
     Raises:
-        BadInput: one of them.
+        BadInput: one of them, or labels of another type than int64.
     """
+    if labels.dtype != torch.int64:
+        raise BadInput(f"labels of {labels.dtype} in {name}", "int64", "let take() give labels.long()")
     if int(labels.max()) >= classes:
         raise BadInput(f"label {int(labels.max())} in {name}", f"labels below {classes}", "widen the network")
     if not partly and int(labels.min()) < 0:  # torch leaves -100 out of the loss, without a word
