@@ -210,21 +210,36 @@ SATURATING = ("sigmoid", "tanh", "softmax", "hardsigmoid", "clamp", "clip", "har
 FLAT = 1e-3
 """A slope that stops gradients, as a share of the function's steepest."""
 
+BEST = {"argmax": 1, "max": 1, "topk": 2}
+"""Functions that say where the best is, and at which place they are told the dimension."""
+
+MARKS = frozenset({"one_hot", "scatter", "scatter_", "eq", "__eq__"})
+"""Those that mark a place: with ones in zeros."""
+
+PLACED = frozenset({"unsqueeze", "view", "reshape", "__getitem__", "long"})
+"""Those that hand a place on."""
 
 MASKED = -1e8
 """Below this a number is a mask, as attention has it: no softmax is saturated by it."""
+
+
+def _one_hot(marks: Tensor) -> bool:
+    """Whether these are zeros and, along the last dimension, a single one."""
+    return bool(((marks == 0) | (marks == 1)).all()) and bool((marks.sum(-1) == 1).all())
 
 
 class _Mend(TorchFunctionMode):
     """While active, what stops a gradient is exact forward and soft backward.
 
     Whole numbers and truth values carry none, so `soft` keeps for each such tensor (by identity, with the tensor, lest
-    its place be used again) a float tensor that stands for it until it becomes a float tensor again.
+    its place be used again) a float tensor that stands for it until it becomes a float tensor again. `places` keeps for
+    where the best is the softmax that stands for it once it is marked: a choice by `one_hot(argmax)`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.soft: dict[int, tuple[Tensor, Tensor]] = {}
+        self.places: dict[int, tuple[Tensor, Tensor]] = {}
         self.met: list[str] = []
 
     def __torch_function__(
@@ -242,6 +257,10 @@ class _Mend(TorchFunctionMode):
         if bare(first).requires_grad and (name == "detach" or func == Tensor.data.__get__):  # type: ignore[attr-defined]
             self.met.append("detach")
             return first.clone()
+        if name in BEST and bare(first).requires_grad:
+            return self._placed(func(*args, **kwargs), first, name, args, kwargs)
+        if self.places and (name in MARKS or name in PLACED):
+            return self._marked(func, name, args, kwargs)
         in_place = (name.endswith("_") and not name.endswith("__")) or bool(kwargs.get("inplace"))
         if name.rstrip("_" * in_place) in SOFT and bare(first).requires_grad:
             soft = SOFT[name.rstrip("_" * in_place)](first.clone() if in_place else first, *args[1:], **kwargs)
@@ -250,6 +269,28 @@ class _Mend(TorchFunctionMode):
                 self.met += [name.strip("_")] * self._blocks(name, value, first)
                 return first.copy_(stand(value, soft)) if in_place else self._known(value, soft)
         return self._carried(func, name, args, kwargs)
+
+    def _placed(self, value: Any, x: Tensor, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What says where the best is along a dimension, once for each row."""
+        told = args[BEST[name]] if len(args) > BEST[name] else -1 if name == "topk" else None
+        dim, place = kwargs.get("dim", told), value if isinstance(value, Tensor) else value[1]
+        if isinstance(dim, int) and place.numel() * x.shape[dim] == x.numel():
+            self.places[id(place)] = (place, _softened_softmax(x, dim))
+        return value
+
+    def _marked(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A place in another shape, or marked by a one: that is known by its softmax."""
+        found = [self.places[id(arg)][1] for arg in (*args, *kwargs.values()) if id(arg) in self.places]
+        if not found:
+            return self._carried(func, name, args, kwargs)
+        value = func(*args, **kwargs)
+        if name in PLACED:
+            if value.numel() == args[0].numel():
+                self.places[id(value)] = (value, found[0])
+        elif value.shape == found[0].shape and _one_hot(bare(value)):
+            self.met.append("argmax")
+            return args[0].copy_(stand(value, found[0])) if name == "scatter_" else self._known(value, found[0])
+        return value
 
     def _blocks(self, name: str, value: Tensor, x: Tensor) -> bool:
         """Whether the function really stops gradients here: a sigmoid at moderate inputs does not."""

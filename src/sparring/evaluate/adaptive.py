@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sparring.attacks import Through, pgd_cosine
+from sparring.attacks import RunnerUp, Through, pgd_cosine
 from sparring.attacks.apgd import APGD
 from sparring.attacks.sparse_rs import sparse_rs
 from sparring.attacks.square import square
@@ -30,7 +30,7 @@ from sparring.evaluate.outputs import agree
 from sparring.evaluate.routes import Part, parts, together
 from sparring.evaluate.run import asked, home, one_thread, own_draws
 from sparring.goals import Never, Untargeted
-from sparring.losses import cross_entropy, dlr, margin, probability_margin
+from sparring.losses import cross_entropy, dlr, margin, probability_margin, targeted_margin
 from sparring.mending import Stage, bridged, mended, nearby, obstacles, rescaled, survey
 from sparring.models.loading import adopt
 from sparring.models.victim import Victim, inference, scores
@@ -77,6 +77,11 @@ def climb(threat: Ball, loss: Loss, steps: int) -> Attack:
 def climb_and_halve(threat: Ball, loss: Loss, steps: int) -> Attack:
     """Auto-PGD."""
     return APGD(threat=threat, steps=steps, loss=loss)
+
+
+def aimed(threat: Ball, loss: Loss, steps: int) -> Attack:
+    """PGD with a cosine step, towards any wrong class: the nearest may lie behind the same gate."""
+    return RunnerUp(attack=pgd_cosine(threat, steps=steps, loss=loss), rank=None)
 
 
 def blind(threat: Ball, loss: Loss, steps: int) -> Attack:
@@ -287,6 +292,8 @@ def candidates(threat: Ball, found: Findings, classes: int) -> tuple[Candidate, 
         for part in together(found.parts)
     ]
     tried += [replace(first, views=view, loss=loss) for loss in losses for view in views]
+    if classes >= 3:
+        tried += [replace(first, rule=aimed, views=view, loss=targeted_margin) for view in views]
     tried += [replace(first, rule=climb_and_halve, views=view, loss=loss) for loss in losses[:2] for view in views]
     tried.append(replace(first, rule=blind, views=(settled(eot, draws=8),) if found.random else ()))
     return tuple(tried)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from traceback import walk_stack
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sparring.evaluate.outputs import agree
-from sparring.functions import called
+from sparring.functions import bare, called
 from sparring.mending import listening
 from sparring.models.victim import are_probabilities
 from sparring.types import Model
@@ -109,6 +109,38 @@ MANY = 20
 """Inputs that such a correlation takes: of fewer it may be anything."""
 
 
+STACKED = 64
+"""Networks whose scores are stacked, at most."""
+
+
+class Stacks(TorchFunctionMode):
+    """While active, `hook(call, y)` after every function of torch that gives what may be scores of several networks.
+
+    Of B inputs of a `shape`, `(B, n, K)` or `(n, B, K)`: heads that are no modules, say. Heard is the mean of their
+    log-probabilities. Calls are counted down from -1.
+    """
+
+    def __init__(self, shape: torch.Size, hook: Callable[[int, Tensor], object]) -> None:
+        super().__init__()
+        self.shape, self.hook, self.calls, self.count = shape, hook, 0, 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        value = func(*args, **(kwargs or {}))
+        if not isinstance(value, Tensor) or bare(value) is not value:
+            return value
+        if not self.count and args and isinstance(args[0], Tensor) and args[0].shape[1:] == self.shape:
+            self.count = len(args[0])  # of the inputs, among which may be some that fill a batch
+        if value.is_floating_point() and value.dim() == 3:
+            members = 1 if len(value) == self.count else 0
+            if 2 <= value.shape[members] <= STACKED and value.shape[1 - members] == self.count:
+                self.calls -= 1
+                with torch._C.DisableTorchFunction():
+                    self.hook(self.calls, mean([_logarithms(one) for one in value.unbind(members)]))
+        return value
+
+
 @dataclass(frozen=True)
 class Part:
     """The view of a model that networks inside of it give: what its how manieth calls of a module say.
@@ -124,7 +156,10 @@ class Part:
 
         def view(x: Tensor) -> Tensor:
             said: list[Tensor] = []
-            with listening(lambda call, module, given, y: said.append(y) if call in self.calls else None):
+            with (
+                listening(lambda call, module, given, y: said.append(y) if call in self.calls else None),
+                Stacks(x.shape[1:], lambda call, y: said.append(y) if call in self.calls else None),
+            ):
                 outputs = model(x)
             fits = [y[: len(outputs)] for y in said if y.shape[1:] == outputs.shape[1:] and len(y) >= len(outputs)]
             if len(fits) < len(self.calls):
@@ -158,7 +193,9 @@ def parts(model: Model, x: Tensor) -> tuple[Part, ...]:
         if not any(agree(one, told) for one in known):
             found[call] = y
             known.append(told)
-    alone = [_said(model, row)[1] for row in torch.split(x, 1)] if found else []
+    if any(call >= 0 for call in found):  # modules, which what is stacked is made of
+        found = {call: y for call, y in found.items() if call >= 0}
+    alone = [_said(model, row, alike=False)[1] for row in torch.split(x, 1)] if found else []
     return tuple(
         Part((call,))
         for call, y in found.items()
@@ -187,15 +224,30 @@ def _alike(y: Tensor, outputs: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([first, second]))[0, 1]) if len(y) > MANY else 1.0
 
 
-def _said(model: Model, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-    """What a model says, and what the calls of modules inside of it say that could be its outputs."""
+def _said(model: Model, x: Tensor, *, alike: bool = True) -> tuple[Tensor, dict[int, Tensor]]:
+    """What a model says, and what the calls of modules inside of it say that could be its outputs.
+
+    Those of as many numbers as the input has are networks. Heads on features, and stacks of scores, have to say mostly
+    what the model says, unless it is not asked whether they are `alike`: else any layer of that width might be one.
+    """
     said: dict[int, Tensor] = {}
+    heads = set[int]()
 
     def note(call: int, module: nn.Module, given: Tensor, y: Tensor) -> None:
-        if given[:1].numel() == x[:1].numel() and y.dim() == 2:  # of a flattened input too
+        if y.dim() == 2:
             said[call] = y.detach()
+            heads.update([call] * (given[:1].numel() != x[:1].numel()))  # of a flattened input too
 
-    with torch.no_grad(), listening(note):
+    def stacked(call: int, y: Tensor) -> None:
+        said[call] = y.detach()
+        heads.add(call)
+
+    with torch.no_grad(), listening(note), Stacks(x.shape[1:], stacked):
         outputs = model(x).detach()
-    rows = len(outputs)
-    return outputs, {call: y[:rows] for call, y in said.items() if y[:rows].shape == outputs.shape}
+    fits = {call: y[: len(outputs)] for call, y in said.items() if y[: len(outputs)].shape == outputs.shape}
+    return outputs, {call: y for call, y in fits.items() if not alike or call not in heads or _mostly(y, outputs)}
+
+
+def _mostly(y: Tensor, outputs: Tensor) -> bool:
+    """Whether more than half of the inputs are decided alike."""
+    return bool((y.argmax(1) == outputs.argmax(1)).float().mean() > 0.5)
