@@ -430,3 +430,29 @@ def test_a_slope_of_next_to_nothing_stops_gradients_as_none_does(squash: Callabl
     x = held_out(8)[0]
     assert obstacles(lambda z: network(squash(z - 0.5)), x) == ()
     assert obstacles(lambda z: network(squash(40 * (z - 0.5))), x) == (squash.__name__,)
+
+
+MARKED: dict[str, Callable[[Tensor], Tensor]] = {
+    "one_hot": lambda h: functional.one_hot(h.argmax(1), h.shape[1]).float(),
+    "scatter": lambda h: torch.zeros_like(h).scatter(1, h.max(1).indices.unsqueeze(1), 1.0),
+    "in place": lambda h: torch.zeros_like(h).scatter_(1, h.topk(1, 1).indices, 1.0),
+    "comparison": lambda h: (h.argmax(1)[:, None] == torch.arange(h.shape[1])).float(),
+}
+
+
+@pytest.mark.parametrize("mark", MARKED)
+def test_a_choice_that_is_marked_has_the_gradient_of_its_softmax(mark: str) -> None:
+    network, x = honest("relu"), held_out(8)[0]
+
+    def gated(x: Tensor) -> Tensor:
+        return MARKED[mark](network(x))
+
+    point = x.clone().requires_grad_()
+    outputs = mended(gated)(point)
+    assert torch.equal(outputs, gated(x))
+    assert obstacles(gated, x) == ("argmax",)
+    (gradient,) = torch.autograd.grad(outputs[:, 0].sum(), point)
+    soft = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(network(soft)[:, 0].sum(), soft)
+    alike = functional.cosine_similarity(gradient.flatten(1), expected.flatten(1))
+    assert float(alike.median()) > 0.2

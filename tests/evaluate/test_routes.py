@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from sparring.goals import Untargeted
 from sparring.losses import cross_entropy
 from sparring.models.loading import adopt
 from sparring.streams import Streams
-from sparring.views import Counted
+from sparring.views import Counted, steady
 from sparring.zoo.broken import EarlyExit
 
 from .networks import THREAT, held_out, honest
@@ -245,3 +246,49 @@ def test_what_fools_a_part_surely_fools_a_model_that_asks_another_one_in_doubt()
     plain = Candidate(threat=THREAT).run(20)(model, x, goal, rng)
     assert goal.reached(model(fitted)).sum() > goal.reached(model(plain)).sum()
     assert counted.backward == 20 * 30, "passes through a part are counted"
+
+
+class Heads(nn.Module):
+    """Five heads on the features of one network, and of each class the fourth best: modules, or tensors in a stack."""
+
+    def __init__(self, *, stacked: bool, last: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk, self.stacked, self.last = honest("relu")[:-1], stacked, last
+        head = honest("relu")[-1]
+        self.heads = nn.ModuleList([copy.deepcopy(head) for _ in range(5)])
+        with torch.no_grad():
+            for one in self.heads:
+                one.weight += 0.3 * one.weight.std() * torch.randn_like(one.weight)
+
+    def scores(self, x: Tensor) -> Tensor:
+        features, dim = self.trunk(x), 1 if self.last else 0
+        each = [features @ one.weight.T + one.bias if self.stacked else one(features) for one in self.heads]
+        return torch.stack(each, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dim = 1 if self.last else 0
+        return self.scores(x).topk(4, dim).values.select(dim, 3)
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("stacked", [True, False])
+def test_heads_on_features_are_networks_inside_whether_modules_or_in_a_stack(stacked: bool, last: bool) -> None:
+    x = held_out(24)[0]
+    model = Heads(stacked=stacked, last=last).eval()
+    for whole in (model, steady(model)):
+        found = parts(whole, x)
+        assert len(found) == (1 if stacked else 5)
+        wanted = model.scores(x).log_softmax(2).mean(1 if last else 0)
+        seen = together(found)[0](whole)(x)
+        assert torch.allclose(seen.log_softmax(1), wanted.log_softmax(1), atol=1e-4)
+        assert torch.allclose(together(found)[0](whole)(x[:3]), seen[:3], atol=1e-4), "in a batch of few, too"
+    assert stacked or rivals(model, x)
+
+
+def test_a_layer_as_wide_as_the_outputs_is_no_head() -> None:
+    torch.manual_seed(0)
+    narrow = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10), nn.ReLU(), nn.Linear(10, 10))
+    x = held_out(40)[0]
+    assert parts(narrow, x) == ()
+    assert not rivals(narrow, x)
