@@ -209,7 +209,7 @@ def test_what_there_is_not_is_refused_in_one_line(layer: dict[str, Any], said: s
         ({"augment": ["flap"]}, "unknown augmentation 'flap'"),
         ({"augment": [{"name": "shift", "pixel": 4}]}, "'augment.pixel'"),
         ({"schedule": {"name": "twocycle"}}, "schedule = 'twocycle'; need one of one-cycle"),
-        ({"schedule": {"name": "cosine", "warmup": 1.5}}, "warmup 1.5"),
+        ({"schedule": {"name": "cosine", "warmup": 1.5}}, "warmup = 1.5"),
         ({"ramp": {"name": "linear", "shares": 1}}, "'ramp.shares'"),
         ({"validation": {"attack": {"name": "pgd", "step": 5}}}, "'validation.attack.step'.*did you mean 'steps'"),
         ({"threat": "pose:30"}, "threat pose:30; need a norm"),

@@ -188,7 +188,7 @@ def test_fewer_examples_than_a_batch_make_one_batch() -> None:
         ({"epochs": 0}, "epochs 0"),
         ({"batch_size": 0}, "batch_size 0"),
         ({"lr": 0.0}, "lr 0.0"),
-        ({"average": 1.5}, "average 1.5"),
+        ({"average": 1.5}, "average = 1.5"),
         ({"clip": -1.0}, "clip -1.0"),
         ({"lr": 1e30}, "a loss of"),
         ({"seed": 2**70}, "seed 1180591620717411303424; need at most"),

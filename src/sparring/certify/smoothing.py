@@ -29,6 +29,7 @@ from torch import Tensor
 
 from sparring.certify.lipschitz import Slopes
 from sparring.errors import BadInput
+from sparring.limits import positive
 from sparring.models.victim import inference, scores
 from sparring.registry import register
 from sparring.streams import Streams
@@ -233,8 +234,7 @@ class Smoothing:
     slopes: Slopes | None = None
 
     def __post_init__(self) -> None:
-        if not (self.sigma > 0 and np.isfinite(self.sigma)):
-            raise BadInput(f"sigma {self.sigma}", "a positive number", "give it in the unit of the inputs")
+        positive(sigma=self.sigma)
         if not 0 < self.alpha < 0.5:
             raise BadInput(f"alpha {self.alpha}", "a chance above 0 and below 0.5", "take 0.001")
         if self.n0 < 1 or self.n < 1:
@@ -371,8 +371,7 @@ class Smoothed:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (self.sigma > 0 and np.isfinite(self.sigma)):
-            raise BadInput(f"sigma {self.sigma}", "a positive number", "give it in the unit of the inputs")
+        positive(sigma=self.sigma)
         if self.draws < 1:
             raise BadInput(f"{self.draws} samples", "1 or more", "take 1000")
 

@@ -9,8 +9,8 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from sparring.defences.settings import one_or_more
 from sparring.errors import BadInput
+from sparring.limits import one_or_more
 from sparring.streams import Streams
 from sparring.types import Defence, Model
 from sparring.views import RandomTransform, Transform, bpda

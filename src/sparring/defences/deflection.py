@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparring.defences.cleaning import RandomCleaning, images
-from sparring.defences.settings import not_negative
 from sparring.errors import BadInput
+from sparring.limits import not_negative
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.views import settled

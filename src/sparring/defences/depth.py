@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparring.defences.cleaning import Cleaning
-from sparring.defences.settings import one_or_more
+from sparring.limits import one_or_more
 from sparring.registry import register
 from sparring.views import settled, unchanged
 

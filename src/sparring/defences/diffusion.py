@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from sparring.defences.cleaning import Learning, RandomCleaning, images
 from sparring.defences.learning import afresh, taught
-from sparring.defences.settings import one_or_more
 from sparring.errors import BadInput
+from sparring.limits import one_or_more
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.types import Defence, Model

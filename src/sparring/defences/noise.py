@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sparring.defences.cleaning import RandomCleaning
-from sparring.defences.settings import not_negative
+from sparring.limits import not_negative
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.views import settled, stand

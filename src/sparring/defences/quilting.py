@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparring.defences.cleaning import Cleaning, Learning, images
-from sparring.defences.settings import one_or_more
 from sparring.errors import BadInput
+from sparring.limits import one_or_more
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.types import Defence, Model

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sparring.defences.cleaning import Cleaned, Learning, climbed
 from sparring.defences.learning import AnyPrecision, afresh, retrained, trainable
-from sparring.defences.settings import one_or_more, positive
+from sparring.limits import one_or_more, positive
 from sparring.registry import register
 from sparring.threats import linf
 from sparring.types import Defence, Model

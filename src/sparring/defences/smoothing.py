@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparring.defences.cleaning import Cleaning, images
-from sparring.defences.settings import positive
 from sparring.errors import BadInput
+from sparring.limits import positive
 from sparring.registry import register
 from sparring.views import settled
 

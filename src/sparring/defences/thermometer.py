@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from sparring.defences.cleaning import Learning
 from sparring.defences.learning import LAYERS, afresh, retrained, trainable
 from sparring.defences.replacing import Replacement
-from sparring.defences.settings import one_or_more
 from sparring.errors import BadInput
+from sparring.limits import one_or_more
 from sparring.registry import register
 from sparring.types import Defence, Model
 from sparring.views import settled

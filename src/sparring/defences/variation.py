@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparring.defences.cleaning import RandomCleaning, images
-from sparring.defences.settings import one_or_more, positive
 from sparring.defences.smoothing import bell
 from sparring.errors import BadInput
+from sparring.limits import one_or_more, positive
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.views import settled

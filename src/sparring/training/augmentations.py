@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparring.errors import BadInput
+from sparring.limits import below_one, fractions, not_negative, positive
 from sparring.norms import rows
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.training.contract import Objective, Searching, pinned
-from sparring.training.limits import fractions, not_negative, positive
 
 Augmentation = Callable[[Tensor, Streams], Tensor]
 
@@ -78,8 +78,7 @@ class turns:  # noqa: N801
 
     def __post_init__(self) -> None:
         not_negative(degrees=self.degrees)
-        if not 0 <= self.scale < 1:  # what is made smaller by all of its size is nowhere
-            raise BadInput(f"scale = {self.scale:g}", "a share from 0 up to but without 1", "take 0.1")
+        below_one(scale=self.scale)  # what is made smaller by all of its size is nowhere
 
     def __call__(self, x: Tensor, rng: Streams) -> Tensor:
         """The turned images, `(B, C, H, W)`."""

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from sparring.errors import BadInput
-from sparring.training.limits import not_negative
+from sparring.limits import below_one, not_negative
 
 Rate = Callable[[Optimizer, int], LRScheduler]
 
@@ -24,7 +24,7 @@ def one_cycle(*, warmup: float = 0.4, momentum: tuple[float, float] | None = (0.
     Raises:
         BadInput: `warmup` is no share, or `momentum` no two of them, the lower first.
     """
-    _share("warmup", warmup)
+    below_one(warmup=warmup)
     low, high = (0.0, 0.0) if momentum is None else _range("momentum", momentum)
 
     def rate(optimizer: Optimizer, steps: int) -> LRScheduler:
@@ -57,7 +57,7 @@ def cosine(*, warmup: float = 0.0) -> Rate:
 def piecewise(*, at: Sequence[float] = (0.5, 0.75), factor: float = 0.1, warmup: float = 0.0) -> Rate:
     """Times `factor` at each of these shares of the training (He et al., 2016; Rice et al., 2020)."""
     for share in at:
-        _share("at", share)
+        below_one(at=share)
     not_negative(factor=factor)
     return _shaped(lambda share: factor ** sum(share >= drop for drop in at), warmup)
 
@@ -72,7 +72,7 @@ RATES: dict[str, Callable[..., Rate]] = {
 
 def _shaped(shape: Callable[[float], float], warmup: float) -> Rate:
     """A rate of this shape over the share done, after it has climbed linearly for the share `warmup`."""
-    _share("warmup", warmup)
+    below_one(warmup=warmup)
 
     def rate(optimizer: Optimizer, steps: int) -> LRScheduler:
         def factor(step: int) -> float:
@@ -95,8 +95,3 @@ def _range(name: str, given: Any) -> tuple[float, float]:
     if len(pair) != 2 or not all(isinstance(one, int | float) for one in pair) or not 0 <= pair[0] <= pair[1] < 1:
         raise BadInput(f"{name} {given}", "two shares below 1, the lower first", "write for example [0.85, 0.95]")
     return float(pair[0]), float(pair[1])
-
-
-def _share(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise BadInput(f"{name} {value}", "a share from 0 up to but without 1", f"give another {name}")

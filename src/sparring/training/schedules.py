@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from sparring.limits import fractions
 from sparring.threats import Ball
-from sparring.training.limits import fractions
 from sparring.types import Attack
 
 

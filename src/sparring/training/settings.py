@@ -22,6 +22,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from sparring.attacks import pgd
 from sparring.digests import digest
 from sparring.errors import BadInput
+from sparring.limits import LARGEST_SEED
 from sparring.registry import Entry, find, members
 from sparring.spelling import hint
 from sparring.streams import Streams
@@ -29,7 +30,6 @@ from sparring.threats import Ball, parse
 from sparring.training.augmentations import Mixup, each
 from sparring.training.fitting import counted, fits, settings_of
 from sparring.training.hardware import Precision
-from sparring.training.limits import LARGEST_SEED
 from sparring.training.objectives import INNER, Objective, maximiser
 from sparring.training.rates import RATES, Rate, one_cycle
 from sparring.training.schedules import RAMPS

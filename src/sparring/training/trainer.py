@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from sparring.errors import BadInput, line
+from sparring.limits import LARGEST_SEED, below_one
 from sparring.streams import Streams
 from sparring.training.alarms import ALARMS, Alarm, Epoch
 from sparring.training.checkpoints import Checkpoints
 from sparring.training.contract import Objective, fresh, memory, pinned
 from sparring.training.hardware import Hardware, companions, polite_signals
 from sparring.training.layout import channels_first, channels_last, gradients_alike
-from sparring.training.limits import LARGEST_SEED
 from sparring.training.objectives import VAT, Labelled
 from sparring.training.objectives import Average as Mean
 from sparring.training.passes import Passes, gathering, norms
@@ -166,8 +166,8 @@ class Trainer:
                 raise BadInput(f"{name} {getattr(self, name)}", "1 or more", f"give a larger {name}")
         for name in ("average", "settled", "share"):
             value = getattr(self, name)
-            if not callable(value) and not 0 <= value < 1:
-                raise BadInput(f"{name} {value}", "a share from 0 up to but without 1", f"give another {name}")
+            if not callable(value):
+                below_one(**{name: value})
         for name, value in (("lr", self.lr), ("clip", self.clip)):
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise BadInput(f"{name} {value}", "a positive number", f"give another {name}")

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from sparring.errors import BadInput
+from sparring.limits import below_one
 from sparring.models.victim import inference
 from sparring.norms import divisor
 from sparring.training.passes import norms
@@ -146,8 +146,7 @@ def ema(network: nn.Module, decay: float = 0.999) -> Average:
     Raises:
         BadInput: a decay outside [0, 1).
     """
-    if not 0 <= decay < 1:
-        raise BadInput(f"a decay of {decay}", "a share from 0 up to but without 1", "take 0.999")
+    below_one(decay=decay)
     return Average(network, lambda n: min(decay, n / (n + 9)))
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from sparring.defences.detectors.detector import Learned, Score
-from sparring.defences.settings import one_or_more, positive
 from sparring.explain.stability import cosine
+from sparring.limits import one_or_more, positive
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.types import Model

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sparring.defences.detectors.detector import Learned, Score
 from sparring.defences.detectors.layers import features_of, quietly, standardised
-from sparring.defences.settings import positive
 from sparring.errors import BadInput
+from sparring.limits import positive
 from sparring.registry import register
 from sparring.types import Model
 

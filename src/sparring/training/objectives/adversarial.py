@@ -11,13 +11,13 @@ from torch.nn import functional
 
 from sparring.errors import BadInput
 from sparring.goals import Never
+from sparring.limits import fractions, not_negative
 from sparring.losses import cross_entropy
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball, parse
 from sparring.training.augmentations import Mixup
 from sparring.training.contract import Objective, Searching, pinned
-from sparring.training.limits import fractions, not_negative
 from sparring.training.objectives.inner import inner_pgd, noisy, random_start
 from sparring.training.objectives.minmax import Maximiser, MinMax, classes, said, searched, width
 from sparring.views import settled

@@ -17,11 +17,11 @@ from torch.nn import functional
 
 from sparring.errors import BadInput
 from sparring.goals import Never
+from sparring.limits import fractions, not_negative
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.training.contract import Searching
-from sparring.training.limits import fractions, not_negative
 from sparring.training.objectives.boxes import Box, ranked, ranked_by_lines, unsettled
 from sparring.training.objectives.inner import inner_pgd
 from sparring.training.objectives.minmax import Maximiser, searched

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparring.errors import BadInput
+from sparring.limits import not_negative
 from sparring.registry import register
 from sparring.search import finite
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.training.contract import Objective, Searching, pinned
-from sparring.training.limits import not_negative
 from sparring.training.objectives.adversarial import adversarial
 from sparring.training.objectives.inner import single_step
 from sparring.training.objectives.minmax import MinMax, slope

@@ -6,7 +6,6 @@ model is to be certified with.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,13 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sparring.errors import BadInput
 from sparring.goals import Never
+from sparring.limits import not_negative, one_or_more, positive
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.training.contract import Searching
-from sparring.training.limits import not_negative
 from sparring.training.objectives.inner import inner_pgd
 from sparring.training.objectives.minmax import Maximiser, searched
 from sparring.views import log_mean
@@ -95,29 +93,19 @@ def noisy(x: Tensor, sigma: float, draws: int, rng: Streams) -> list[Tensor]:
     return [x + sigma * rng.at("noise").at(i).normal(*x.shape[1:], device=x.device).to(x.dtype) for i in range(draws)]
 
 
-def _checked(sigma: float, draws: int = 1) -> float:
-    """The size of the noise.
-
-    Raises:
-        BadInput: one that is no size, or no draws.
-    """
-    if not (sigma > 0 and math.isfinite(sigma)):
-        raise BadInput(f"sigma {sigma}", "a positive number", "give it in the unit of the inputs")
-    if draws < 1:
-        raise BadInput(f"{draws} draws", "1 or more", "take 2")
-    return sigma
-
-
 @register("objectives", "gaussian", family="smoothing", passes="1", paper="Cohen et al., 2019")
 def gaussian(threat: Ball, *, sigma: float = 0.25) -> Gaussian:
     """Be right under Gaussian noise, to be smoothed afterwards (Cohen et al., 2019)."""
-    return Gaussian(sigma=_checked(sigma))
+    positive(sigma=sigma)
+    return Gaussian(sigma=sigma)
 
 
 @register("objectives", "smooth-adv", family="smoothing", passes="m (k + 1)", paper="Salman et al., 2019")
 def smooth_adv(threat: Ball, attack: Maximiser = inner_pgd, *, sigma: float = 0.25, draws: int = 2) -> SmoothAdv:
     """Be right under noise on the worst inputs of the smoothed model (Salman et al., 2019)."""
-    return SmoothAdv(threat=threat, attack=attack, sigma=_checked(sigma, draws), draws=draws)
+    positive(sigma=sigma)
+    one_or_more(draws=draws)
+    return SmoothAdv(threat=threat, attack=attack, sigma=sigma, draws=draws)
 
 
 @register("objectives", "consistency", family="smoothing", passes="m", paper="Jeong and Shin, 2020")
@@ -126,4 +114,6 @@ def consistency(
 ) -> Consistency:
     """Be right under noise, and say the same whatever the noise (Jeong and Shin, 2020)."""
     not_negative(weight=weight, doubt=doubt)
-    return Consistency(sigma=_checked(sigma, draws), draws=draws, weight=weight, doubt=doubt)
+    positive(sigma=sigma)
+    one_or_more(draws=draws)
+    return Consistency(sigma=sigma, draws=draws, weight=weight, doubt=doubt)

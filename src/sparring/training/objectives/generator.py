@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from sparring.attacks.advgan import Weights, convolved, kernel
 from sparring.errors import BadInput
+from sparring.limits import positive
 from sparring.models.victim import inference
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
-from sparring.training.limits import positive
 from sparring.training.objectives.minmax import MinMax, both, slope
 
 WIDTH = 16

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from sparring.errors import BadInput
+from sparring.limits import not_negative
 from sparring.losses import cross_entropy
 from sparring.registry import find, members
 from sparring.search import finite, forward, slope
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.training.fitting import counted, fits, settings_of
-from sparring.training.limits import not_negative
 from sparring.training.objectives.minmax import Maximiser
 from sparring.types import Goal, Loss, Model
 from sparring.views import settled

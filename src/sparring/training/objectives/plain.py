@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sparring.limits import fractions, positive
 from sparring.models.victim import inference
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.training.contract import Objective
-from sparring.training.limits import fractions, positive
 from sparring.training.objectives.minmax import loaded
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sparring.limits import fractions, not_negative
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.training.augmentations import shares
 from sparring.training.contract import Objective, Searching, pinned
-from sparring.training.limits import fractions, not_negative
 from sparring.training.objectives.inner import inner_pgd
 from sparring.training.objectives.minmax import (
     Apart,

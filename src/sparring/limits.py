@@ -1,4 +1,4 @@
-"""What the numbers of a training may be: what is outside of that is refused in one line, before any work."""
+"""What settings may be: numbers outside of that are refused in one line, before any work."""
 
 from __future__ import annotations
 
@@ -41,3 +41,25 @@ def positive(**given: float) -> None:
     for name, value in given.items():
         if not 0 < value < math.inf:
             raise BadInput(f"{name} = {value:g}", "a number above 0", "give another one")
+
+
+def below_one(**given: float) -> None:
+    """Look at shares of which something has to be left, by their names.
+
+    Raises:
+        BadInput: one that is not from 0 up to but without 1.
+    """
+    for name, value in given.items():
+        if not 0 <= value < 1:
+            raise BadInput(f"{name} = {value:g}", "a share from 0 up to but without 1", "give another one")
+
+
+def one_or_more(**given: int) -> None:
+    """Look at counts, by their names.
+
+    Raises:
+        BadInput: one of less than one.
+    """
+    for name, value in given.items():
+        if value < 1:
+            raise BadInput(f"{name} = {value}", "one or more", "give another one")
