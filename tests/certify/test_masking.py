@@ -150,7 +150,11 @@ def test_scores_that_are_large_under_a_patch_round_no_answer_away() -> None:
 
 def test_a_lead_that_rounding_may_take_is_none() -> None:
     outputs = torch.tensor([[1.0, 0.5], [100.0, 99.9995], [1.0, torch.nan], [5.0, -torch.inf], [0.0, 1.0]])
-    assert (leads(outputs, torch.zeros(5, dtype=torch.int64)) > 0).tolist() == [True, False, False, True, False]
+    first = torch.zeros(5, dtype=torch.int64)
+    assert (leads(outputs, first) > 0).tolist() == [True, False, False, True, False]
+    assert (leads(torch.tensor([[1, 0], [1, 1]]), first[:2]) > 0).tolist() == [True, False]
+    near = torch.tensor([[1.0, 0.99], [1.0, 0.9]]).bfloat16()
+    assert (leads(near, first[:2]) > 0).tolist() == [False, True]
 
 
 def digits(limit: int = 20) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from sparring.types import Model
 from sparring.views import mean, stand
 
 ROUNDING = 1e-5
-"""Of the larger of the two best scores: a lead that is smaller, another batch may round away."""
+"""Of the larger of the two best scores: a lead that is smaller, another batch may round away, in float32."""
 
 
 def spans(length: int, side: int, count: int) -> list[tuple[int, int]]:
@@ -38,17 +38,14 @@ def spans(length: int, side: int, count: int) -> list[tuple[int, int]]:
     return [(start, start + long) for start in starts]
 
 
-def hide(x: Tensor, hidden: Tensor, fill: float) -> Tensor:
-    """Images with these pixels, bool `(H, W)` or one for each image, filled."""
-    return x.masked_fill(hidden if hidden.dim() == 2 else hidden.unsqueeze(1), fill)
-
-
 def leads(outputs: Tensor, labels: Tensor) -> Tensor:
     """By how much the label's score leads, `(B,)`, less what rounding may take; NaN leads nothing."""
+    half = outputs.is_floating_point() and outputs.dtype.itemsize < 4
+    rounding, outputs = torch.finfo(outputs.dtype).eps * 4 if half else ROUNDING, outputs.double()
     own = outputs.gather(1, labels.unsqueeze(1)).squeeze(1)
     other = outputs.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
-    lead = own - other - ROUNDING * torch.maximum(own.abs(), other.abs().nan_to_num(posinf=0.0))
-    return lead.nan_to_num(nan=-torch.inf)
+    lead = own - other - rounding * torch.maximum(own.abs(), other.abs().nan_to_num(posinf=0.0))
+    return lead.nan_to_num(nan=-torch.inf).float()
 
 
 class DoubleMasked(nn.Module):
@@ -76,7 +73,7 @@ class DoubleMasked(nn.Module):
         for i, window in enumerate(windows):
             rows = (open_ & (votes[i] != majority)).nonzero().flatten()
             if len(rows):
-                twice = self.masking.round(self.model, hide(x[rows], window, self.masking.fill), windows)
+                twice = self.masking.round(self.model, x[rows].masked_fill(window, self.masking.fill), windows)
                 kept = torch.stack([outputs.argmax(1) == votes[i, rows] for outputs in twice]).all(0)
                 said = said.index_copy(0, rows[kept], twice[0][kept])
                 open_[rows[kept]] = False
@@ -114,7 +111,8 @@ class PatchCleanser:
 
     `masks` windows along each side of the image hide any patch of the threat, filled with `fill`: more windows hide
     less, and cost more. A model that has seen images with holes keeps more of its accuracy (the augmentation `cutout`).
-    What is proved is about `defend(model)`, not about the model, and holds for models that are not random.
+    What is proved is about `defend(model)`, not about the model, and holds for models that are not random. Whether
+    another batch rounds otherwise is left room for by the type of the outputs: not for half precision inside.
     """
 
     threat: Patch
@@ -141,7 +139,7 @@ class PatchCleanser:
 
     def round(self, model: Model, x: Tensor, windows: Tensor) -> list[Tensor]:
         """Outputs with each of the windows hidden."""
-        return [model(hide(x, window, self.fill)) for window in windows]
+        return [model(x.masked_fill(window, self.fill)) for window in windows]
 
     def defend(self, model: Model) -> Model:
         """The model behind double masking."""
@@ -162,8 +160,8 @@ class PatchCleanser:
             if not len(left):
                 break
             with torch.no_grad():
-                outputs = model(hide(x[left], hidden, self.fill))
-            least[left] = torch.minimum(least[left], leads(outputs, labels[left]).to(least))
+                outputs = model(x[left].masked_fill(hidden, self.fill))
+            least[left] = torch.minimum(least[left], leads(outputs, labels[left]))
             left = left[least[left] > 0]
         return least
 
