@@ -94,7 +94,7 @@ def page(
         undrawn=say["comma"].join(result.name for result in results if result.verdict == "invalid"),
         pairs=[_pair(first, second, say) for first, second in combinations(results, 2)],
         settings=_side_by_side(
-            [{"threat": threat_text(r, say), "seed": r.seed} | _counted(r) | r.settings for r in results]
+            [{"threat": threat_text(r, say), "seed": r.seed} | _counted(r) | r.settings | _named(r) for r in results]
         ),
         environment=_side_by_side([result.environment for result in results]),
         before=[_section(section, f"b{i}") for i, section in enumerate(sections) if section.place == "before"],
@@ -302,6 +302,12 @@ def _side_by_side(tables: Sequence[Mapping[str, object]]) -> list[tuple[str, lis
 
 def _counted(result: Result) -> dict[str, int]:
     return {"examples": result.examples} if result.examples else {}
+
+
+def _named(result: Result) -> dict[str, str]:
+    """The classes, as a reader wants them."""
+    known = derive.classes(result)
+    return {"classes": ", ".join(known)} if known else {}
 
 
 def _coded(text: str) -> Markup:
