@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,3 +207,21 @@ def test_importing_data_imports_no_optional_framework():
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int32", "bool"])
+def test_labels_of_ones_own_data_are_int64(tmp_path: Path, kind: str) -> None:
+    lines = (
+        "import torch",
+        "class Mine:",
+        "    name, classes = 'mine', ()",
+        "    def __len__(self):",
+        "        return 4",
+        "    def take(self, rows):",
+        f"        return torch.rand(len(rows), 3), torch.ones(len(rows), dtype=torch.{kind})",
+        "def data():",
+        "    return Mine()",
+    )
+    (tmp_path / "mine.py").write_text("\n".join(lines))
+    with pytest.raises(BadInput, match=f"labels of torch.{kind} in mine; need int64"):
+        load(f"{tmp_path / 'mine.py'}:data")

@@ -214,13 +214,13 @@ def _from_value(spec: str, value: Any) -> Data:
 
 
 def agreed(data: Data) -> Data:
-    """A data set of one's own, whose first example has the types that `Data` agrees on.
+    """A data set of one's own, whose first label has the type that `Data` agrees on; tasks may have numbers.
 
     Raises:
-        BadInput: labels that are not int64: smaller ones are masks to torch, or no labels at all.
+        BadInput: labels of other whole numbers than int64: smaller ones are masks to torch, or no labels at all.
     """
     _, labels = data.take([0])
-    if labels.dtype != torch.int64:
+    if labels.dim() == 1 and not labels.is_floating_point() and labels.dtype != torch.int64:
         raise BadInput(f"labels of {labels.dtype} in {data.name}", "int64", "let take() give labels.long()")
     return data
 
