@@ -284,6 +284,10 @@ def flat(data: Data) -> Data:
         (few(16), standard, {"hardware": Hardware(device="foo")}, "the device 'foo'"),
         (few(16), mixup(linf(0.1), classes=3), {}, "mixtures of 3 classes; need 10"),
         (few(16), Mixup(vat(linf(0.1)), 10), {"extra": Unlabelled(few(8))}, "mixtures with .* without labels"),
+        (few(16), Mean((standard, Mixup(standard, 3))), {}, "mixtures of 3 classes; need 10"),
+        (Unlabelled(few(16)), Mixup(standard, 10), {}, "mixtures with .* without labels"),
+        (Unlabelled(few(16)), standard, {}, "label -1 in .*; need labels from 0"),
+        (few(16), adversarial(linf(0.1)), {"extra": Unlabelled(few(8))}, "label -1 in .*; need labels from 0"),
         (few(16), adversarial(linf(0.1), partial(inner_pgd, steps=0)), {}, "0 steps"),
         (flat(few(16)), against_generator(linf(0.1)), {}, r"inputs \(784,\); need images"),
         *(
