@@ -1,9 +1,9 @@
 """What double masking is worth against patches: how many images it certifies, and what attacks leave standing.
 
 Two small networks on each data set, one trained as usual and one with holes cut into its images. For every size of a
-patch: right as they are, and left standing by an attack (`sparring.attacks.patch`) on the network alone; right behind
-double masking, left standing by the same attack through its adaptive view, which what was transferred from the network
-alone counts for too, and certified. The truth behind double masking lies between the last two. Six windows a side.
+patch: right as they are, and left standing by an attack (`sparring.attacks.patch`) on the network alone; then behind
+double masking: right, left standing by those same images, left standing by the attack through the adaptive view (what
+those images break is broken here too), and certified. The truth lies between the last two. Six windows a side.
 
     python benchmarks/patches.py [--data mnist] [--examples 200] [--train 20000]
 """

@@ -189,6 +189,21 @@ def test_what_is_proved_stands_under_attack_and_a_run_goes_on(tmp_path) -> None:
     assert bool(stand[proved].all())
 
 
+def test_scores_in_numpy_will_do() -> None:
+    x, labels = digits(10)
+    network, data, threat = convolutional(), Arrays("digits", x, labels), Patch(0.01)
+
+    def scores(given: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return np.asarray(network(torch.from_numpy(np.asarray(given, dtype=np.float32))))
+
+    victims = [adopt(one, name="net", example=x[:1]) for one in (network, scores)]
+    assert [one.access for one in victims] == ["gradients", "scores"]
+    told = [prove(one, data, threat, patch_cleanser(threat)) for one in victims]
+    assert [one.certified for one in told[0].per_example] == [one.certified for one in told[1].per_example]
+    assert told[0].certified > 0
+
+
 def test_what_can_not_be_proved_is_refused_in_a_line() -> None:
     x, labels = digits(2)
     data = Arrays("digits", x, labels)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sparring.domains.images.threats import Patch
 from sparring.errors import BadInput
+from sparring.limits import one_or_more
 from sparring.registry import register
 from sparring.types import Model
 from sparring.views import mean, stand
@@ -65,7 +66,10 @@ class DoubleMasked(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Scores `(B, K)`."""
         windows = self.masking.windows(x)
-        once = self.masking.round(self.model, x, windows)
+        return self.decided(x, windows, self.masking.round(self.model, x, windows))
+
+    def decided(self, x: Tensor, windows: Tensor, once: list[Tensor]) -> Tensor:
+        """The same, of the outputs of the first round."""
         votes = torch.stack([outputs.argmax(1) for outputs in once])
         majority = votes.mode(0).values
         said = _first(once, majority)
@@ -97,12 +101,11 @@ class Climbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores `(B, K)`."""
+        deployed, windows = self.deployed, self.deployed.masking.windows(x)
+        once = deployed.masking.round(deployed.model, x, windows)
         with torch.no_grad():
-            value: Tensor = self.deployed(x)
-        if not (torch.is_grad_enabled() and x.requires_grad):
-            return value
-        masking = self.deployed.masking
-        return stand(value, mean(masking.round(self.deployed.model, x, masking.windows(x))))
+            value = deployed.decided(x, windows, once)
+        return stand(value, mean(once)) if torch.is_grad_enabled() else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +125,7 @@ class PatchCleanser:
     differentiable: bool = False
 
     def __post_init__(self) -> None:
-        if self.masks < 1:
-            raise BadInput(f"{self.masks} masks a side", "one or more", "take 6")
+        one_or_more(masks=self.masks)
         if not math.isfinite(self.fill):
             raise BadInput(f"a fill of {self.fill}", "a finite number", "take that of an empty pixel")
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, Field
@@ -85,11 +85,8 @@ class Bounds:
     data: Data
     threat: Ball
     certificate: Certificate
-
-    @property
-    def needed(self) -> float:
-        """What a bound has to be above."""
-        return 0.0
+    needed: ClassVar[float] = 0.0
+    """What a bound has to be above."""
 
     def batches(self, examples: Sequence[int]) -> Iterator[Bout]:
         """What is said of these examples, as it comes: one by one where each takes seconds.
@@ -97,9 +94,7 @@ class Bounds:
         Raises:
             BadInput: inputs that are not finite, or outside of the bounds; labels that the model does not have.
         """
-        size = self.certificate.at_once(self.net)
-        for start in range(0, len(examples), size):
-            yield self._batch(examples[start : start + size])
+        return map(self._batch, _in_turn(examples, self.certificate.at_once(self.net)))
 
     def _batch(self, examples: Sequence[int]) -> Bout:
         began = time.perf_counter()
@@ -187,11 +182,8 @@ class Masked:
     data: Data
     masking: PatchCleanser
     classes: int
-
-    @property
-    def needed(self) -> float:
-        """What a lead has to be above."""
-        return 0.0
+    needed: ClassVar[float] = 0.0
+    """What a lead has to be above."""
 
     def batches(self, examples: Sequence[int]) -> Iterator[Bout]:
         """What is said of these examples, as it comes.
@@ -199,8 +191,7 @@ class Masked:
         Raises:
             BadInput: inputs that are not finite, or outside of the bounds; labels that the model does not have.
         """
-        for start in range(0, len(examples), AT_ONCE):
-            yield self._batch(examples[start : start + AT_ONCE])
+        return map(self._batch, _in_turn(examples, AT_ONCE))
 
     def _batch(self, examples: Sequence[int]) -> Bout:
         began = time.perf_counter()
@@ -228,6 +219,11 @@ class Masked:
 
 AT_ONCE = 16
 """Examples that double masking looks at together: what a killed run may lose."""
+
+
+def _in_turn(examples: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """So many of the examples at a time."""
+    return (examples[start : start + size] for start in range(0, len(examples), size))
 
 
 def with_slopes(how: Smoothing, victim: Victim, data: Data) -> Smoothing:

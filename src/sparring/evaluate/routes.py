@@ -116,11 +116,11 @@ STACKED = 64
 class Stacks(TorchFunctionMode):
     """While active, `hook(call, y)` after every function of torch that gives what may be scores of several networks.
 
-    Of B inputs of a `shape`, `(B, n, K)` or `(n, B, K)`: heads that are no modules, say. Heard is the mean of their
-    log-probabilities. Calls are counted down from -1.
+    Of B inputs of a `shape`, `(B, n, K)` or `(n, B, K)`: heads that are no modules, say. `y` has the scores of each,
+    `(B, K)`. Calls are counted down from -1.
     """
 
-    def __init__(self, shape: torch.Size, hook: Callable[[int, Tensor], object]) -> None:
+    def __init__(self, shape: torch.Size, hook: Callable[[int, Sequence[Tensor]], object]) -> None:
         super().__init__()
         self.shape, self.hook, self.calls, self.count = shape, hook, 0, 0
 
@@ -137,7 +137,7 @@ class Stacks(TorchFunctionMode):
             if 2 <= value.shape[members] <= STACKED and value.shape[1 - members] == self.count:
                 self.calls -= 1
                 with torch._C.DisableTorchFunction():
-                    self.hook(self.calls, mean([_logarithms(one) for one in value.unbind(members)]))
+                    self.hook(self.calls, value.unbind(members))
         return value
 
 
@@ -158,13 +158,13 @@ class Part:
             said: list[Tensor] = []
             with (
                 listening(lambda call, module, given, y: said.append(y) if call in self.calls else None),
-                Stacks(x.shape[1:], lambda call, y: said.append(y) if call in self.calls else None),
+                Stacks(x.shape[1:], lambda call, y: said.append(_voted(y)) if call in self.calls else None),
             ):
                 outputs = model(x)
             fits = [y[: len(outputs)] for y in said if y.shape[1:] == outputs.shape[1:] and len(y) >= len(outputs)]
             if len(fits) < len(self.calls):
                 return outputs
-            y, trace = fits[0] if len(fits) == 1 else mean([_logarithms(one) for one in fits]), 1 * outputs
+            y, trace = fits[0] if len(fits) == 1 else _voted(fits), 1 * outputs
             if trace.requires_grad:  # passes are counted by it, however small the gradient
                 trace.register_hook(lambda g: torch.finfo(g.dtype).tiny * g.sign())  # type: ignore[no-untyped-call]
             return stand(y, y + trace)
@@ -178,6 +178,11 @@ class Part:
 def _logarithms(outputs: Tensor) -> Tensor:
     """Log-probabilities, of logits or of probabilities."""
     return log_probabilities(outputs) if are_probabilities(outputs) else outputs.log_softmax(1)
+
+
+def _voted(each: Sequence[Tensor]) -> Tensor:
+    """The mean of log-probabilities, by which a vote of all is won."""
+    return mean([_logarithms(one) for one in each])
 
 
 def parts(model: Model, x: Tensor) -> tuple[Part, ...]:
@@ -238,8 +243,8 @@ def _said(model: Model, x: Tensor, *, alike: bool = True) -> tuple[Tensor, dict[
             said[call] = y.detach()
             heads.update([call] * (given[:1].numel() != x[:1].numel()))  # of a flattened input too
 
-    def stacked(call: int, y: Tensor) -> None:
-        said[call] = y.detach()
+    def stacked(call: int, y: Sequence[Tensor]) -> None:
+        said[call] = _voted(y).detach()
         heads.add(call)
 
     with torch.no_grad(), listening(note), Stacks(x.shape[1:], stacked):
