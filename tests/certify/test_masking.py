@@ -211,6 +211,9 @@ def test_what_can_not_be_proved_is_refused_in_a_line() -> None:
     shaky = adopt(lambda x: torch.randn(len(x), 10), name="shaky", example=x[:1])
     with pytest.raises(BadInput, match="one that is not random"):
         prove(shaky, data, Patch(0.02), masking)
+    silent = adopt(lambda x: x.flatten(1)[:, :10] * torch.nan, name="silent", example=x[:1])
+    with pytest.raises(BadInput, match="silent, whose scores are NaN"):
+        prove(silent, data, Patch(0.02), masking)
     steady = adopt(convolutional(), name="net", example=x[:1])
     with pytest.raises(BadInput, match="one threat"):
         prove(steady, data, Patch(0.05), masking)

@@ -317,10 +317,12 @@ def _steadily(victim: Victim, x: Tensor) -> int:
     """How many classes a model has that says the same of an input whenever it is asked.
 
     Raises:
-        BadInput: one that is random.
+        BadInput: one that is random, or says NaN.
     """
     with inference(victim), torch.no_grad():
         one, other = (scores(asked(victim), x.to(home(victim))) for _ in range(2))
+    if bool(one.isnan().any()):
+        raise BadInput(f"{victim.name}, whose scores are NaN", "numbers", "run: sparring doctor")
     if not agree(one, other):
         raise BadInput(
             f"{victim.name}, which gives other outputs at every call", "one that is not random", "use smoothing, in l2"
