@@ -24,7 +24,8 @@ from defences import striding
 from sparring.attacks import patch
 from sparring.certify import patch_cleanser
 from sparring.data import Arrays, first, load
-from sparring.domains.images.threats import Patch
+from sparring.domains.images.patches import patch as square
+from sparring.domains.images.patches import side_of
 from sparring.evaluate.defended import face
 from sparring.evaluate.proofs import prove
 from sparring.models.loading import adopt
@@ -53,7 +54,7 @@ def trained(name: str, data: Data) -> dict[str, nn.Module]:
 
 def measure(network: nn.Module, data: Data, share: float) -> dict[str, Any]:
     """A row: shares of the examples, and seconds."""
-    threat, began = Patch(share), time.perf_counter()
+    threat, began = square(share), time.perf_counter()
     masking = patch_cleanser(threat)
     proofs = prove(adopt(network, example=data.take([0])[0]), data, threat, masking)
     proved = time.perf_counter()
@@ -87,10 +88,10 @@ def main() -> None:
     for way, network in trained(given.data, lessons).items():
         for share in SHARES:
             row = measure(network, data, share)
-            cases.append({"trained": way, "share": share, "pixels": Patch(share).side(x), **row})
+            cases.append({"trained": way, "share": share, "pixels": side_of(share, x), **row})
             shares = [f"{row[key]:.1%}" for key in tuple(row)[:-1]]
             took = "{proofs:.0f} + {attacks:.0f}".format(**row["seconds"])
-            table.add_row(way, f"{Patch(share).side(x)}^2, {share:.0%}", *shares, took)
+            table.add_row(way, f"{side_of(share, x)}^2, {share:.0%}", *shares, took)
             print(way, share, *shares, flush=True)
     Console(width=130).print(table)
     whole = {key: value for key, value in last("patches").items() if key in NETWORKS}

@@ -126,7 +126,8 @@ BOUNDS = click.option(
     "--bounds", nargs=2, type=float, default=(0.0, 1.0), show_default=True, help="Range of the inputs."
 )
 THREAT = _options(
-    click.option("--threat", required=True, metavar="NORM:EPS", help="linf:8/255, l2:0.5, l1:10, l0:20."), BOUNDS
+    click.option("--threat", required=True, metavar="NORM:EPS", help="linf:8/255, l2:0.5, l1:10, l0:20, patch:0.02."),
+    BOUNDS,
 )
 THREAT_IF_ANY = _options(
     click.option("--threat", metavar="NORM:EPS", help="As for an audit. [default: linf, 8/255 of the range]"), BOUNDS
@@ -591,12 +592,13 @@ def demo(out: Path, language: Any) -> int:
 
 
 def _bout(given: dict[str, Any]) -> tuple[Victim, Data, Ball]:
-    """Model, data and a threat that is the ball of a norm."""
+    """Model, data and a threat that is the ball of a norm, or a patch."""
     from sparring.threats import Ball
 
     threat = _threat(given)
     if not isinstance(threat, Ball):
-        raise BadInput(f"threat {threat}", "a norm: linf, l2, l1 or l0", "use sparring attack, which takes any threat")
+        need = "a norm (linf, l2, l1 or l0), or patch"
+        raise BadInput(f"threat {threat}", need, "use sparring attack, which takes any threat")
     return *_met(given), threat
 
 

@@ -74,9 +74,14 @@ class Around:
         return Around(self.project, self.x.index_select(0, rows))
 
 
-def _around(norm: Norm, x: Tensor, eps: float, low: float, high: float) -> Around:
-    """Project as ever."""
+def around(norm: Norm, x: Tensor, eps: float, low: float, high: float) -> Around:
+    """A norm's `around` where nothing can be worked out once."""
     return Around(partial(norm.project, eps=eps, low=low, high=high), x)
+
+
+def in_eps(norm: Norm, eps: float, width: float) -> float:
+    """A norm's `unit` where eps is in input units."""
+    return eps
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ class Linf:
 
     name: str = "linf"
     counts: ClassVar[bool] = False
+    unit = in_eps
 
     def size(self, delta: Tensor) -> Tensor:
         """`max |delta_i|`."""
@@ -135,7 +141,8 @@ class L2:
 
     name: str = "l2"
     counts: ClassVar[bool] = False
-    around = _around
+    unit = in_eps
+    around = around
 
     def size(self, delta: Tensor) -> Tensor:
         """`sqrt(sum delta_i^2)`."""
@@ -184,7 +191,8 @@ class L1:
 
     name: str = "l1"
     counts: ClassVar[bool] = False
-    around = _around
+    unit = in_eps
+    around = around
 
     def size(self, delta: Tensor) -> Tensor:
         """`sum |delta_i|`."""
@@ -241,7 +249,11 @@ class L0:
 
     name: str = "l0"
     counts: ClassVar[bool] = True
-    around = _around
+    around = around
+
+    def unit(self, eps: float, width: float) -> float:
+        """As if all of eps were at one coordinate."""
+        return eps * width
 
     def size(self, delta: Tensor) -> Tensor:
         """The count of non-zero coordinates."""

@@ -22,7 +22,7 @@ TOLERANCE = 1e-6
 class Ball:
     """Every `z` within `eps` of `x` in a norm, and within the box of valid inputs.
 
-    `eps`, `low` and `high` are in input units; for L0 `eps` counts coordinates.
+    `eps`, `low` and `high` are in input units; for L0 `eps` counts coordinates, for patches it is a share of the image.
     """
 
     norm: Norm
@@ -44,8 +44,8 @@ class Ball:
 
     @property
     def unit(self) -> float:
-        """What steps are measured in, in input units: eps, times the width of the box where eps is a count."""
-        return self.eps * (self.width if self.norm.counts else 1.0)
+        """What steps are measured in, in input units."""
+        return self.norm.unit(self.eps, self.width)
 
     def at(self, eps: float) -> Ball:
         """The same threat at another size."""

@@ -63,12 +63,16 @@ class Norm(Protocol):
 
     @property
     def name(self) -> str:
-        """linf, l2, l1 or l0."""
+        """linf, l2, l1 or l0, or that of what only some inputs have, as images have patches."""
         ...
 
     @property
     def counts(self) -> bool:
-        """Whether sizes are counts of coordinates, and not in input units."""
+        """Whether sizes say how many coordinates change, and not how far: the box bounds that."""
+        ...
+
+    def unit(self, eps: float, width: float) -> float:
+        """What steps are measured in, in input units, where the box is so wide."""
         ...
 
     def size(self, delta: Tensor) -> Tensor:

@@ -19,13 +19,14 @@ from sparring.certify import PatchCleanser, interval, patch_cleanser
 from sparring.certify.masking import leads, spans
 from sparring.cli import cli
 from sparring.data import Arrays
-from sparring.domains.images.threats import Patch
+from sparring.domains.images.patches import patch as square
+from sparring.domains.images.patches import side_of
 from sparring.errors import BadInput
 from sparring.evaluate.proofs import prove
 from sparring.goals import Untargeted
 from sparring.models.loading import adopt
 from sparring.streams import Streams
-from sparring.threats import linf, parse
+from sparring.threats import Ball, linf, parse
 from sparring.zoo.honest import convolutional
 
 SIDE = 2
@@ -85,9 +86,9 @@ def test_every_patch_is_hidden_whole_by_one_of_the_spans(length: int, side: int,
 @pytest.mark.parametrize(("shape", "masks"), [((1, 9), 4), ((1, 9), 3), ((2, 7), 3), ((3, 5), 2)])
 def test_no_patch_changes_what_is_proved_and_answers_are_those_of_the_paper(shape: tuple[int, int], masks: int) -> None:
     pixels, proved, changed = shape[0] * shape[1], 0, 0
-    square = Patch(SIDE**2 / pixels)
-    masking, images = PatchCleanser(threat=square, masks=masks), Streams.of(3, range(6)).uniform(1, *shape).round()
-    assert square.side(images) == SIDE
+    threat = square(SIDE**2 / pixels)
+    masking, images = PatchCleanser(threat=threat, masks=masks), Streams.of(3, range(6)).uniform(1, *shape).round()
+    assert side_of(threat.eps, images) == SIDE
     for seed in range(60):
         model = drawn(seed, pixels, wrong=0.05 * (1 + seed % 8))
         deployed, windows = masking.defend(model), list(masking.windows(images))
@@ -106,7 +107,7 @@ def test_no_patch_changes_what_is_proved_and_answers_are_those_of_the_paper(shap
 
 
 def test_a_patch_that_hides_the_whole_image_leaves_nothing_to_prove() -> None:
-    masking = patch_cleanser(Patch(1.0))
+    masking = patch_cleanser(square(1.0))
     network, x = convolutional(), torch.rand(4, 1, 28, 28)
     assert masking.windows(x).all()
     blank = int(network(torch.zeros(1, 1, 28, 28)).argmax())
@@ -114,7 +115,7 @@ def test_a_patch_that_hides_the_whole_image_leaves_nothing_to_prove() -> None:
 
 
 def test_of_a_patch_without_pixels_what_is_right_is_proved() -> None:
-    masking, network, x = patch_cleanser(Patch(0.0)), convolutional(), torch.rand(4, 1, 28, 28)
+    masking, network, x = patch_cleanser(square(0.0)), convolutional(), torch.rand(4, 1, 28, 28)
     outputs = network(x)
     assert torch.equal(masking.defend(network)(x), outputs)
     assert (masking.least(network, x, outputs.argmax(1)) > 0).all()
@@ -122,13 +123,13 @@ def test_of_a_patch_without_pixels_what_is_right_is_proved() -> None:
 
 def test_rows_do_not_see_each_other() -> None:
     x, network = torch.rand(6, 1, 28, 28), convolutional()
-    view = patch_cleanser(Patch(0.02), masks=3).defend(network)
+    view = patch_cleanser(square(0.02), masks=3).defend(network)
     with torch.no_grad():
         assert torch.allclose(view(x), torch.cat([view(one) for one in x.split(1)]), atol=1e-5)
 
 
 def test_the_adaptive_view_has_the_same_outputs_and_a_slope() -> None:
-    masking, network = patch_cleanser(Patch(0.02), masks=3), convolutional()
+    masking, network = patch_cleanser(square(0.02), masks=3), convolutional()
     x = torch.rand(5, 1, 28, 28).requires_grad_()
     climbed = masking.adaptive(network)(x)
     assert torch.equal(climbed, masking.defend(network)(x))
@@ -137,7 +138,7 @@ def test_the_adaptive_view_has_the_same_outputs_and_a_slope() -> None:
 
 
 def test_scores_that_are_large_under_a_patch_round_no_answer_away() -> None:
-    x, masking = torch.zeros(1, 1, 28, 28), patch_cleanser(Patch(0.02))
+    x, masking = torch.zeros(1, 1, 28, 28), patch_cleanser(square(0.02))
     z = x.clone()
     z[..., 5, 5] = 1.0
     for scale in Streams.of(0, range(200)).uniform(1).flatten():
@@ -165,12 +166,13 @@ def digits(limit: int = 20) -> tuple[Tensor, Tensor]:
 
 def test_what_is_proved_stands_under_attack_and_a_run_goes_on(tmp_path) -> None:  # type: ignore[no-untyped-def]
     threat, network = parse("patch:0.01"), convolutional()
-    masking = patch_cleanser(threat, masks=4)  # type: ignore[arg-type]
+    assert isinstance(threat, Ball)
+    masking = patch_cleanser(threat, masks=4)
     x, labels = digits(40)
     data, victim = Arrays("digits", x, labels), adopt(network, name="net", example=x[:1])
     whole = prove(victim, data, threat, masking)
     assert 0 < whole.certified < whole.right
-    assert whole.threat == {"name": "patch:0.01", "low": 0.0, "high": 1.0}
+    assert whole.threat == {"norm": "patch", "eps": 0.01, "low": 0.0, "high": 1.0}
 
     def stop(stage: str, done: int, total: int) -> None:
         if done >= 16:
@@ -191,7 +193,7 @@ def test_what_is_proved_stands_under_attack_and_a_run_goes_on(tmp_path) -> None:
 
 def test_scores_in_numpy_will_do() -> None:
     x, labels = digits(10)
-    network, data, threat = convolutional(), Arrays("digits", x, labels), Patch(0.01)
+    network, data, threat = convolutional(), Arrays("digits", x, labels), square(0.01)
 
     def scores(given: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -207,27 +209,27 @@ def test_scores_in_numpy_will_do() -> None:
 def test_what_can_not_be_proved_is_refused_in_a_line() -> None:
     x, labels = digits(2)
     data = Arrays("digits", x, labels)
-    masking = patch_cleanser(Patch(0.02))
+    masking = patch_cleanser(square(0.02))
     shaky = adopt(lambda x: torch.randn(len(x), 10), name="shaky", example=x[:1])
     with pytest.raises(BadInput, match="one that is not random"):
-        prove(shaky, data, Patch(0.02), masking)
+        prove(shaky, data, square(0.02), masking)
     silent = adopt(lambda x: x.flatten(1)[:, :10] * torch.nan, name="silent", example=x[:1])
     with pytest.raises(BadInput, match="silent, whose scores are NaN"):
-        prove(silent, data, Patch(0.02), masking)
+        prove(silent, data, square(0.02), masking)
     steady = adopt(convolutional(), name="net", example=x[:1])
     with pytest.raises(BadInput, match="one threat"):
-        prove(steady, data, Patch(0.05), masking)
+        prove(steady, data, square(0.05), masking)
     with pytest.raises(BadInput, match="one threat"):
         prove(steady, data, linf(0.1), masking)
-    with pytest.raises(BadInput, match="a norm"):
-        prove(steady, data, Patch(0.02), interval())
+    with pytest.raises(BadInput, match="linf, l2 or l1"):
+        prove(steady, data, square(0.02), interval())
     flat = Arrays("flat", x.flatten(1), labels)
     with pytest.raises(BadInput, match="images"):
-        prove(adopt(lambda x: x[:, :10], name="flat", example=x.flatten(1)[:1]), flat, Patch(0.02), masking)
+        prove(adopt(lambda x: x[:, :10], name="flat", example=x.flatten(1)[:1]), flat, square(0.02), masking)
     with pytest.raises(BadInput, match="one or more"):
-        patch_cleanser(Patch(0.02), masks=0)
+        patch_cleanser(square(0.02), masks=0)
     with pytest.raises(BadInput, match="finite"):
-        patch_cleanser(Patch(0.02), fill=float("nan"))
+        patch_cleanser(square(0.02), fill=float("nan"))
 
 
 GIVEN = ["certify", "sparring.zoo.honest:convolutional", "--data", "digits", "--limit", "10"]

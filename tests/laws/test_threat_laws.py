@@ -7,7 +7,9 @@ import pytest
 import torch
 from toy import SIZES, inputs, threat_of
 
-from sparring.domains.images.threats import Corruption, Flow, Patch, Pose, Recolour
+from sparring.domains.images.patches import patch as square
+from sparring.domains.images.patches import side_of
+from sparring.domains.images.threats import Corruption, Flow, Pose, Recolour
 from sparring.errors import BadInput
 from sparring.registry import members
 from sparring.streams import Streams
@@ -37,7 +39,7 @@ def allowed(kind, threat, x, rng):
     if kind == "recolour":
         return (x + threat.eps * torch.sin(40 * (x - low) / (high - low))).clamp(low, high)
     if kind == "patch":
-        z, side = x.clone(), threat.side(x)
+        z, side = x.clone(), side_of(threat.eps, x)
         z[:, :, 1 : 1 + side, :side] = high
         return z
     return threat.sample(x, rng)
@@ -216,8 +218,8 @@ def test_a_patch_is_as_large_as_the_square_around_all_changes():
     x = torch.full((1, 3, 8, 8), 0.5)
     z = x.clone()
     z[0, 1, 2, 3] = z[0, 2, 4, 3] = 0.6
-    threat = Patch(9 / 64)
-    assert threat.side(x) == 3
+    threat = square(9 / 64)
+    assert side_of(threat.eps, x) == 3
     assert threat.contains(z, x).all()
     assert threat.distance(z, x).item() == pytest.approx(9 / 64)
     z[0, 0, 2, 6] = 0.6

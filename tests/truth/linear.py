@@ -28,11 +28,16 @@ class Linear:
         return torch.stack([-lead / 2, lead / 2, never, never - 10], 1)
 
 
+def _before(amounts: Tensor) -> Tensor:
+    """The sums of what comes before each: not less the amount itself, beside which the others would round away."""
+    return torch.cat([torch.zeros_like(amounts[:, :1]), amounts[:, :-1]], 1).cumsum(1)
+
+
 def _fill(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     """Spend eps on the steepest coordinates first, each as far as it has room."""
     size, order = size.sort(dim=1, descending=True)
     room = room.gather(1, order)
-    spent = room.cumsum(1) - room
+    spent = _before(room)
     return (size * (eps - spent).clamp(min=0).minimum(room)).sum(1)
 
 
@@ -41,7 +46,7 @@ def _stretch(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     size = size.clamp(min=1e-30)  # what gains nothing is last to fill
     full, order = (room / size).sort(dim=1)
     size, room = size.gather(1, order), room.gather(1, order)
-    filled = room.square().cumsum(1) - room.square()  # before each coordinate fills
+    filled = _before(room.square())
     open_ = size.square().flip(1).cumsum(1).flip(1)
     t = ((eps.square() - filled).clamp(min=0) / open_).sqrt()
     walk = torch.minimum(t, full).amax(1, keepdim=True)

@@ -6,7 +6,8 @@ from torch import nn
 
 from sparring.attacks import AdvGAN, advgan, fgsm, uniform_noise, universal, universal_patch
 from sparring.data import digits
-from sparring.domains.images.threats import Patch
+from sparring.domains.images.patches import patch as square
+from sparring.domains.images.patches import side_of
 from sparring.goals import Untargeted
 from sparring.networks import mlp, wong_cnn
 from sparring.streams import Streams
@@ -43,11 +44,11 @@ def test_a_patch_for_all_images_is_as_bright_as_a_model_that_likes_light():
         lead = z.flatten(1).sum(1) / 20
         return torch.stack([10 - lead, lead - 10], 1)
 
-    rng, threat = Streams.of(0, range(30)), Patch(0.3)
+    rng, threat = Streams.of(0, range(30)), square(0.3)
     x = 0.6 * rng.uniform(1, 11, 11)
     zeros = torch.zeros(30, dtype=torch.int64)
     learned = universal_patch(threat, steps=60).fit(model, x, Untargeted(zeros), rng)
-    assert threat.side(x) == 6
+    assert side_of(threat.eps, x) == 6
     assert (learned.make.patch[0, 0, 2:4, 2:4] == 1).all()
     z = learned(model, x, Untargeted(zeros), rng.at("attack"))
     changed = (z != x).flatten(1).sum(1)

@@ -12,7 +12,9 @@ from scipy import ndimage
 from sparring.attacks import corruption_table, corruptions, patch, pose_grid, pose_random, recoloradv, stadv
 from sparring.data.arrays import Arrays
 from sparring.domains.images.corruptions import KINDS, blurred, corrupted
-from sparring.domains.images.threats import Corruption, Flow, Patch, Pose, Recolour
+from sparring.domains.images.patches import patch as square
+from sparring.domains.images.patches import side_of
+from sparring.domains.images.threats import Corruption, Flow, Pose, Recolour
 from sparring.goals import Never
 from sparring.losses import margin
 from sparring.streams import Streams
@@ -166,8 +168,8 @@ def test_colours_of_a_small_palette_move_each_for_itself():
 
 
 def test_a_patch_is_put_where_it_does_most():
-    (model, w), x, threat = linear((3, 9, 9)), noise((3, 9, 9), 5), Patch(0.12)
-    assert threat.side(x) == 3
+    (model, w), x, threat = linear((3, 9, 9)), noise((3, 9, 9), 5), square(0.12)
+    assert side_of(threat.eps, x) == 3
     worth = (w.abs() * torch.where(w > 0, 1 - x, x)).sum(1)
     best = torch.nn.functional.avg_pool2d(worth.unsqueeze(1), 3, 1).flatten(1).amax(1) * 9
     got = gain(model, patch(threat), x) / best
@@ -177,8 +179,8 @@ def test_a_patch_is_put_where_it_does_most():
 
 @pytest.mark.parametrize(("shape", "share", "side"), [((3, 8, 64), 0.25, 11), ((1, 40, 4), 0.5, 8)], ids=str)
 def test_a_patch_larger_than_the_image_one_way_is_put_where_it_does_most(shape, share, side):
-    (model, w), x, threat = linear(shape), noise(shape, 4), Patch(share)
-    assert threat.side(x) == side
+    (model, w), x, threat = linear(shape), noise(shape, 4), square(share)
+    assert side_of(threat.eps, x) == side
     worth = (w.abs() * torch.where(w > 0, 1 - x, x)).sum(1)
     window = min(side, shape[1]), min(side, shape[2])
     best = torch.nn.functional.avg_pool2d(worth.unsqueeze(1), window, 1).flatten(1).amax(1) * window[0] * window[1]

@@ -16,6 +16,7 @@ from sparring.steps import ascent, chain, cosine
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Goal, Loss, Model
+from sparring.views import settled
 
 
 def exact(model: Model) -> Model:
@@ -23,18 +24,27 @@ def exact(model: Model) -> Model:
     return model
 
 
+def redrawn(z: Tensor, x: Tensor, threat: Ball, rng: Streams, share: float) -> Tensor:
+    """A share of the coordinates drawn anew."""
+    anew = rng.at("where").uniform(*x.shape[1:], device=x.device) < share
+    return threat.project(torch.where(anew, threat.sample(x, rng), z), x)
+
+
+A_FIFTH = settled(redrawn, share=0.2)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hops:
-    """Basin hopping (Wales and Doye, 1997) with projected ascent: climb, keep the best, draw a share of it anew.
+    """Basin hopping (Wales and Doye, 1997) with projected ascent: climb, keep the best, shake it.
 
     `runs` take turns: each is a climb, and the view of the model on which it takes its gradients. The first starts
-    anywhere in the ball. Costs the passes of `times` climbs, and one forward pass for each; rows stop as they reach
-    the goal.
+    anywhere in the ball. `shake(best, x, threat, rng)` says where the next one starts. Costs the passes of `times`
+    climbs, and one forward pass for each; rows stop as they reach the goal.
     """
 
     runs: tuple[tuple[Callable[[Model], Model], PGD], ...]
     times: int = 8
-    share: float = 0.2
+    shake: Callable[[Tensor, Tensor, Ball, Streams], Tensor] = A_FIFTH
 
     @property
     def threat(self) -> Ball:
@@ -50,13 +60,11 @@ class Hops:
             view, run = self.runs[hop % len(self.runs)]
             z = run.climb(Search(view(model), x, search.goal, run.loss), x, z)
             _, x, rng = search.judge(z, x, rng)
-            best, draw = search.best[search.open], rng.at(hop)
-            anew = draw.at("where").uniform(*x.shape[1:], device=x.device) < self.share
-            z = self.threat.project(torch.where(anew, self.threat.sample(x, draw), best), x)
+            z = self.shake(search.best[search.open], x, self.threat, rng.at(hop))
         return search.best
 
 
-@register("attacks", "hops", passes="times (steps + steps)", paper="Wales and Doye, 1997")
+@register("attacks", "hops", threats=("patch",), passes="times (steps + steps)", paper="Wales and Doye, 1997")
 def hops(threat: Ball, *, steps: int = 20, times: int = 8, loss: Loss = cross_entropy) -> Hops:
     """Short runs with a cosine step, each from the best point so far with a fifth of it drawn anew."""
     step = chain(ascent(threat.norm), cosine(0.5 * threat.unit, steps))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -44,13 +45,30 @@ class Noise:
         return search.best
 
 
-@register("attacks", "uniform-noise", needs="scores", aims="control", family="control", passes="draws + 0")
+CONTROL: dict[str, Any] = {
+    "needs": "scores",
+    "threats": ("patch",),
+    "aims": "control",
+    "family": "control",
+    "passes": "draws + 0",
+}
+
+
+@register("attacks", "uniform-noise", **CONTROL)
 def uniform_noise(threat: Ball, *, draws: int = 10) -> Noise:
     """Uniform draws from the ball: a control, not an attack."""
     return Noise(threat=threat, draws=draws)
 
 
-@register("attacks", "gaussian-noise", needs="scores", aims="control", family="control", passes="draws + 0")
+@register(
+    "attacks",
+    "gaussian-noise",
+    needs="scores",
+    threats=("patch",),
+    aims="control",
+    family="control",
+    passes="draws + 0",
+)
 def gaussian_noise(threat: Ball, *, draws: int = 10) -> Noise:
     """Gaussian noise of size eps: a control, not an attack."""
     return Noise(threat=threat, draw=gaussian, draws=draws)

@@ -6,41 +6,24 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from sparring.attacks.universal import Learned, batches, slopes
-from sparring.domains.images.threats import Patch
+from sparring.domains.images.patches import best_places, side_of
 from sparring.domains.images.warps import lattice, read
+from sparring.domains.images.windows import Window
 from sparring.losses import cross_entropy, margin
 from sparring.norms import NORMS, rows
 from sparring.registry import register
 from sparring.search import Search
 from sparring.steps import ascent, chain, cosine
 from sparring.streams import Streams
+from sparring.threats import Ball
 from sparring.types import Attack, Goal, Loss, Model, Step
 
 
-def _squares(x: Tensor, place: Tensor, side: int) -> Tensor:
-    """The pixels of a square for each image, `(B, 1, H, W)` bool; `place` is `(B,)`, the number of its first pixel."""
-    i, j = lattice(x)
-    down, across = i - rows(place // x.shape[3], x[:, 0]), j - rows(place % x.shape[3], x[:, 0])
-    return ((down >= 0) & (down < side) & (across >= 0) & (across < side)).unsqueeze(1)
-
-
-def promising(x: Tensor, gradient: Tensor, threat: Patch, count: int) -> Tensor:
-    """Where a patch does most for the linearised loss, `(B, count)`: places half a side or more apart, best first."""
-    side = threat.side(x)
-    room = torch.where(gradient > 0, threat.high - x, x - threat.low)
-    window = min(side, x.shape[2]), min(side, x.shape[3])  # where the image is lower or narrower, squares stick out
-    gain = functional.avg_pool2d((gradient.abs() * room).sum(1, keepdim=True), window, 1)
-    width, best = gain.shape[3], []
-    i, j = lattice(gain)
-    for _ in range(count):
-        down, across = (part(gain.flatten(1).argmax(1), width) for part in (torch.floor_divide, torch.remainder))
-        best.append(down * x.shape[3] + across)
-        apart = torch.maximum((i - rows(down, gain[:, 0])).abs(), (j - rows(across, gain[:, 0])).abs())
-        gain = gain.where((apart > side // 2).unsqueeze(1), -torch.inf)
-    return torch.stack(best, 1)
+def promise(x: Tensor, gradient: Tensor, threat: Ball) -> Tensor:
+    """What each coordinate can do for the linearised loss, `(B, *shape)`."""
+    return gradient.abs() * torch.where(gradient > 0, threat.high - x, x - threat.low)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +34,21 @@ class BestPatch:
     the rows that still stand.
     """
 
-    threat: Patch
+    threat: Ball
     step: Step
     loss: Loss = margin
-    steps: int = 20
-    places: int = 5
+    steps: int = 5
+    places: int = 20
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The best image seen, `(B, C, H, W)`."""
-        side, search = self.threat.side(x), Search(model, x, goal, self.loss)
+        side, search = side_of(self.threat.eps, x), Search(model, x, goal, self.loss)
         if not side:
             return search.best
         slope, _, x = search.climb(x, x)
-        places = promising(x, slope, self.threat, self.places)
+        places = best_places(promise(x, slope, self.threat), side, self.places)
         for t in search.steps(places.shape[1]):
-            inside = _squares(x, places[:, t], side)
+            _, _, inside = Window.of(places[:, t], side, x).place(x)
             z, state = self._painted(x, x, inside, x.new_tensor(torch.inf) * slope.sign()), self.step.init(x)
             for i in search.steps(self.steps):
                 gradient, _, x, slope, places, inside, z, state = search.climb(z, x, slope, places, inside, z, state)
@@ -84,7 +67,7 @@ class BestPatch:
 class Sticker:
     """Puts the same round patch onto every image, `(1, C, side, side)`: anywhere, turned by up to `degrees`."""
 
-    threat: Patch
+    threat: Ball
     patch: Tensor
     degrees: float
 
@@ -112,7 +95,7 @@ class UniversalPatch:
     the patch onto `draws` places.
     """
 
-    threat: Patch
+    threat: Ball
     step: Step
     loss: Loss = cross_entropy
     most: float = 9.0
@@ -123,7 +106,7 @@ class UniversalPatch:
 
     def fit(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Attack:
         """The patch learned from these examples."""
-        side = self.threat.side(x)
+        side = side_of(self.threat.eps, x)
         patch = x.new_full((1, x.shape[1], side, side), (self.threat.low + self.threat.high) / 2)
         if not side:
             return Learned(self.threat, _unchanged, 0)
@@ -157,7 +140,7 @@ def _unchanged(x: Tensor, rng: Streams) -> Tensor:
     passes="places (steps + steps)",
     paper="Brown et al., 2017",
 )
-def patch(threat: Patch, *, steps: int = 20, places: int = 5) -> BestPatch:
+def patch(threat: Ball, *, steps: int = 5, places: int = 20) -> BestPatch:
     """A patch for each image, where the loss rises most (after Brown et al., 2017)."""
     step = chain(ascent(NORMS["linf"]), cosine((threat.high - threat.low) / 4, steps))
     return BestPatch(threat=threat, step=step, steps=steps, places=places)
@@ -174,7 +157,7 @@ def patch(threat: Patch, *, steps: int = 20, places: int = 5) -> BestPatch:
     passes="draws + 0, once learned",
     paper="Brown et al., 2017",
 )
-def universal_patch(threat: Patch, *, steps: int = 200, draws: int = 10) -> UniversalPatch:
+def universal_patch(threat: Ball, *, steps: int = 200, draws: int = 10) -> UniversalPatch:
     """One patch for all images, that works anywhere and turned: what can be printed (Brown et al., 2017)."""
     step = chain(ascent(NORMS["linf"]), cosine((threat.high - threat.low) / 10, steps))
     return UniversalPatch(threat=threat, step=step, steps=steps, draws=draws)

@@ -1,13 +1,18 @@
-"""Sparse-RS: random search for the few coordinates that matter (Croce et al., 2022). Scores alone."""
+"""Sparse-RS: random search for the few coordinates that matter, or a patch (Croce et al., 2022). Scores alone."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from sparring.attacks.square import RandomSearch, Stairs
+from sparring.attacks.square import RandomSearch, Stairs, square
+from sparring.domains.images.patches import best_places, side_of
+from sparring.domains.images.windows import Window
+from sparring.errors import BadInput
+from sparring.norms import rows
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
@@ -51,8 +56,44 @@ def _corner(x: Tensor, threat: Ball, rng: Streams) -> Tensor:
     return torch.where((up & (x < high)) | (x <= low), high, low)
 
 
+def somewhere(x: Tensor, threat: Ball, rng: Streams) -> Tensor:
+    """A patch anywhere, every coordinate at a corner of the box: the start."""
+    side = side_of(threat.eps, x)
+    patch = Window.anywhere(min(side, x.shape[2]), min(side, x.shape[3]), x, rng)
+    return _corner(x, threat, rng.at("corner")).where(patch.place(x)[2], x)
+
+
+def carry_or_paint(z: Tensor, x: Tensor, threat: Ball, share: float, rng: Streams) -> Tensor:
+    """One time in four carry the patch elsewhere; else paint a square inside of it in one of the corners of the box.
+
+    After section 5 of the paper, but for how far a patch is carried: that does not come down with `share`, since where
+    small patches lie matters to the end.
+    """
+    side = side_of(threat.eps, x)
+    if not side:
+        return x
+    patch = Window.of(best_places((z != x).to(x.dtype), side).flatten(), side, x)
+    carried = patch.nearby(x, rng.at("carry")).carried(z, x, patch)
+    painted = _painted(z, threat, patch, share, rng.at("paint"))
+    return torch.where(rows(rng.at("which").uniform(1, device=x.device).flatten() < 0.25, x), carried, painted)
+
+
+def _painted(z: Tensor, threat: Ball, patch: Window, share: float, rng: Streams) -> Tensor:
+    """A square inside of the window at an end of the box, channel by channel; at the other, if it is there already."""
+    height, width = (max(round(math.sqrt(share) * size), 1) for size in (patch.height, patch.width))
+    top = patch.top + rng.at("top").integers(patch.height - height + 1, 1, device=z.device).flatten()
+    left = patch.left + rng.at("left").integers(patch.width - width + 1, 1, device=z.device).flatten()
+    _, _, inside = Window(top, left, height, width).place(z)
+    up = rng.at("up").sign(z.shape[1], 1, 1, device=z.device) > 0
+    ends = (torch.where(high, threat.high, threat.low).to(z.dtype) for high in (up, ~up))
+    trial, other = (torch.where(inside, end, z) for end in ends)
+    return torch.where(rows((trial == z).flatten(1).all(1), z), other, trial)
+
+
 SHARES = Stairs(0.3, at=(0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000), over=(1, 2, 4, 5, 6, 8, 10, 12, 15, 20))
 """The share of the changed coordinates that move: the paper's schedule for untargeted attacks (section 4)."""
+
+_MOVES = {"l0": (few, swap, SHARES), "patch": (somewhere, carry_or_paint, Stairs(0.4))}
 
 
 @register(
@@ -60,13 +101,22 @@ SHARES = Stairs(0.3, at=(0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000), over=(1
     "sparse-rs",
     needs="scores",
     norms=("l0",),
+    threats=("patch",),
     family="scores",
     passes="queries + 0",
     paper="Croce et al., 2022",
 )
 def sparse_rs(threat: Ball, *, queries: int = 5000) -> RandomSearch:
-    """Random search over sets of coordinates, changed as far as they go (Croce et al., 2022).
+    """Random search over sets of coordinates, changed as far as they go, or over patches (Croce et al., 2022).
 
     Sets are of coordinates, as the threat counts them, where the paper's are of pixels with all their channels.
     """
-    return RandomSearch(threat=threat, start=few, move=swap, share=SHARES, queries=queries)
+    if threat.norm.name not in _MOVES:
+        raise BadInput(f"sparse-rs on {threat}", "l0 or patch", "choose another attack: sparring list attacks")
+    start, move, share = _MOVES[threat.norm.name]
+    return RandomSearch(threat=threat, start=start, move=move, share=share, queries=queries)
+
+
+def random_search(threat: Ball) -> Callable[..., RandomSearch]:
+    """The random search for this threat: Sparse-RS where few coordinates change, else Square."""
+    return sparse_rs if threat.norm.counts else square

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparring.domains.images.windows import Window
 from sparring.errors import BadInput
 from sparring.losses import margin
 from sparring.norms import rows
@@ -65,34 +66,6 @@ class Stairs:
     def __call__(self, i: int, queries: int) -> float:
         """The share at query `i` of `queries`."""
         return self.first / self.over[bisect_left(self.at, 10_000 * i / queries)]
-
-
-@dataclass(frozen=True)
-class Window:
-    """A rectangle in every image, each at its own place: `top`, `left` are `(B,)`. Images are `(B, C, H, W)`."""
-
-    top: Tensor
-    left: Tensor
-    height: int
-    width: int
-
-    @classmethod
-    def draw(cls, share: float, like: Tensor, rng: Streams, least: int = 1) -> Window:
-        """A square that covers this share of the image, anywhere (a strip, where the image is lower than that)."""
-        full_height, full_width = like.shape[2:]
-        side = max(round(math.sqrt(share * full_height * full_width)), least)
-        height = min(side, full_height)
-        width = min(side if height == side else max(round(share * full_width), 1), full_width)
-        top = rng.at("top").integers(full_height - height + 1, 1, device=like.device).flatten()
-        left = rng.at("left").integers(full_width - width + 1, 1, device=like.device).flatten()
-        return cls(top, left, height, width)
-
-    def place(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Row and column inside the window of every pixel `(B, H, 1)`, `(B, 1, W)`, and which pixels are inside."""
-        i = torch.arange(like.shape[2], device=like.device)[:, None] - self.top[:, None, None]
-        j = torch.arange(like.shape[3], device=like.device)[None, :] - self.left[:, None, None]
-        inside = ((i >= 0) & (i < self.height)) & ((j >= 0) & (j < self.width))
-        return i.clamp(0, self.height - 1), j.clamp(0, self.width - 1), inside.unsqueeze(1)
 
 
 def stripes(x: Tensor, threat: Ball, rng: Streams) -> Tensor:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sparring.domains.images.threats import Patch
+from sparring.domains.images.patches import side_of
 from sparring.errors import BadInput
 from sparring.limits import one_or_more
 from sparring.registry import register
+from sparring.threats import Ball
 from sparring.types import Model
 from sparring.views import mean, stand
 
@@ -118,7 +119,7 @@ class PatchCleanser:
     another batch rounds otherwise is left room for by the type of the outputs: not for half precision inside.
     """
 
-    threat: Patch
+    threat: Ball
     masks: int = 6
     fill: float = 0.0
     draws: int = 1
@@ -135,7 +136,7 @@ class PatchCleanser:
         Raises:
             BadInput: inputs that are no images.
         """
-        side = self.threat.side(x)
+        side = side_of(self.threat.eps, x)
         down, across = (_covering(length, side, self.masks, x.device) for length in x.shape[2:])
         return (down[:, None, :, None] & across[None, :, None, :]).flatten(0, 1)
 
@@ -192,6 +193,6 @@ def _pairs(windows: Tensor) -> Iterator[Tensor]:
     passes="masks^4 / 2",
     paper="Xiang et al., 2022",
 )
-def patch_cleanser(threat: Patch, *, masks: int = 6, fill: float = 0.0) -> PatchCleanser:
+def patch_cleanser(threat: Ball, *, masks: int = 6, fill: float = 0.0) -> PatchCleanser:
     """Any classifier, asked with windows of the image hidden: what no patch can change (Xiang et al., 2022)."""
     return PatchCleanser(threat=threat, masks=masks, fill=fill)

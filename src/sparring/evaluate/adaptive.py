@@ -21,8 +21,7 @@ from torch import Tensor
 
 from sparring.attacks import RunnerUp, Through, pgd_cosine
 from sparring.attacks.apgd import APGD
-from sparring.attacks.sparse_rs import sparse_rs
-from sparring.attacks.square import square
+from sparring.attacks.sparse_rs import random_search
 from sparring.errors import BadInput
 from sparring.evaluate.given import with_gradients
 from sparring.evaluate.ledger import Outcome
@@ -85,8 +84,8 @@ def aimed(threat: Ball, loss: Loss, steps: int) -> Attack:
 
 
 def blind(threat: Ball, loss: Loss, steps: int) -> Attack:
-    """Square (for L0 Sparse-RS), with two queries for a step's forward and backward pass."""
-    return (sparse_rs if threat.norm.name == "l0" else square)(threat, queries=2 * steps)
+    """Square (for L0 and patches Sparse-RS), with two queries for a step's forward and backward pass."""
+    return random_search(threat)(threat, queries=2 * steps)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -221,7 +221,7 @@ def _ask(plan: Suite, bout: Bout) -> None:
         if white and fell:
             bout.sweep(f"after {role}", f"after {role}", Restarts(attacks=white, times=len(white)), fell[:SAMPLE])
     if right:
-        whole = whole_box(case.threat, case.data.take([0])[0][0].numel())
+        whole = whole_box(case.threat, case.data.take([0])[0])
         attack = out_of_the_data(whole) if case.access == "gradients" else case.climber(steps=40, times=5)(whole)
         if case.diagnosis.warned("hidden-paths") and not case.diagnosis.failed("gradients"):
             attack = Through(view=mended, attack=attack)  # a cut that moves no decision nearby stops it far away

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from sparring import __version__
 from sparring.evaluate import identity
@@ -74,7 +75,7 @@ class Case:
     def sizes(self, more: int = 0) -> tuple[float, ...]:
         """The sizes of the curve: the audited eps and multiples of it, `more` of them, no larger than the box."""
         factors = (*CURVE, *(CURVE[-1] * (i + 1) / more for i in range(more)))
-        largest = whole_box(self.threat, 1).eps if self.threat.norm.name == "linf" else float("inf")
+        largest = whole_box(self.threat, self.data.take([0])[0]).eps
         sizes = {float(f"{self.threat.eps * factor:.6g}") if factor != 1 else self.threat.eps for factor in factors}
         if self.threat.norm.name == "l0":
             sizes = {float(int(size)) for size in sizes if size >= 1}
@@ -100,7 +101,6 @@ def treated(victim: Victim, diagnosis: Diagnosis) -> Victim:
     return replace(victim, probabilities=victim.probabilities or diagnosis.failed("logits"))
 
 
-def whole_box(threat: Ball, numel: int) -> Ball:
-    """The threat at the size at which it holds the whole box."""
-    one = torch.full((1, numel), threat.high - threat.low)
-    return threat.at(float(threat.norm.size(one)))
+def whole_box(threat: Ball, x: Tensor) -> Ball:
+    """The threat at the size at which it holds the whole box, around inputs like the first of these."""
+    return threat.at(float(threat.norm.size(torch.full_like(x[:1], threat.high - threat.low))))

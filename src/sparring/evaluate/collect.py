@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from sparring import __version__
-from sparring.attacks import Restarts, pgd, square
+from sparring.attacks import Restarts, pgd
+from sparring.attacks.sparse_rs import random_search
 from sparring.errors import BadInput, MayPass, named
 from sparring.evaluate import identity
 from sparring.evaluate.case import treated
@@ -142,7 +143,7 @@ def strike(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> tuple[
     """A few examples, what an attack on the model's decisions makes of them, and these: `x`, `z`, `(B,)` classes.
 
     In memory and unjudged. Wrong decisions are attacked as well as right ones; by PGD where the model gives gradients,
-    else by a thousand queries of Square.
+    else by a random search of a thousand queries.
 
     Raises:
         BadInput: a model that does not return a score for each of two or more classes; inputs that are not finite, or
@@ -151,7 +152,7 @@ def strike(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> tuple[
     places = range(len(data))
     x = data.take(places)[0].to(home(victim))
     accept(x, data, threat)
-    attack = pgd(threat) if victim.access == "gradients" else square(threat, queries=1000)
+    attack = pgd(threat) if victim.access == "gradients" else random_search(threat)(threat, queries=1000)
     with one_thread(), unwritten(victim), inference(victim):
         with torch.no_grad():
             decided = scores(victim, x).argmax(1)

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Restarts, pgd_cosine, square
+from sparring.attacks import Restarts, pgd_cosine
+from sparring.attacks.sparse_rs import random_search
 from sparring.attacks.within import Within
 from sparring.errors import BadInput
 from sparring.evaluate import identity
@@ -56,7 +57,7 @@ LEARNED_FROM = 2000
 """Examples that a defence learns from, at most, unless told."""
 
 QUERIES = 1000
-"""Of Square, on a model of probabilities: where these are 0 and 1 to the last bit, their logarithms do not help."""
+"""Of random search, on a model of probabilities: where these are 0 and 1, their logarithms do not help."""
 
 BATCH = 200
 
@@ -105,11 +106,11 @@ class DefenceAudit:
 def climb(threat: Ball, steps: int = 40, *, queries: int = 0) -> Restarts:
     """What is climbed without the defence and with it: PGD on the margin, then on the cross-entropy.
 
-    With `queries`, then Square, which asks for no gradient: that of a stand-in may lead astray.
+    With `queries`, then a random search, which asks for no gradient: that of a stand-in may lead astray.
     """
     attacks: list[Attack] = [pgd_cosine(threat, steps=steps, loss=loss) for loss in (margin, cross_entropy)]
     if queries:
-        attacks.append(square(threat, queries=queries))
+        attacks.append(random_search(threat)(threat, queries=queries))
     return Restarts(attacks=tuple(attacks), times=len(attacks))
 
 

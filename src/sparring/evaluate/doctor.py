@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sparring.attacks import pgd_cosine
+from sparring.domains.images.patches import side_of
 from sparring.errors import BadInput, line
 from sparring.evaluate.adaptive import SURVEYED
 from sparring.evaluate.checks import Look, Question, asks
@@ -123,6 +124,8 @@ def inputs_are_in_the_box(patient: Patient, question: Question) -> Check:
 def eps_has_the_unit_of_the_data(patient: Patient, question: Question) -> Check:
     """Is eps in the unit of the inputs?"""
     threat, share = patient.threat, patient.threat.eps / patient.span
+    if threat.norm.name == "patch":
+        return _has_pixels(patient, question)
     evidence = f"{threat} is {share:.3g} of the range"
     if threat.eps == 0:
         return question.failed("eps is 0: nothing may change", remedy="give an eps above 0")
@@ -135,6 +138,15 @@ def eps_has_the_unit_of_the_data(patient: Patient, question: Question) -> Check:
             return question.warned(
                 evidence + ": every input can be made the same grey", remedy="no model can be robust to that much"
             )
+    return question.passed(evidence)
+
+
+def _has_pixels(patient: Patient, question: Question) -> Check:
+    """Is the square of a patch a pixel long or more?"""
+    side, (height, width) = side_of(patient.threat.eps, patient.x), patient.x.shape[2:]
+    evidence = f"{patient.threat} is a square of {side} by {side} pixels, of {height} by {width}"
+    if not side:
+        return question.failed(evidence, remedy=f"give a share of the image, from {1 / (height * width):.2g} on")
     return question.passed(evidence)
 
 

@@ -47,7 +47,8 @@ def ball(threat: Boxed | str) -> Ball:
     found = parse(threat) if isinstance(threat, str) else threat
     if not isinstance(found, Ball):
         given = f"{threat!r} for the threat" if isinstance(threat, str | float | int) else f"a {type(threat).__name__}"
-        raise BadInput(given, "a ball of a norm", "write linf(8 / 255), of sparring.threats, or 'linf:8/255'")
+        need = "a ball of a norm, or a patch"
+        raise BadInput(given, need, "write linf(8 / 255), of sparring.threats, or 'linf:8/255'")
     return found
 
 

@@ -26,18 +26,20 @@ from sparring.attacks import (
     bisection,
     fgsm,
     gaussian_noise,
+    patch,
     pgd_cosine,
     pgd_l0_shrinking,
     smallest,
-    sparse_rs,
-    square,
     uniform_noise,
 )
-from sparring.attacks.hops import exact
+from sparring.attacks.hops import exact, redrawn
+from sparring.attacks.sparse_rs import random_search
 from sparring.attacks.transfer import Transfer, nearby
 from sparring.attacks.within import Within
+from sparring.domains.images.patches import carried
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, margin, probability_margin, targeted_margin
+from sparring.norms import NORMS
 from sparring.steps import ascent, chain, cosine, momentum
 from sparring.threats import Ball
 from sparring.types import Access, Attack, Loss, Model
@@ -81,8 +83,10 @@ class Suite:
         return (*self.opening, *self.menu, *self.longer, *self.closing)
 
 
-def margin_runs(threat: Ball, *, steps: int, times: int) -> Restarts:
-    """Short margin runs with a cosine step, from many random starts."""
+def margin_runs(threat: Ball, *, steps: int, times: int) -> Attack:
+    """Short margin runs with a cosine step, from many random starts; of patches, from many places."""
+    if threat.norm.name == "patch":
+        return many_places(threat, steps=2, places=steps * times)
     return Restarts(attacks=(pgd_cosine(threat, steps=steps, loss=margin),), times=times)
 
 
@@ -128,12 +132,31 @@ def around(threat: Ball, *, steps: int = 10) -> Transfer:
 
 
 def longer(threat: Ball) -> tuple[Stage, ...]:
-    """A slice of eight hundred passes, for what nearly falls."""
-    return (Stage("many hops", mixed_hops(threat, steps=10, times=40), "white box"),)
+    """Slices of some eight hundred passes, for what nearly falls."""
+    hops = Stage("many hops", mixed_hops(threat, steps=10, times=40), "white box")
+    if threat.norm.name != "patch":
+        return (hops,)
+    return hops, Stage("many places", many_places(threat, steps=10, places=40), "white box")
+
+
+def many_places(threat: Ball, *, steps: int, places: int) -> Through:
+    """A patch at each of the likeliest places, on gradients that dead units do not stop."""
+    return Through(view=partial(smoothed, beta=15.0), attack=patch(threat, steps=steps, places=places))
+
+
+def carried_about(threat: Ball, *, steps: int, times: int) -> Hops:
+    """The best patch so far, carried elsewhere, near or far, and climbed from there: from end to end of the box."""
+    climb = PGD(threat=threat, step=chain(ascent(NORMS["linf"]), cosine(threat.width, steps)), loss=margin, steps=steps)
+    return Hops(runs=((partial(smoothed, beta=15.0), climb), (exact, climb)), times=times, shake=carried)
 
 
 def _sparse(threat: Ball) -> dict[str, Attack]:
-    """What L1 and L0 ask for: balls that shrink, and the nearest success. Plain ascent is weak there."""
+    """What L1, L0 and patches ask for, where plain ascent is weak.
+
+    Balls that shrink, and the nearest success; climbs at many places, and from place to place.
+    """
+    if threat.norm.name == "patch":
+        return {"places": many_places(threat, steps=2, places=100), "carried": carried_about(threat, steps=5, times=25)}
     known: dict[str, Callable[..., Attack]] = {"l1": apgd_l1_shrinking, "l0": pgd_l0_shrinking}
     shrinking = known.get(threat.norm.name)
     if shrinking is None:
@@ -168,7 +191,8 @@ def mixed_hops(threat: Ball, *, steps: int, times: int) -> Hops:
         (partial(smoothed, beta=beta) if beta else exact, PGD(threat=threat, step=step, loss=loss, steps=steps))
         for loss, beta in kinds
     )
-    return Hops(runs=tuple(runs), times=times, share=2 * share)
+    shake = carried if threat.norm.name == "patch" else settled(redrawn, share=2 * share)
+    return Hops(runs=tuple(runs), times=times, shake=shake)
 
 
 def controls(threat: Ball, draws: int) -> tuple[Stage, ...]:
@@ -181,7 +205,7 @@ def controls(threat: Ball, draws: int) -> tuple[Stage, ...]:
 
 def black_box(threat: Ball, queries: int) -> tuple[Stage, ...]:
     """An attack that needs no gradients."""
-    blind = sparse_rs if threat.norm.name == "l0" else square
+    blind = random_search(threat)
     return (Stage(blind.__name__.replace("_", "-"), blind(threat, queries=queries), "black box"),)
 
 
@@ -226,7 +250,7 @@ def thorough(threat: Ball, access: Access, classes: int) -> Suite:
         closing=(Stage("apgd-ce", apgd_ce(threat, steps=100), "white box"), *targeted, *black_box(threat, 5000)),
         passes=1000,
         hardest=128,
-        nearest=partial(bisection, steps=20, rounds=8),
+        nearest=None if threat.norm.name == "patch" else partial(bisection, steps=20, rounds=8),
     )
 
 

@@ -1,4 +1,4 @@
-"""Threats on images that no norm describes: poses, flows, colours, patches and corruptions.
+"""Threats on images that no norm describes: poses, flows, colours and corruptions.
 
 Each says by itself whether an image is inside, from the image and the one it was made of: no attack is believed.
 Images are `(B, C, H, W)`. Where a value is computed again, it may differ by `ROUNDING` of the range.
@@ -28,18 +28,21 @@ ROUNDING = 2e-5
 """Of the range: what float32 loses in places and weights of pixels; a two-hundredth of an 8-bit step."""
 
 
-def _bounded(low: float, high: float) -> None:
+def bounded(low: float, high: float) -> None:
+    """Refuse a box without ends."""
     if not -math.inf < low < high < math.inf:
         raise BadInput(f"bounds {low}..{high}", "two numbers, low < high", "give the range of the pixels")
 
 
-def _sized(what: str, size: float, most: float = math.inf) -> None:
+def sized(what: str, size: float, most: float = math.inf) -> None:
+    """Refuse a size that is none."""
     if not (math.isfinite(size) and 0 <= size <= most):
         upto = f" and at most {most:g}" if math.isfinite(most) else ""
         raise BadInput(f"{what} of {size}", f"a finite number, zero or more{upto}", "give another size")
 
 
-def _images(x: Tensor) -> None:
+def images(x: Tensor) -> None:
+    """Refuse inputs that are no images."""
     if x.dim() != 4:
         raise BadInput(f"inputs of shape {tuple(x.shape[1:])}", "images (C, H, W) for this threat", "use a norm")
 
@@ -89,11 +92,11 @@ class Pose:
     places: int = 5
 
     def __post_init__(self) -> None:
-        _bounded(self.low, self.high)
+        bounded(self.low, self.high)
         if self.angles % 2 == 0 or self.places % 2 == 0:
             raise BadInput(f"{self.angles} angles, {self.places} places", "odd numbers", "let the middle be no change")
-        _sized("a turn", self.degrees, 180)
-        _sized("a shift", self.shift, 1)
+        sized("a turn", self.degrees, 180)
+        sized("a shift", self.shift, 1)
 
     @cached_property
     def poses(self) -> tuple[tuple[float, float, float, float], ...]:
@@ -115,7 +118,7 @@ class Pose:
 
     def member(self, x: Tensor, which: Tensor) -> Tensor:
         """The images in these poses, `(B, C, H, W)`."""
-        _images(x)
+        images(x)
         if len(which) and bool((which == which[0]).all()):
             which = which[:1]  # the same places for every image: worked out once
         down, across = self._origins(x, which, *lattice(x))
@@ -146,7 +149,7 @@ class Pose:
 
     def distance(self, z: Tensor, x: Tensor) -> Tensor:
         """The size of the smallest pose that makes `z`, in degrees; infinity where none does."""
-        _images(x)
+        images(x)
         return smallest(self, z, x, self._likely(z, x))
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
@@ -170,8 +173,8 @@ class Flow:
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        _bounded(self.low, self.high)
-        _sized("a flow", self.pixels)
+        bounded(self.low, self.high)
+        sized("a flow", self.pixels)
 
     def reachable(self, x: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """The least and the most that every pixel can show, for flows of up to `pixels`, `(B,)`."""
@@ -203,7 +206,7 @@ class Flow:
         return self._within(z, x, torch.full((len(x),), self.pixels))
 
     def _within(self, z: Tensor, x: Tensor, pixels: Tensor) -> Tensor:
-        _images(x)
+        images(x)
         least, most = self.reachable(_combined(x), pixels)
         shown, slack = _combined(z), ROUNDING * (self.high - self.low)
         return _in_box(z, self.low, self.high) & _all((shown >= least - slack) & (shown <= most + slack))
@@ -242,8 +245,8 @@ class Recolour:
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        _bounded(self.low, self.high)
-        _sized("eps", self.eps)
+        bounded(self.low, self.high)
+        sized("eps", self.eps)
 
     def distance(self, z: Tensor, x: Tensor) -> Tensor:
         """The furthest that a channel of a colour moves; infinity where a colour becomes two."""
@@ -261,7 +264,7 @@ class Recolour:
 
 def _function_of_colour(z: Tensor, x: Tensor, slack: float) -> Tensor:
     """Whether all pixels of a row that are equal in `x` are equal in `z`."""
-    _images(x)
+    images(x)
     before, after = x.flatten(2), z.flatten(2)
     order = torch.arange(before.shape[2], device=x.device).expand(len(x), -1)
     for channel in range(x.shape[1]):  # stable sorts one after the other: by all channels at last
@@ -273,48 +276,6 @@ def _function_of_colour(z: Tensor, x: Tensor, slack: float) -> Tensor:
         torch.zeros_like(after).scatter_reduce(2, group, after, side, include_self=False) for side in ("amax", "amin")
     )
     return _all(most - least <= slack)
-
-
-@dataclass(frozen=True)
-class Patch:
-    """Anything inside of one square, which covers up to `share` of the image and may lie anywhere (Brown et al., 2017).
-
-    The side is rounded down to whole pixels: `patch:0.05` is a square of 6 by 6 in 28 by 28.
-    """
-
-    share: float
-    low: float = 0.0
-    high: float = 1.0
-
-    def __post_init__(self) -> None:
-        _bounded(self.low, self.high)
-        _sized("a share", self.share, 1)
-
-    def side(self, x: Tensor) -> int:
-        """The side of the square, in pixels: where the image is lower or narrower, the square sticks out."""
-        _images(x)
-        return int(math.sqrt(self.share * x.shape[2] * x.shape[3]) + 1e-9)
-
-    def distance(self, z: Tensor, x: Tensor) -> Tensor:
-        """The share of the image that the smallest square around all changes covers."""
-        _images(x)
-        changed = (z != x).any(1)
-        side = torch.maximum(_extent(changed.any(2)), _extent(changed.any(1)))
-        return side.to(x.dtype).square() / (x.shape[2] * x.shape[3])
-
-    def contains(self, z: Tensor, x: Tensor) -> Tensor:
-        """Whether all that changed fits into the square: exact."""
-        side = (self.distance(z, x) * (x.shape[2] * x.shape[3])).sqrt().round()
-        return _in_box(z, self.low, self.high) & (side <= self.side(x))
-
-    def __str__(self) -> str:
-        return f"patch:{self.share:g}"
-
-
-def _extent(changed: Tensor) -> Tensor:
-    """From the first to the last true element of every row, both counted; 0 where there is none."""
-    seen = changed.to(torch.uint8)
-    return (seen.cummax(1).values & seen.flip(1).cummax(1).values.flip(1)).sum(1)
 
 
 @dataclass(frozen=True)
@@ -331,7 +292,7 @@ class Corruption:
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        _bounded(self.low, self.high)
+        bounded(self.low, self.high)
         if self.severity not in range(SEVERITIES + 1):
             raise BadInput(f"a severity of {self.severity:g}", "a whole number from 0 to 5", "write corruption:3")
 
@@ -342,7 +303,7 @@ class Corruption:
 
     def member(self, x: Tensor, which: Tensor) -> Tensor:
         """The images under these corruptions, `(B, C, H, W)`: severity by severity, in the order of `KINDS`."""
-        _images(x)
+        images(x)
         z, kinds = x.clone(), list(KINDS)
         for i in set(which.tolist()):
             if i:
@@ -359,7 +320,7 @@ class Corruption:
 
     def distance(self, z: Tensor, x: Tensor) -> Tensor:
         """The least severity at which a corruption makes `z`; infinity where none does."""
-        _images(x)
+        images(x)
         return smallest(self, z, x, torch.ones(len(x), len(self.sizes), device=x.device, dtype=torch.bool))
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
@@ -392,12 +353,6 @@ def flow(pixels: float, *, low: float = 0.0, high: float = 1.0) -> Flow:
 def recolour(eps: float, *, low: float = 0.0, high: float = 1.0) -> Recolour:
     """Equal colours stay equal, and no channel of one moves by more than EPS."""
     return Recolour(eps, low, high)
-
-
-@register("threats", "patch")
-def patch(share: float, *, low: float = 0.0, high: float = 1.0) -> Patch:
-    """Anything inside of one square that covers EPS of the image."""
-    return Patch(share, low, high)
 
 
 @register("threats", "corruption")
