@@ -15,7 +15,7 @@ from sparring.search import Search
 from sparring.steps import ascent, chain, cosine
 from sparring.streams import Streams
 from sparring.threats import Ball
-from sparring.types import Goal, Loss, Model
+from sparring.types import Attack, Goal, Loss, Model
 from sparring.views import settled
 
 
@@ -38,13 +38,15 @@ class Hops:
     """Basin hopping (Wales and Doye, 1997) with projected ascent: climb, keep the best, shake it.
 
     `runs` take turns: each is a climb, and the view of the model on which it takes its gradients. The first starts
-    anywhere in the ball. `shake(best, x, threat, rng)` says where the next one starts. Costs the passes of `times`
-    climbs, and one forward pass for each; rows stop as they reach the goal.
+    anywhere in the ball, or where another attack ends if there is a `start`; where the next one does,
+    `shake(best, x, threat, rng)` says. Costs the passes of `start` and of `times` climbs, and one forward pass for
+    each; rows stop as they reach the goal.
     """
 
     runs: tuple[tuple[Callable[[Model], Model], PGD], ...]
     times: int = 8
     shake: Callable[[Tensor, Tensor, Ball, Streams], Tensor] = A_FIFTH
+    start: Attack | None = None
 
     @property
     def threat(self) -> Ball:
@@ -54,8 +56,11 @@ class Hops:
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The best point seen, `(B, *shape)`."""
         search = Search(model, x, goal, margin)
-        z = self.threat.sample(x, rng)
-        _, x, z, rng = search.judge(x, x, z, rng)
+        if self.start is None:
+            _, x, z, rng = search.judge(x, x, self.threat.sample(x, rng), rng)
+        else:
+            z = self.start(model, x, goal, rng)
+            _, x, z, rng = search.judge(z, x, z, rng)
         for hop in search.steps(self.times):
             view, run = self.runs[hop % len(self.runs)]
             z = run.climb(Search(view(model), x, search.goal, run.loss), x, z)

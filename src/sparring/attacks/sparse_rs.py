@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparring.attacks.square import RandomSearch, Stairs, square
-from sparring.domains.images.patches import best_places, side_of
+from sparring.domains.images.patches import best_place, side_of
 from sparring.domains.images.windows import Window
 from sparring.errors import BadInput
 from sparring.norms import rows
@@ -72,7 +72,7 @@ def carry_or_paint(z: Tensor, x: Tensor, threat: Ball, share: float, rng: Stream
     side = side_of(threat.eps, x)
     if not side:
         return x
-    patch = Window.of(best_places((z != x).to(x.dtype), side).flatten(), side, x)
+    patch = Window.of(best_place((z != x).to(x.dtype), side), side, x)
     carried = patch.nearby(x, rng.at("carry")).carried(z, x, patch)
     painted = _painted(z, threat, patch, share, rng.at("paint"))
     return torch.where(rows(rng.at("which").uniform(1, device=x.device).flatten() < 0.25, x), carried, painted)

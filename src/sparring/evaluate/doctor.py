@@ -116,7 +116,7 @@ def inputs_are_in_the_box(patient: Patient, question: Question) -> Check:
 
 @asks(
     "eps-unit",
-    "it is 0, or under half a step of 8 bits (Linf, images); half of the range and more warns",
+    "it is 0, under half a step of 8 bits (Linf, images), or less than a pixel (patches); half of the range warns",
     threshold="half a step of 8 bits, or more",
     serious="invalid",
     remedy="give eps in the unit of the inputs: for bounds of 0 to 255, 8 and not 8/255",
@@ -143,10 +143,10 @@ def eps_has_the_unit_of_the_data(patient: Patient, question: Question) -> Check:
 
 def _has_pixels(patient: Patient, question: Question) -> Check:
     """Is the square of a patch a pixel long or more?"""
-    side, (height, width) = side_of(patient.threat.eps, patient.x), patient.x.shape[2:]
-    evidence = f"{patient.threat} is a square of {side} by {side} pixels, of {height} by {width}"
+    side, question = side_of(patient.threat.eps, patient.x), question.at("a pixel")
+    evidence = f"{patient.threat} is a square of {side} by {side} pixels"
     if not side:
-        return question.failed(evidence, remedy=f"give a share of the image, from {1 / (height * width):.2g} on")
+        return question.failed(evidence, remedy="give a larger share of the image")
     return question.passed(evidence)
 
 

@@ -136,7 +136,8 @@ def longer(threat: Ball) -> tuple[Stage, ...]:
     hops = Stage("many hops", mixed_hops(threat, steps=10, times=40), "white box")
     if threat.norm.name != "patch":
         return (hops,)
-    return hops, Stage("many places", many_places(threat, steps=10, places=40), "white box")
+    anew = Restarts(attacks=(from_place_to_place(threat, steps=5, times=50),), times=3)
+    return hops, Stage("carried anew", anew, "white box")
 
 
 def many_places(threat: Ball, *, steps: int, places: int) -> Through:
@@ -144,10 +145,14 @@ def many_places(threat: Ball, *, steps: int, places: int) -> Through:
     return Through(view=partial(smoothed, beta=15.0), attack=patch(threat, steps=steps, places=places))
 
 
-def carried_about(threat: Ball, *, steps: int, times: int) -> Hops:
-    """The best patch so far, carried elsewhere, near or far, and climbed from there: from end to end of the box."""
+def from_place_to_place(threat: Ball, *, steps: int, times: int, start: Attack | None = None) -> Hops:
+    """The best patch so far, carried elsewhere, near or far, and climbed there.
+
+    In steps from end to end of the box: the worst patches have few pixels between them.
+    """
     climb = PGD(threat=threat, step=chain(ascent(NORMS["linf"]), cosine(threat.width, steps)), loss=margin, steps=steps)
-    return Hops(runs=((partial(smoothed, beta=15.0), climb), (exact, climb)), times=times, shake=carried)
+    runs = ((partial(smoothed, beta=15.0), climb), (exact, climb))
+    return Hops(runs=runs, times=times, shake=carried, start=start)
 
 
 def _sparse(threat: Ball) -> dict[str, Attack]:
@@ -156,7 +161,9 @@ def _sparse(threat: Ball) -> dict[str, Attack]:
     Balls that shrink, and the nearest success; climbs at many places, and from place to place.
     """
     if threat.norm.name == "patch":
-        return {"places": many_places(threat, steps=2, places=100), "carried": carried_about(threat, steps=5, times=25)}
+        every = many_places(threat, steps=3, places=20)
+        first = from_place_to_place(threat, steps=3, times=50, start=every)
+        return {"places": first, "carried": from_place_to_place(threat, steps=5, times=50)}
     known: dict[str, Callable[..., Attack]] = {"l1": apgd_l1_shrinking, "l0": pgd_l0_shrinking}
     shrinking = known.get(threat.norm.name)
     if shrinking is None:

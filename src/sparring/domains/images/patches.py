@@ -16,15 +16,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparring.domains.images.threats import bounded, images, sized
-from sparring.domains.images.warps import lattice
 from sparring.domains.images.windows import Window
-from sparring.norms import L1, around, rows
+from sparring.norms import L1, around
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
-
-OVERLAPPING = 0.9
-"""Of what a square holds, where half of it or more lies in one that was picked before it."""
 
 
 def side_of(share: float, x: Tensor) -> int:
@@ -42,26 +38,25 @@ def sums(worth: Tensor, side: int) -> Tensor:
     return functional.avg_pool2d(worth.sum(1, keepdim=True), window, 1, divisor_override=1)
 
 
-def best_places(worth: Tensor, side: int, count: int = 1) -> Tensor:
-    """The first pixels of the squares that hold most, `(B, count)`, best first; after one, less of those over it.
+def best_place(worth: Tensor, side: int) -> Tensor:
+    """The first pixel of the square that holds most, `(B,)`: the first of equals."""
+    held = sums(worth, side)
+    most = held.flatten(1).argmax(1)
+    return most // held.shape[3] * worth.shape[3] + most % held.shape[3]
 
-    More than half of such a square is what has been tried already: it is taken for `OVERLAPPING` of what it holds.
-    """
-    held, best = sums(worth, side), []
-    i, j = lattice(held)
-    for _ in range(count):
-        most = held.flatten(1).argmax(1)
-        down, across = most // held.shape[3], most % held.shape[3]
-        best.append(down * worth.shape[3] + across)
-        apart = torch.maximum((i - rows(down, held[:, 0])).abs(), (j - rows(across, held[:, 0])).abs())
-        held = (held * torch.where(apart > side // 2, 1.0, OVERLAPPING).unsqueeze(1)).where(apart.unsqueeze(1) > 0, 0)
-    return torch.stack(best, 1)
+
+def half_a_side_apart(x: Tensor, side: int) -> Tensor:
+    """The first pixels of squares all over the image, half a side apart, to its far edges, `(places,)`."""
+    height, width = x.shape[2:]
+    rooms = (max(length - side, 0) for length in (height, width))
+    down, across = ({*range(0, room, (side + 1) // 2), room} for room in rooms)
+    return torch.tensor([i * width + j for i in sorted(down) for j in sorted(across)], device=x.device)
 
 
 def carried(z: Tensor, x: Tensor, threat: Ball, rng: Streams) -> Tensor:
     """The patch that makes `z` of `x`, elsewhere in the image."""
     side = side_of(threat.eps, x)
-    patch = Window.of(best_places((z != x).to(x.dtype), max(side, 1)).flatten(), side, x)
+    patch = Window.of(best_place((z != x).to(x.dtype), max(side, 1)), side, x)
     return patch.nearby(x, rng).carried(z, x, patch)
 
 
@@ -101,7 +96,7 @@ class Square:
         worth = change * (2 * v - change)  # v^2 - (v - change)^2, which would round away for a v far outside
         for side, some in _by_side(eps, x):
             some = some[self.reach(change[some]) > side]
-            kept = Window.of(best_places(worth[some], max(side, 1)).flatten(), side, x)
+            kept = Window.of(best_place(worth[some], max(side, 1)), side, x)
             point[some] = point[some].where(kept.place(x)[2], x[some])
         return point
 
