@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparring.attacks.universal import Learned, batches, slopes
-from sparring.domains.images.patches import half_a_side_apart, side_of
+from sparring.domains.images.patches import best_place, half_a_side_apart, side_of
 from sparring.domains.images.warps import lattice, read
 from sparring.domains.images.windows import Window
 from sparring.losses import cross_entropy, margin
@@ -21,13 +21,18 @@ from sparring.threats import Ball
 from sparring.types import Attack, Goal, Loss, Model, Step
 
 
+def promise(x: Tensor, gradient: Tensor, threat: Ball) -> Tensor:
+    """What each coordinate can do for the linearised loss, `(B, *shape)`."""
+    return gradient.abs() * torch.where(gradient > 0, threat.high - x, x - threat.low)
+
+
 @dataclass(frozen=True, kw_only=True)
 class BestPatch:
     """A patch of its own for every image, at the most promising of its places.
 
-    All places half a side apart are tried with the patch that the gradient at the image asks for, and the best
-    `places` are climbed at. Costs a forward and a backward pass, some `4 / share` forward passes to look at the places,
-    then `steps` of each and one forward pass for every place, on the rows that still stand.
+    The place that the gradient at the image likes best, and all others half a side apart, are tried with the patch that
+    it asks for; the best `places` are climbed at. Costs a forward and a backward pass, some `4 / share` forward passes
+    to look at the places, then `steps` of each and one forward pass for every place, on the rows that still stand.
     """
 
     threat: Ball
@@ -42,13 +47,14 @@ class BestPatch:
         if not side:
             return search.best
         slope, _, x = search.climb(x, x)
-        every = half_a_side_apart(x, side)
+        likeliest, everywhere = best_place(promise(x, slope, self.threat), side), half_a_side_apart(x, side)
+        places = torch.cat([likeliest.unsqueeze(1), everywhere.expand(len(x), -1)], 1)
         scores = x.new_empty(len(x), 0)
-        for place in every:
-            z = self._painted(x, x, self._inside(x, place.expand(len(x)), side), torch.inf * slope.sign())
-            score, x, slope, scores = search.judge(z, x, slope, scores)
+        for t in search.steps(places.shape[1]):
+            z = self._painted(x, x, self._inside(x, places[:, t], side), torch.inf * slope.sign())
+            score, x, slope, places, scores = search.judge(z, x, slope, places, scores)
             scores = torch.cat([scores, score.unsqueeze(1)], 1)
-        places = every[scores.topk(min(self.places, len(every)), 1).indices]
+        places = places.gather(1, scores.topk(min(self.places, scores.shape[1]), 1).indices)
         for t in search.steps(places.shape[1]):
             inside = self._inside(x, places[:, t], side)
             z, state = self._painted(x, x, inside, torch.inf * slope.sign()), self.step.init(x)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sparring.attacks.restarts import Restarts
 from sparring.attacks.square import RandomSearch, Stairs, square
 from sparring.domains.images.patches import best_place, side_of
 from sparring.domains.images.windows import Window
@@ -16,6 +17,7 @@ from sparring.norms import rows
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
+from sparring.types import Attack
 
 
 def few(x: Tensor, threat: Ball, rng: Streams) -> Tensor:
@@ -93,6 +95,9 @@ def _painted(z: Tensor, threat: Ball, patch: Window, share: float, rng: Streams)
 SHARES = Stairs(0.3, at=(0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000), over=(1, 2, 4, 5, 6, 8, 10, 12, 15, 20))
 """The share of the changed coordinates that move: the paper's schedule for untargeted attacks (section 4)."""
 
+PATIENCE = 250
+"""Queries of a search for a patch."""
+
 _MOVES = {"l0": (few, swap, SHARES), "patch": (somewhere, carry_or_paint, Stairs(0.4))}
 
 
@@ -106,17 +111,20 @@ _MOVES = {"l0": (few, swap, SHARES), "patch": (somewhere, carry_or_paint, Stairs
     passes="queries + 0",
     paper="Croce et al., 2022",
 )
-def sparse_rs(threat: Ball, *, queries: int = 5000) -> RandomSearch:
+def sparse_rs(threat: Ball, *, queries: int = 5000) -> Attack:
     """Random search over sets of coordinates, changed as far as they go, or over patches (Croce et al., 2022).
 
-    Sets are of coordinates, as the threat counts them, where the paper's are of pixels with all their channels.
+    Sets are of coordinates, as the threat counts them, where the paper's are of pixels with all their channels. A
+    search for a patch begins anew after every `PATIENCE` queries, at another place: it does not leave a good one.
     """
     if threat.norm.name not in _MOVES:
         raise BadInput(f"sparse-rs on {threat}", "l0 or patch", "choose another attack: sparring list attacks")
     start, move, share = _MOVES[threat.norm.name]
-    return RandomSearch(threat=threat, start=start, move=move, share=share, queries=queries)
+    runs = max(queries // PATIENCE, 1) if threat.norm.name == "patch" else 1
+    search = RandomSearch(threat=threat, start=start, move=move, share=share, queries=queries // runs - (runs > 1))
+    return Restarts(attacks=(search,), times=runs) if runs > 1 else search
 
 
-def random_search(threat: Ball) -> Callable[..., RandomSearch]:
+def random_search(threat: Ball) -> Callable[..., Attack]:
     """The random search for this threat: Sparse-RS where few coordinates change, else Square."""
     return sparse_rs if threat.norm.counts else square

@@ -40,7 +40,7 @@ from sparring.domains.images.patches import carried
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, margin, probability_margin, targeted_margin
 from sparring.norms import NORMS
-from sparring.steps import ascent, chain, cosine, momentum
+from sparring.steps import ascent, chain, cosine, momentum, scale
 from sparring.threats import Ball
 from sparring.types import Access, Attack, Loss, Model
 from sparring.views import settled, smoothed
@@ -136,8 +136,7 @@ def longer(threat: Ball) -> tuple[Stage, ...]:
     hops = Stage("many hops", mixed_hops(threat, steps=10, times=40), "white box")
     if threat.norm.name != "patch":
         return (hops,)
-    anew = Restarts(attacks=(from_place_to_place(threat, steps=5, times=50),), times=3)
-    return hops, Stage("carried anew", anew, "white box")
+    return hops, Stage("carried longer", from_place_to_place(threat, times=60, runs=15), "white box")
 
 
 def many_places(threat: Ball, *, steps: int, places: int) -> Through:
@@ -145,14 +144,15 @@ def many_places(threat: Ball, *, steps: int, places: int) -> Through:
     return Through(view=partial(smoothed, beta=15.0), attack=patch(threat, steps=steps, places=places))
 
 
-def from_place_to_place(threat: Ball, *, steps: int, times: int, start: Attack | None = None) -> Hops:
-    """The best patch so far, carried elsewhere, near or far, and climbed there.
+def from_place_to_place(threat: Ball, *, times: int, runs: int = 1, start: Attack | None = None) -> Attack:
+    """The best patch so far carried elsewhere, near or far, and a step of the signs there, across the box; and anew.
 
-    In steps from end to end of the box: the worst patches have few pixels between them.
+    The worst patches have few pixels between the ends of the box, and small ones fool a network in few places.
     """
-    climb = PGD(threat=threat, step=chain(ascent(NORMS["linf"]), cosine(threat.width, steps)), loss=margin, steps=steps)
-    runs = ((partial(smoothed, beta=15.0), climb), (exact, climb))
-    return Hops(runs=runs, times=times, shake=carried, start=start)
+    step = chain(ascent(NORMS["linf"]), scale(threat.width))
+    climb = PGD(threat=threat, step=step, loss=margin, steps=1)
+    views = ((partial(smoothed, beta=15.0), climb), (exact, climb))
+    return Restarts(attacks=(Hops(runs=views, times=times, shake=carried, start=start),), times=runs)
 
 
 def _sparse(threat: Ball) -> dict[str, Attack]:
@@ -162,8 +162,8 @@ def _sparse(threat: Ball) -> dict[str, Attack]:
     """
     if threat.norm.name == "patch":
         every = many_places(threat, steps=3, places=20)
-        first = from_place_to_place(threat, steps=3, times=50, start=every)
-        return {"places": first, "carried": from_place_to_place(threat, steps=5, times=50)}
+        first = from_place_to_place(threat, times=50, start=every)
+        return {"places": first, "carried": from_place_to_place(threat, times=20, runs=10)}
     known: dict[str, Callable[..., Attack]] = {"l1": apgd_l1_shrinking, "l0": pgd_l0_shrinking}
     shrinking = known.get(threat.norm.name)
     if shrinking is None:

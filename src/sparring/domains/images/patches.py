@@ -105,8 +105,11 @@ class Square:
         return gradient.sign()
 
     def ascent(self, gradient: Tensor) -> Tensor:
-        """As for L1, the whole gradient, far: the projection leaves the square that gains most."""
-        return L1().ascent(gradient)
+        """The whole gradient, thirty long at its largest coordinate: the projection leaves the square that gains most.
+
+        Shorter moves would keep the square that was there first.
+        """
+        return 10 * L1().ascent(gradient)
 
     def sample(self, x: Tensor, eps: Tensor | float, low: float, high: float, rng: Streams) -> Tensor:
         """A square anywhere, every pixel of it uniform in the box."""
