@@ -242,6 +242,7 @@ BAD_THREATS = {
     "linf": "linf:8/255",
     "l0:0.5": "a whole number of values",
     "l0:2.5": "a whole number of values",
+    "patch:2": "a share of 2.0",
 }
 
 

@@ -137,7 +137,7 @@ SQUARE = Square()
 
 @register("threats", "patch")
 def patch(share: float, *, low: float = 0.0, high: float = 1.0) -> Ball:
-    """Anything inside of one square that covers up to EPS of the image.
+    """Anything inside of one square that covers EPS of the image.
 
     The side is rounded down to whole pixels: `patch:0.05` is a square of 6 by 6 in 28 by 28.
     """
