@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -167,6 +168,10 @@ def _identity(x: Tensor, *given: Any, **kwargs: Any) -> Tensor:
     return x
 
 
+def _nothing(x: Tensor, *given: Any, **kwargs: Any) -> Tensor:
+    return 0 * x
+
+
 def _quotient(x: Tensor, by: Any, **kwargs: Any) -> Tensor | None:
     return None if kwargs.get("rounding_mode", "") is None or by is None else x / by
 
@@ -185,6 +190,7 @@ STAIRS = [
 ]
 SOFT: dict[str, Callable[..., Tensor | None]] = {
     **dict.fromkeys(STAIRS, _identity),
+    **dict.fromkeys(["remainder", "__mod__", "fmod", "frac"], _nothing),
     "hardsigmoid": _identity,
     "hardtanh": _between,
     **dict.fromkeys(["clamp", "clip"], _two_sided),
@@ -420,21 +426,23 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def bridged(model: Model, *, stages: tuple[Stage, ...], width: float = 0.1, draws: int = 64) -> Model:
+def bridged(model: Model, *, stages: tuple[Stage, ...], width: float = 0.1, draws: int = 32) -> Model:
     """The same outputs; the calls of modules that `survey` found get a stand-in's gradient.
 
     "identity" is BPDA's own. "slopes" is a linear surrogate fitted at every point, by central differences of the
     stage along `draws` random directions of `width` times the range of its input; it runs the stage (not the model)
-    2 `draws` times in a backward pass.
+    2 `draws` times in a backward pass. Directions are others at every call: a climb along the same ones would never
+    leave the space that they span.
     """
-    wanted = {stage.call: stage.surrogate for stage in stages}
+    wanted, calls = {stage.call: stage.surrogate for stage in stages}, itertools.count()
 
     def bridge(call: int, module: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
         if call not in wanted or not x.requires_grad:
             return None
         if wanted[call] == "identity":
             return stand(y, x)
-        pulled: Tensor = _Slopes.apply(y.detach(), x, module, (width, draws))  # type: ignore[no-untyped-call]
+        along = partial(_directions, width=width, draws=draws, seed=next(calls))
+        pulled: Tensor = _Slopes.apply(y.detach(), x, module, along)  # type: ignore[no-untyped-call]
         return pulled
 
     def view(x: Tensor) -> Tensor:
@@ -446,10 +454,10 @@ def bridged(model: Model, *, stages: tuple[Stage, ...], width: float = 0.1, draw
     return view
 
 
-def _directions(x: Tensor, width: float, draws: int) -> Iterator[Tensor]:
+def _directions(x: Tensor, width: float, draws: int, seed: int = 0) -> Iterator[Tensor]:
     """Random signs, the same for every row, at `width` times the row's range."""
     span = x.detach().flatten(1).amax(1) - x.detach().flatten(1).amin(1)
-    for signs in Streams.of(0, range(draws)).sign(*x.shape[1:], device=x.device).to(x.dtype):
+    for signs in Streams.of(seed, range(draws)).sign(*x.shape[1:], device=x.device).to(x.dtype):
         yield signs * rows(width * span.clamp(min=1e-6), x)
 
 
@@ -457,7 +465,7 @@ class _Slopes(torch.autograd.Function):
     """A value given; the pullback `sum_u u <(f(x + u) - f(x - u)) / (2 |u|^2), g>`, |u|^2 by coordinate."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, stage: Model, along: tuple[float, int]) -> Tensor:
+    def forward(ctx: Any, y: Tensor, x: Tensor, stage: Model, along: Callable[[Tensor], Iterator[Tensor]]) -> Tensor:
         ctx.save_for_backward(x)
         ctx.stage, ctx.along = stage, along
         return y.clone()
@@ -465,11 +473,11 @@ class _Slopes(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        pulled = torch.zeros_like(x)
-        for u in _directions(x, *ctx.along):
+        terms = []
+        for u in ctx.along(x):
             rise = ((ctx.stage(x + u) - ctx.stage(x - u)) * gradients[0]).flatten(1).sum(1)
-            pulled += u * rows(rise / (2 * u.flatten(1).square().mean(1)), u)
-        return None, pulled / ctx.along[1], None, None
+            terms.append(u * rows(rise / (2 * u.flatten(1).square().mean(1)), u))
+        return None, mean(terms), None, None
 
 
 AGREES = 0.3
@@ -483,14 +491,16 @@ def survey(model: Model, x: Tensor, *, directions: int = 24) -> tuple[Stage, ...
     """The innermost modules whose gradient is not their slope, once functions of torch are mended.
 
     Each call is run again by itself, with the same random numbers each time. A few `x` will do, best off the data: a
-    fault may be absent where pixels are black. The outermost
-    module is left out: what stands in for all of a model is a black-box attack. Costs about 50 passes a row.
+    fault may be absent where pixels are black. The outermost module is left out, however often a view calls it: what
+    stands in for all of a model is a black-box attack. Costs about 50 passes a row.
     """
     calls: list[tuple[nn.Module, Tensor, Tensor]] = []
     with torch.no_grad(), listening(lambda call, module, x, y: calls.append((module, x.detach(), y.detach()))):
         model(x)
     found: list[Stage] = []
-    for call, (module, given, y) in enumerate(calls[:-1]):
+    for call, (module, given, y) in enumerate(calls):
+        if module is calls[-1][0]:
+            continue
         inside = {id(part) for part in module.modules()} - {id(module)}
         if any(id(calls[stage.call][0]) in inside for stage in found):
             continue
@@ -514,12 +524,12 @@ def _slopes(module: nn.Module, x: Tensor, y: Tensor, count: int) -> tuple[Tensor
     with torch.enable_grad():
         point = x.clone().requires_grad_()
         out = mended(run)(point)
-        gradient = torch.autograd.grad((out * g).sum(), point)[0] if out.requires_grad else torch.zeros_like(x)
+        (gradient,) = torch.autograd.grad((out * g).sum(), point, allow_unused=True) if out.requires_grad else (None,)
     real, own, same = [], [], []
     with torch.no_grad():
         for u in _directions(x, 0.05, count):
             real.append(((run(x + u) - run(x - u)) * g / 2).flatten(1).sum(1))
-            own.append((gradient * u).flatten(1).sum(1))
+            own.append(torch.zeros_like(real[-1]) if gradient is None else (gradient * u).flatten(1).sum(1))
             same.append((g * u).flatten(1).sum(1) if x.shape == y.shape else real[-1])
     return torch.stack(real), torch.stack(own), torch.stack(same) if x.shape == y.shape else None
 

@@ -25,6 +25,7 @@ from sparring.mending import bridged, mended, nearby, obstacles, rescaled, surve
 from sparring.steepness import Steep
 from sparring.streams import Streams
 from sparring.threats import l1, l2, linf
+from sparring.views import eot
 from sparring.zoo import find
 
 from .networks import held_out, honest
@@ -196,6 +197,8 @@ BREAKS: dict[str, Callable[[Tensor], Tensor]] = {
     "a mask": lambda x: (x > 0.5).float(),
     "a mask that is not": lambda x: (~(x <= 0.5)).float(),
     "a mask that is filled": lambda x: torch.ones_like(x).masked_fill(x < 0.5, 0),
+    "what a remainder leaves": lambda x: x - torch.remainder(x, 0.125),
+    "what the fraction leaves": lambda x: x - (8 * x).frac() / 8,
     "a thermometer": lambda x: (x.unsqueeze(2) > torch.linspace(0, 1, 8)[:, None, None]).float().mean(2),
     "a steep clamp": lambda x: (20 * (x - 0.5)).clamp(0, 1),
     "places by two numbers": lambda x: (
@@ -280,6 +283,65 @@ def test_a_stage_in_numpy_is_found_and_bridged(channels: int, surrogate: str, le
     assert behind is not None
     assert functional.cosine_similarity(gradient.flatten(1), behind.flatten(1)).median() > least
     assert slope(model, x) is None
+
+
+class Behind(nn.Module):
+    """A layer with weights that are trained, behind a cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(784, 784)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.layer(torch.from_numpy(x.detach().numpy().copy()))
+        return outputs
+
+
+def test_a_cut_before_weights_that_have_gradients_is_found() -> None:
+    model, (x, _) = nn.Sequential(nn.Flatten(), Behind(), nn.ReLU(), nn.Linear(784, 10)).eval(), held_out(16)
+    assert [stage.name for stage in survey(model, x)] == ["Behind"]
+
+
+def test_a_bridge_that_is_crossed_often_leads_everywhere() -> None:
+    """Along the same directions at every call, a climb would never leave the space that they span."""
+    model, (x, _) = nn.Sequential(Elsewhere(2), nn.Flatten(), nn.Linear(1568, 10)).eval(), held_out(4)
+    bridge, again = (bridged(model, stages=survey(model, x), draws=8) for _ in range(2))
+    first, second, same = (slope(view, x) for view in (bridge, bridge, again))
+    assert first is not None
+    assert second is not None
+    assert same is not None
+    assert torch.equal(first, same)
+    assert functional.cosine_similarity(first.flatten(1), second.flatten(1)).abs().max() < 0.5
+
+
+def test_the_whole_of_a_model_that_a_view_calls_often_is_no_stage() -> None:
+    class Blind(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.from_numpy(x.detach().flatten(1).numpy()[:, :10].round())
+
+    assert survey(eot(Blind(), 8), held_out(16)[0]) == ()
+
+
+class Rippled(nn.Module):
+    """A network whose hidden units have ripples, on which short climbs get lost."""
+
+    def __init__(self, network: nn.Module, waves: float, height: float) -> None:
+        super().__init__()
+        self.network, self.waves, self.height = network, waves, height
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.network.children():
+            x = part(x)
+            if isinstance(part, nn.Linear) and part.out_features > 10:
+                x = x + self.height * torch.sin(self.waves * x) / self.waves
+        return x
+
+
+def test_ripples_get_a_long_climb_whose_gradients_are_averaged() -> None:
+    x, y = held_out(60)
+    result = audit(Rippled(honest("relu"), 80, 20).eval(), Arrays("digits", x, y), linf(0.05))
+    assert result.verdict == "suspect"
+    assert result.robust_accuracy.estimate < 0.48  # 0.58 without, of 100
 
 
 @pytest.mark.parametrize("kind", [nn.ReLU6, nn.Hardtanh, nn.Hardsigmoid])

@@ -187,6 +187,13 @@ def test_what_votes_is_attacked_all_at_once_by_the_mean_of_its_logarithms() -> N
     assert standing[0] < min(standing[1:]), standing
 
 
+def test_of_many_voters_all_are_attacked_at_once_and_the_first_few_alone() -> None:
+    found = together([Part((call,)) for call in range(9)])
+    assert found[0] == Part(tuple(range(9)))
+    assert found[1:] == tuple(Part((call,)) for call in range(4))
+    assert together([Part((3,))]) == (Part((3,)),)
+
+
 def test_rivals_are_networks_inside_that_decide_otherwise_and_rewordings_are_none() -> None:
     x = torch.cat([held_out(20)[0], Streams.of(0, range(20)).uniform(1, 28, 28)])
     assert rivals(Gate(by_mask).eval(), x)

@@ -28,6 +28,7 @@ from sparring.evaluate.ledger import Outcome
 from sparring.evaluate.outputs import agree
 from sparring.evaluate.routes import Part, parts, together
 from sparring.evaluate.run import asked, home, one_thread, own_draws
+from sparring.evaluate.suites import around
 from sparring.goals import Never, Untargeted
 from sparring.losses import cross_entropy, dlr, margin, probability_margin, targeted_margin
 from sparring.mending import Stage, bridged, mended, nearby, obstacles, rescaled, survey
@@ -52,17 +53,20 @@ SAMPLE = 32
 SURVEYED = 8
 """Examples, of these, on which the parts of the model are looked at."""
 
-PARTS = 4
-"""Networks inside of the model that are attacked by themselves, at most."""
+PARTS = 16
+"""Networks inside of the model that are attacked all at once, at most."""
 
 PROBES = 50
 """Passes that a look at the parts costs on each of them, about."""
 
-FIRST, LAST = 10, 40
-"""Steps of the first trial of a candidate, and of its runs on all examples."""
+FIRST, LAST, LONG = 10, 40, 200
+"""Steps of the first trial of a candidate, and of its runs on all examples: long ones where each step is a guess."""
 
 RUNS = 3
 """How often each attack that was found is run on what stands."""
+
+WANDERED = 3
+"""Views, the likeliest ones, through which gradients are taken from around the point as well."""
 
 SHARE = 1.0
 """What an audit may spend here, at most, as a share of the passes that it had spent until then."""
@@ -81,6 +85,11 @@ def climb_and_halve(threat: Ball, loss: Loss, steps: int) -> Attack:
 def aimed(threat: Ball, loss: Loss, steps: int) -> Attack:
     """PGD with a cosine step, towards any wrong class: the nearest may lie behind the same gate."""
     return RunnerUp(attack=pgd_cosine(threat, steps=steps, loss=loss), rank=None)
+
+
+def wander(threat: Ball, loss: Loss, steps: int) -> Attack:
+    """PGD with momentum, half of each gradient from somewhere around: ripples as long as the threat average out."""
+    return replace(around(threat, steps=steps), loss=loss)
 
 
 def blind(threat: Ball, loss: Loss, steps: int) -> Attack:
@@ -129,7 +138,7 @@ class Attempt:
 class Candidate:
     """One adaptive attack: a rule on a loss, through a view of a view ... of the model (the last is the outermost).
 
-    `onward`: to the end, through success.
+    `onward`: to the end, through success. `last`: the steps of its runs on all examples.
     """
 
     threat: Ball
@@ -137,6 +146,7 @@ class Candidate:
     loss: Loss = margin
     views: tuple[Lens, ...] = ()
     onward: bool = False
+    last: int = LAST
 
     def run(self, steps: int, threat: Ball | None = None) -> Attack:
         """The attack of so many steps, on its own threat or on another."""
@@ -149,7 +159,7 @@ class Candidate:
 
     def price(self, steps: int) -> int:
         """The most passes, forward and backward, that so many steps and judging them may cost on an example."""
-        calls = 1
+        calls = 2 if self.rule is wander else 1
         for view in self.views:
             drawn = view.keywords if isinstance(view, partial) else {}
             calls *= drawn.get("most", drawn.get("draws", 0) + 1)
@@ -266,7 +276,7 @@ def _differentiable(model: Model, x: Tensor) -> bool:
 def candidates(threat: Ball, found: Findings, classes: int) -> tuple[Candidate, ...]:
     """What is worth a try, the likeliest first: each view with each loss, then other rules on the best known loss."""
     drawn: tuple[Lens, ...] = (settled(eot_until, draws=4, most=16),) if found.random else ()
-    bridge, around = settled(bridged, stages=found.stages), settled(nearby, width=0.05 * threat.width, draws=4)
+    bridge, near = settled(bridged, stages=found.stages), settled(nearby, width=0.05 * threat.width, draws=4)
     cures: list[tuple[Lens, ...]] = []
     if found.steep:
         moderate = settled(moderated, units=found.steep, draws=3)
@@ -280,7 +290,7 @@ def candidates(threat: Ball, found: Findings, classes: int) -> tuple[Candidate, 
     views: dict[tuple[Lens, ...], None] = {}
     for cure in cures:
         seen = (*cure, *drawn)
-        views |= dict.fromkeys([seen, (*seen, rescaled), (*seen, settled(smoothed, beta=25.0)), (*seen, around)])
+        views |= dict.fromkeys([seen, (*seen, rescaled), (*seen, settled(smoothed, beta=25.0)), (*seen, near)])
     if not found.blind:
         views[drawn] = None
     losses: tuple[Loss, ...] = (margin, cross_entropy, probability_margin, *((dlr,) if classes >= 3 else ()))
@@ -290,6 +300,7 @@ def candidates(threat: Ball, found: Findings, classes: int) -> tuple[Candidate, 
         for one in losses[:2]
         for part in together(found.parts)
     ]
+    tried += [replace(first, rule=wander, views=view, last=LONG) for view in list(views)[:WANDERED]]
     tried += [replace(first, views=view, loss=loss) for loss in losses for view in views]
     if classes >= 3:
         tried += [replace(first, rule=aimed, views=view, loss=targeted_margin) for view in views]

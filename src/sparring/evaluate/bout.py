@@ -284,10 +284,10 @@ def _adapt(bout: Bout) -> Make:
     plan = adaptive.cover(trials)
     for run in range(adaptive.RUNS):
         for one in plan:
-            fit = bout.ranked()[: max(0, int(passes / (ring.draws * one.price(adaptive.LAST))))]
+            fit = bout.ranked()[: max(0, int(passes / (ring.draws * one.price(one.last))))]
             if fit:
                 name, stage = f"adaptive: {one}", f"adaptive: {one} #{run + 1}"
-                bout.fight(stage, "adaptive", one.run(adaptive.LAST), fit, name)
+                bout.fight(stage, "adaptive", one.run(one.last), fit, name)
                 bout.note(name, stage, run + 1)
                 passes -= bout.cost(stage)
     return _backed(adaptive.Resized((*plan, *field)[0], steps=20), case)

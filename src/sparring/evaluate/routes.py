@@ -109,6 +109,9 @@ MANY = 20
 """Inputs that such a correlation takes: of fewer it may be anything."""
 
 
+ALONE = 4
+"""Networks inside of a model that are attacked by themselves, at most."""
+
 STACKED = 64
 """Networks whose scores are stacked, at most."""
 
@@ -209,9 +212,9 @@ def parts(model: Model, x: Tensor) -> tuple[Part, ...]:
 
 
 def together(found: Sequence[Part]) -> tuple[Part, ...]:
-    """The parts one by one, and before them, where there are several, all at once."""
+    """The parts one by one, the first few, and before them, where there are several, all at once."""
     calls = tuple(call for part in found for call in part.calls)
-    return (Part(calls), *found) if len(found) > 1 else tuple(found)
+    return (Part(calls), *found[:ALONE]) if len(found) > 1 else tuple(found)
 
 
 def rivals(model: Model, x: Tensor) -> bool:
