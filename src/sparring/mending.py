@@ -216,14 +216,17 @@ SATURATING = ("sigmoid", "tanh", "softmax", "hardsigmoid", "clamp", "clip", "har
 FLAT = 1e-3
 """A slope that stops gradients, as a share of the function's steepest."""
 
-BEST = {"argmax": 1, "max": 1, "topk": 2}
-"""Functions that say where the best is, and at which place they are told the dimension."""
+BEST = {"argmax": 1, "max": 1, "argmin": 1, "min": 1, "topk": 2}
+"""Functions that say where the best is, or the least, and at which place they are told the dimension."""
 
 MARKS = frozenset({"one_hot", "scatter", "scatter_", "eq", "__eq__"})
 """Those that mark a place: with ones in zeros."""
 
-PLACED = frozenset({"unsqueeze", "view", "reshape", "__getitem__", "long"})
+PLACED = frozenset({"unsqueeze", "squeeze", "view", "reshape", "flatten", "__getitem__", "long"})
 """Those that hand a place on."""
+
+LOOKUPS = {"__getitem__": (0, 1), "index_select": (0, 2), "embedding": (1, 0)}
+"""Those that look a place up in a table: at which places they are told the table and the place."""
 
 MASKED = -1e8
 """Below this a number is a mask, as attention has it: no softmax is saturated by it."""
@@ -239,7 +242,8 @@ class _Mend(TorchFunctionMode):
 
     Whole numbers and truth values carry none, so `soft` keeps for each such tensor (by identity, with the tensor, lest
     its place be used again) a float tensor that stands for it until it becomes a float tensor again. `places` keeps for
-    where the best is the softmax that stands for it once it is marked: a choice by `one_hot(argmax)`.
+    whole numbers that say where the best is, `(*shape)`, how likely they are each of `n` numbers, `(*shape, n)`: the
+    softmax, which stands for them once they are marked, a choice by `one_hot(argmax)`, or looked up, as by `table[i]`.
     """
 
     def __init__(self) -> None:
@@ -265,7 +269,7 @@ class _Mend(TorchFunctionMode):
             return first.clone()
         if name in BEST and bare(first).requires_grad:
             return self._placed(func(*args, **kwargs), first, name, args, kwargs)
-        if self.places and (name in MARKS or name in PLACED):
+        if self.places and (name in MARKS or name in PLACED or name in LOOKUPS):
             return self._marked(func, name, args, kwargs)
         in_place = (name.endswith("_") and not name.endswith("__")) or bool(kwargs.get("inplace"))
         if name.rstrip("_" * in_place) in SOFT and bare(first).requires_grad:
@@ -277,25 +281,46 @@ class _Mend(TorchFunctionMode):
         return self._carried(func, name, args, kwargs)
 
     def _placed(self, value: Any, x: Tensor, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What says where the best is along a dimension, once for each row."""
+        """What says where the best or the least is along a dimension, once for each row or several times."""
         told = args[BEST[name]] if len(args) > BEST[name] else -1 if name == "topk" else None
         dim, place = kwargs.get("dim", told), value if isinstance(value, Tensor) else value[1]
-        if isinstance(dim, int) and place.numel() * x.shape[dim] == x.numel():
-            self.places[id(place)] = (place, _softened_softmax(x, dim))
+        if isinstance(dim, int):
+            least = name in ("argmin", "min") or not kwargs.get("largest", True)
+            likely = _softened_softmax((-x if least else x).movedim(dim, -1), -1)
+            kept = likely.unsqueeze(dim % x.dim()) if place.dim() == x.dim() else likely
+            self.places[id(place)] = (place, kept.expand(*place.shape, likely.shape[-1]))
         return value
 
     def _marked(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A place in another shape, or marked by a one: that is known by its softmax."""
+        """A place in another shape, marked by a one, or looked up in a table."""
         found = [self.places[id(arg)][1] for arg in (*args, *kwargs.values()) if id(arg) in self.places]
         if not found:
             return self._carried(func, name, args, kwargs)
-        value = func(*args, **kwargs)
-        if name in PLACED:
+        value, likely = func(*args, **kwargs), found[0]
+        if name in PLACED and id(args[0]) in self.places:
             if value.numel() == args[0].numel():
-                self.places[id(value)] = (value, found[0])
-        elif value.shape == found[0].shape and _one_hot(bare(value)):
-            self.met.append("argmax")
-            return args[0].copy_(stand(value, found[0])) if name == "scatter_" else self._known(value, found[0])
+                self.places[id(value)] = (value, likely.reshape(*value.shape, likely.shape[-1]))
+        elif name in LOOKUPS and len(args) > max(LOOKUPS[name]):
+            return self._looked_up(value, likely, args[LOOKUPS[name][0]])
+        elif name in MARKS and _one_hot(bare(value)) and value.shape[-1] >= likely.shape[-1]:
+            likely = nn.functional.pad(likely, (0, value.shape[-1] - likely.shape[-1]))
+            if likely.numel() == value.numel():
+                self.met.append("argmax")
+                likely = likely.reshape(value.shape)
+                return args[0].copy_(stand(value, likely)) if name == "scatter_" else self._known(value, likely)
+        return value
+
+    def _looked_up(self, value: Tensor, likely: Tensor, table: Tensor) -> Tensor:
+        """What a table says at a place: the mean of its rows stands for it; of whole numbers, how likely each is."""
+        if len(table) != likely.shape[-1]:
+            return value
+        if value.is_floating_point():
+            soft = torch.tensordot(likely, table, 1)
+            if soft.shape == value.shape:
+                self.met.append("index")
+                return stand(value, soft)
+        elif table.dim() == 1 and value.shape == likely.shape[:-1] and int(table.min()) >= 0:
+            self.places[id(value)] = (value, likely @ nn.functional.one_hot(table.long()).to(likely.dtype))
         return value
 
     def _blocks(self, name: str, value: Tensor, x: Tensor) -> bool:

@@ -502,6 +502,51 @@ MARKED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+LOOKED_UP: dict[str, Callable[[Tensor], Tensor]] = {
+    "table": lambda h: torch.eye(10)[h.argmax(1)],
+    "embedding": lambda h: functional.embedding(h.max(1).indices, torch.eye(10)),
+    "select": lambda h: torch.eye(10).index_select(0, h.argmax(1)),
+    "the least": lambda h: torch.eye(10)[(-h).argmin(1)],
+    "kept": lambda h: torch.eye(10)[h.argmax(1, keepdim=True)][:, 0],
+    "labels": lambda h: functional.one_hot(torch.arange(10).flip(0)[h.flip(1).topk(1).indices], 10).float().mean(1),
+    "other numbers": lambda h: functional.one_hot(torch.arange(10)[h.argmax(1)], 12)[:, :10].float(),
+}
+
+
+@pytest.mark.parametrize("way", LOOKED_UP)
+def test_what_is_looked_up_where_the_best_is_has_the_gradient_of_its_softmax(way: str) -> None:
+    network, x = honest("relu"), held_out(8)[0]
+
+    def chosen(x: Tensor) -> Tensor:
+        return LOOKED_UP[way](network(x))
+
+    point, soft = x.clone().requires_grad_(), x.clone().requires_grad_()
+    outputs = mended(chosen)(point)
+    assert torch.equal(outputs, functional.one_hot(network(x).argmax(1), 10).float())
+    assert obstacles(chosen, x) in {("index",), ("argmax",)}
+    (gradient,) = torch.autograd.grad(outputs[:, 0].sum(), point)
+    (expected,) = torch.autograd.grad(network(soft)[:, 0].sum(), soft)
+    assert float(functional.cosine_similarity(gradient.flatten(1), expected.flatten(1)).median()) > 0.2
+
+
+def test_votes_of_the_nearest_examples_are_mended() -> None:
+    network, (x, y), (lessons, labels) = honest("relu"), held_out(16), held_out(200)
+    known = network(lessons).detach()
+
+    def nearest(x: Tensor) -> Tensor:
+        votes = labels[torch.cdist(network(x), known).topk(15, largest=False).indices]
+        return functional.one_hot(votes, 10).float().mean(1)
+
+    point = x.clone().requires_grad_()
+    outputs = mended(nearest)(point)
+    assert torch.equal(outputs, nearest(x))
+    assert obstacles(nearest, x) == ("argmax",)
+    (gradient,) = torch.autograd.grad(outputs[torch.arange(16), y].sum(), point)
+    soft = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(network(soft).softmax(1)[torch.arange(16), y].sum(), soft)
+    assert float(functional.cosine_similarity(gradient.flatten(1), expected.flatten(1)).median()) > 0.2
+
+
 @pytest.mark.parametrize("mark", MARKED)
 def test_a_choice_that_is_marked_has_the_gradient_of_its_softmax(mark: str) -> None:
     network, x = honest("relu"), held_out(8)[0]
