@@ -300,8 +300,9 @@ def candidates(threat: Ball, found: Findings, classes: int) -> tuple[Candidate, 
         for one in losses[:2]
         for part in together(found.parts)
     ]
+    tried += [replace(first, views=view) for view in views]
     tried += [replace(first, rule=wander, views=view, last=LONG) for view in list(views)[:WANDERED]]
-    tried += [replace(first, views=view, loss=loss) for loss in losses for view in views]
+    tried += [replace(first, views=view, loss=loss) for loss in losses[1:] for view in views]
     if classes >= 3:
         tried += [replace(first, rule=aimed, views=view, loss=targeted_margin) for view in views]
     tried += [replace(first, rule=climb_and_halve, views=view, loss=loss) for loss in losses[:2] for view in views]
