@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from sparring.attacks import bim, fgsm, hops, patch, pgd, pgd_cosine, sparse_rs
-from sparring.domains.images.patches import SQUARE, carried, half_a_side_apart, side_of
+from sparring.domains.images.patches import SQUARE, carried, likely_places, side_of
 from sparring.domains.images.patches import patch as square
 from sparring.domains.images.windows import Window
 from sparring.errors import BadInput
@@ -101,12 +101,19 @@ def test_a_patch_is_carried_whole_and_stays_in_the_image():
 
 @every_shape
 @pytest.mark.parametrize("side", [1, 2, 3, 8])
-def test_squares_half_a_side_apart_cover_the_image(shape, side):
-    x = torch.zeros(1, *shape)
-    first = half_a_side_apart(x, side)
-    inside = Window.of(first, side, x.expand(len(first), -1, -1, -1)).place(x)[2]
-    assert inside.any(0).all()
-    assert len(set(first.tolist())) == len(first)
+def test_likely_places_are_the_best_one_and_enough_to_cover_the_image(shape, side):
+    worth = Streams.of(4, range(5)).uniform(*shape)
+    places, few = likely_places(worth, side, 1000), likely_places(worth, side, 3)
+    held = torch.stack([(worth * s).flatten(1).sum(1) for s in every_square(shape, side)])
+    for row in range(5):
+        like = worth[row : row + 1].expand(places.shape[1], -1, -1, -1)
+        inside = Window.of(places[row], side, like).place(like)[2]
+        assert inside.any(0).all()
+        holds = (like * inside).flatten(1).sum(1)
+        torch.testing.assert_close(holds[0], held[:, row].amax())
+        assert (holds[1:].diff() < 1e-5).all()
+        assert torch.equal(few[row], places[row, : few.shape[1]])
+        assert len(set(places[row, 1:].tolist())) == places.shape[1] - 1
 
 
 @pytest.mark.parametrize(("shape", "share"), [((3, 9, 9), 0.12), ((1, 8, 11), 0.3), ((1, 6, 20), 0.5)], ids=str)

@@ -60,15 +60,7 @@ def uniform_noise(threat: Ball, *, draws: int = 10) -> Noise:
     return Noise(threat=threat, draws=draws)
 
 
-@register(
-    "attacks",
-    "gaussian-noise",
-    needs="scores",
-    threats=("patch",),
-    aims="control",
-    family="control",
-    passes="draws + 0",
-)
+@register("attacks", "gaussian-noise", **CONTROL)
 def gaussian_noise(threat: Ball, *, draws: int = 10) -> Noise:
     """Gaussian noise of size eps: a control, not an attack."""
     return Noise(threat=threat, draw=gaussian, draws=draws)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparring.attacks.universal import Learned, batches, slopes
-from sparring.domains.images.patches import best_place, half_a_side_apart, side_of
+from sparring.domains.images.patches import likely_places, side_of
 from sparring.domains.images.warps import lattice, read
 from sparring.domains.images.windows import Window
 from sparring.losses import cross_entropy, margin
@@ -26,13 +26,18 @@ def promise(x: Tensor, gradient: Tensor, threat: Ball) -> Tensor:
     return gradient.abs() * torch.where(gradient > 0, threat.high - x, x - threat.low)
 
 
+LOOKED_AT = 400
+"""Places that are looked at, at most: the likeliest. Patches of one percent and more are looked at everywhere."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BestPatch:
     """A patch of its own for every image, at the most promising of its places.
 
     The place that the gradient at the image likes best, and all others half a side apart, are tried with the patch that
     it asks for; the best `places` are climbed at. Costs a forward and a backward pass, some `4 / share` forward passes
-    to look at the places, then `steps` of each and one forward pass for every place, on the rows that still stand.
+    to look at the places, `LOOKED_AT` at most, then `steps` of each and one forward pass for every place that is
+    climbed at, on the rows that still stand.
     """
 
     threat: Ball
@@ -47,8 +52,7 @@ class BestPatch:
         if not side:
             return search.best
         slope, _, x = search.climb(x, x)
-        likeliest, everywhere = best_place(promise(x, slope, self.threat), side), half_a_side_apart(x, side)
-        places = torch.cat([likeliest.unsqueeze(1), everywhere.expand(len(x), -1)], 1)
+        places = likely_places(promise(x, slope, self.threat), side, LOOKED_AT)
         scores = x.new_empty(len(x), 0)
         for t in search.steps(places.shape[1]):
             z = self._painted(x, x, self._inside(x, places[:, t], side), torch.inf * slope.sign())

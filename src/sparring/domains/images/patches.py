@@ -45,18 +45,30 @@ def best_place(worth: Tensor, side: int) -> Tensor:
     return most // held.shape[3] * worth.shape[3] + most % held.shape[3]
 
 
-def half_a_side_apart(x: Tensor, side: int) -> Tensor:
-    """The first pixels of squares all over the image, half a side apart, to its far edges, `(places,)`."""
-    height, width = x.shape[2:]
-    rooms = (max(length - side, 0) for length in (height, width))
-    down, across = ({*range(0, room, (side + 1) // 2), room} for room in rooms)
-    return torch.tensor([i * width + j for i in sorted(down) for j in sorted(across)], device=x.device)
+def half_a_side_apart(x: Tensor, side: int) -> tuple[list[int], list[int]]:
+    """The rows and columns in which squares begin that lie half a side apart, all over the image, to its far edges."""
+    down, across = ({*range(0, room, (side + 1) // 2), room} for room in (max(n - side, 0) for n in x.shape[2:]))
+    return sorted(down), sorted(across)
+
+
+def likely_places(worth: Tensor, side: int, most: int) -> Tensor:
+    """The first pixels of the square that holds most, and of squares half a side apart, by what they hold, `(B, n)`.
+
+    No more than `most` of those.
+    """
+    down, across = half_a_side_apart(worth, side)
+    held = sums(worth, side)[:, 0, down][:, :, across].flatten(1)
+    first = torch.tensor([i * worth.shape[3] + j for i in down for j in across], device=worth.device)
+    likely = first[held.topk(min(most, len(first)), 1).indices]
+    return torch.cat([best_place(worth, side).unsqueeze(1), likely], 1)
 
 
 def carried(z: Tensor, x: Tensor, threat: Ball, rng: Streams) -> Tensor:
     """The patch that makes `z` of `x`, elsewhere in the image."""
     side = side_of(threat.eps, x)
-    patch = Window.of(best_place((z != x).to(x.dtype), max(side, 1)), side, x)
+    if not side:
+        return x
+    patch = Window.of(best_place((z != x).to(x.dtype), side), side, x)
     return patch.nearby(x, rng).carried(z, x, patch)
 
 

@@ -36,18 +36,18 @@ class Window:
         left = rng.at("left").integers(like.shape[3] - width + 1, 1, device=like.device).flatten()
         return cls(top, left, height, width)
 
+    @classmethod
+    def of(cls, first: Tensor, side: int, like: Tensor) -> Window:
+        """Squares by the numbers of their first pixels, `(B,)`; less where the image is lower or narrower."""
+        height, width = like.shape[2:]
+        return cls(first // width, first % width, min(side, height), min(side, width))
+
     def place(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Row and column inside the window of every pixel `(B, H, 1)`, `(B, 1, W)`, and which pixels are inside."""
         i = torch.arange(like.shape[2], device=like.device)[:, None] - self.top[:, None, None]
         j = torch.arange(like.shape[3], device=like.device)[None, :] - self.left[:, None, None]
         inside = ((i >= 0) & (i < self.height)) & ((j >= 0) & (j < self.width))
         return i.clamp(0, self.height - 1), j.clamp(0, self.width - 1), inside.unsqueeze(1)
-
-    @classmethod
-    def of(cls, first: Tensor, side: int, like: Tensor) -> Window:
-        """Squares by the numbers of their first pixels, `(B,)`; less where the image is lower or narrower."""
-        height, width = like.shape[2:]
-        return cls(first // width, first % width, min(side, height), min(side, width))
 
     def nearby(self, like: Tensor, rng: Streams) -> Window:
         """The window elsewhere: as often within a pixel as within two, four, ... or anywhere."""
