@@ -163,7 +163,8 @@ def _sparse(threat: Ball) -> dict[str, Attack]:
     if threat.norm.name == "patch":
         every = many_places(threat, steps=3, places=20)
         first = from_place_to_place(threat, times=50, start=every)
-        return {"places": first, "carried": from_place_to_place(threat, times=20, runs=10)}
+        anew = from_place_to_place(threat, times=20, runs=10)
+        return {"places": first, "carried": anew, "climbed": many_places(threat, steps=20, places=20)}
     known: dict[str, Callable[..., Attack]] = {"l1": apgd_l1_shrinking, "l0": pgd_l0_shrinking}
     shrinking = known.get(threat.norm.name)
     if shrinking is None:
