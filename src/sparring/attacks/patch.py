@@ -27,7 +27,7 @@ def promise(x: Tensor, gradient: Tensor, threat: Ball) -> Tensor:
 
 
 LOOKED_AT = 400
-"""Places that are looked at, at most: the likeliest. Patches of one percent and more are looked at everywhere."""
+"""Places that are looked at, at most: the likeliest, of patches so small that there are more."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparring.attacks.restarts import Restarts
 from sparring.attacks.square import RandomSearch, Stairs, square
-from sparring.domains.images.patches import best_place, side_of
+from sparring.domains.images.patches import painted_on, side_of
 from sparring.domains.images.windows import Window
 from sparring.errors import BadInput
 from sparring.norms import rows
@@ -74,7 +74,7 @@ def carry_or_paint(z: Tensor, x: Tensor, threat: Ball, share: float, rng: Stream
     side = side_of(threat.eps, x)
     if not side:
         return x
-    patch = Window.of(best_place((z != x).to(x.dtype), side), side, x)
+    patch = painted_on(z, x, side)
     carried = patch.nearby(x, rng.at("carry")).carried(z, x, patch)
     painted = _painted(z, threat, patch, share, rng.at("paint"))
     return torch.where(rows(rng.at("which").uniform(1, device=x.device).flatten() < 0.25, x), carried, painted)

@@ -63,12 +63,17 @@ def likely_places(worth: Tensor, side: int, most: int) -> Tensor:
     return torch.cat([best_place(worth, side).unsqueeze(1), likely], 1)
 
 
+def painted_on(z: Tensor, x: Tensor, side: int) -> Window:
+    """Where the patch of this side lies that makes `z` of `x`."""
+    return Window.of(best_place((z != x).to(x.dtype), side), side, x)
+
+
 def carried(z: Tensor, x: Tensor, threat: Ball, rng: Streams) -> Tensor:
     """The patch that makes `z` of `x`, elsewhere in the image."""
     side = side_of(threat.eps, x)
     if not side:
         return x
-    patch = Window.of(best_place((z != x).to(x.dtype), side), side, x)
+    patch = painted_on(z, x, side)
     return patch.nearby(x, rng).carried(z, x, patch)
 
 
