@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from sparring.attacks import bim, fgsm, hops, patch, pgd, pgd_cosine, sparse_rs
-from sparring.domains.images.patches import SQUARE, carried, likely_places, side_of
+from sparring.domains.images.patches import SQUARE, carried, grid, likely_places, side_of
 from sparring.domains.images.patches import patch as square
 from sparring.domains.images.windows import Window
 from sparring.errors import BadInput
@@ -100,20 +100,39 @@ def test_a_patch_is_carried_whole_and_stays_in_the_image():
 
 
 @every_shape
-@pytest.mark.parametrize("side", [1, 2, 3, 8])
-def test_likely_places_are_the_best_one_and_enough_to_cover_the_image(shape, side):
+@pytest.mark.parametrize("most", [3, 12, 1000])
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 8])
+def test_likely_places_are_the_best_one_and_then_the_likeliest_of_a_grid(shape, side, most):
     worth = Streams.of(4, range(5)).uniform(*shape)
-    places, few = likely_places(worth, side, 1000), likely_places(worth, side, 3)
+    places = likely_places(worth, side, most)
     held = torch.stack([(worth * s).flatten(1).sum(1) for s in every_square(shape, side)])
+    assert places.shape[1] <= most + 1
     for row in range(5):
         like = worth[row : row + 1].expand(places.shape[1], -1, -1, -1)
-        inside = Window.of(places[row], side, like).place(like)[2]
-        assert inside.any(0).all()
-        holds = (like * inside).flatten(1).sum(1)
+        holds = (like * Window.of(places[row], side, like).place(like)[2]).flatten(1).sum(1)
         torch.testing.assert_close(holds[0], held[:, row].amax())
         assert (holds[1:].diff() < 1e-5).all()
-        assert torch.equal(few[row], places[row, : few.shape[1]])
         assert len(set(places[row, 1:].tolist())) == places.shape[1] - 1
+        if most >= len(held):
+            torch.testing.assert_close(holds[1:], held[:, row].sort(descending=True).values)
+
+
+@every_shape
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 8])
+def test_a_grid_covers_the_image_however_few_squares_there_may_be(shape, side):
+    like = torch.zeros(1, *shape)
+    sizes = []
+    for most in (1000, 12, 6, 1):
+        down, across = grid(like, side, most)
+        sizes.append(len(down) * len(across))
+        first = torch.tensor([i * shape[2] + j for i in down for j in across])
+        every = like.expand(len(first), -1, -1, -1)
+        assert Window.of(first, side, every).place(every)[2].any(0).all()
+        assert sizes[-1] <= most or all(
+            gap <= (side + 1) // 2 for one in (down, across) for gap in torch.tensor(one).diff().tolist()
+        )
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == len(list(every_square(shape, side)))
 
 
 @pytest.mark.parametrize(("shape", "share"), [((3, 9, 9), 0.12), ((1, 8, 11), 0.3), ((1, 6, 20), 0.5)], ids=str)

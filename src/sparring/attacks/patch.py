@@ -26,18 +26,14 @@ def promise(x: Tensor, gradient: Tensor, threat: Ball) -> Tensor:
     return gradient.abs() * torch.where(gradient > 0, threat.high - x, x - threat.low)
 
 
-LOOKED_AT = 400
-"""Places that are looked at, at most: the likeliest, of patches so small that there are more."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class BestPatch:
     """A patch of its own for every image, at the most promising of its places.
 
-    The place that the gradient at the image likes best, and all others half a side apart, are tried with the patch that
-    it asks for; the best `places` are climbed at. Costs a forward and a backward pass, some `4 / share` forward passes
-    to look at the places, `LOOKED_AT` at most, then `steps` of each and one forward pass for every place that is
-    climbed at, on the rows that still stand.
+    The place that the gradient at the image likes best, and up to `looked_at` others all over the image, half a side
+    apart or closer, are tried with the patch that it asks for; the best `places` are climbed at. Costs a forward and a
+    backward pass, a forward pass for every place that is looked at, then `steps` of each and one forward pass for every
+    place that is climbed at, on the rows that still stand.
     """
 
     threat: Ball
@@ -45,6 +41,7 @@ class BestPatch:
     loss: Loss = margin
     steps: int = 5
     places: int = 20
+    looked_at: int = 400
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The best image seen, `(B, C, H, W)`."""
@@ -52,7 +49,7 @@ class BestPatch:
         if not side:
             return search.best
         slope, _, x = search.climb(x, x)
-        places = likely_places(promise(x, slope, self.threat), side, LOOKED_AT)
+        places = likely_places(promise(x, slope, self.threat), side, self.looked_at)
         scores = x.new_empty(len(x), 0)
         for t in search.steps(places.shape[1]):
             z = self._painted(x, x, self._inside(x, places[:, t], side), torch.inf * slope.sign())
@@ -153,13 +150,13 @@ def _unchanged(x: Tensor, rng: Streams) -> Tensor:
     threats=("patch",),
     shape="image",
     family="spatial",
-    passes="4 / share + places (steps + steps)",
+    passes="looked_at + places (steps + steps)",
     paper="Brown et al., 2017",
 )
-def patch(threat: Ball, *, steps: int = 5, places: int = 20) -> BestPatch:
+def patch(threat: Ball, *, steps: int = 5, places: int = 20, looked_at: int = 400) -> BestPatch:
     """A patch for each image, climbed at the best of all places (after Brown et al., 2017)."""
     step = chain(ascent(NORMS["linf"]), cosine((threat.high - threat.low) / 4, steps))
-    return BestPatch(threat=threat, step=step, steps=steps, places=places)
+    return BestPatch(threat=threat, step=step, steps=steps, places=places, looked_at=looked_at)
 
 
 @register(

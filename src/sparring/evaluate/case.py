@@ -13,7 +13,8 @@ from sparring import __version__
 from sparring.evaluate import identity
 from sparring.evaluate.doctor import Diagnosis
 from sparring.evaluate.run import DRAWS
-from sparring.evaluate.suites import Suite, among_winners, build, last_resort, margin_runs
+from sparring.evaluate.suites import Suite, among_winners, build, last_resort
+from sparring.evaluate.ways import way_of
 from sparring.models.victim import Victim
 from sparring.threats import Ball
 from sparring.types import Access, Attack, Data, Defence
@@ -69,7 +70,7 @@ class Case:
     def climber(self, *, steps: int, times: int) -> Make:
         """A short attack for the checks and the curve, of the strongest kind that the model allows."""
         if self.access == "gradients":
-            return partial(margin_runs, steps=steps, times=times)
+            return partial(way_of(self.threat).runs, steps=steps, times=times)
         return partial(last_resort, access=self.access)
 
     def sizes(self, more: int = 0) -> tuple[float, ...]:

@@ -20,27 +20,20 @@ from sparring.attacks import (
     RunnerUp,
     Through,
     apgd_ce,
-    apgd_l1_shrinking,
     apgd_t,
     bim,
-    bisection,
     fgsm,
     gaussian_noise,
-    patch,
     pgd_cosine,
-    pgd_l0_shrinking,
-    smallest,
     uniform_noise,
 )
-from sparring.attacks.hops import exact, redrawn
+from sparring.attacks.hops import exact
 from sparring.attacks.sparse_rs import random_search
 from sparring.attacks.transfer import Transfer, nearby
-from sparring.attacks.within import Within
-from sparring.domains.images.patches import carried
 from sparring.errors import BadInput
+from sparring.evaluate.ways import way_of
 from sparring.losses import cross_entropy, margin, probability_margin, targeted_margin
-from sparring.norms import NORMS
-from sparring.steps import ascent, chain, cosine, momentum, scale
+from sparring.steps import ascent, chain, cosine, momentum
 from sparring.threats import Ball
 from sparring.types import Access, Attack, Loss, Model
 from sparring.views import settled, smoothed
@@ -83,13 +76,6 @@ class Suite:
         return (*self.opening, *self.menu, *self.longer, *self.closing)
 
 
-def margin_runs(threat: Ball, *, steps: int, times: int) -> Attack:
-    """Short margin runs with a cosine step, from many random starts; of patches, from many places."""
-    if threat.norm.name == "patch":
-        return many_places(threat, steps=2, places=steps * times)
-    return Restarts(attacks=(pgd_cosine(threat, steps=steps, loss=margin),), times=times)
-
-
 def out_of_the_data(whole: Ball) -> Attack:
     """Steps of a tenth of the box from the input itself: random points of it are something else by themselves."""
     climbs = tuple(bim(whole, steps=40, loss=loss) for loss in (margin, cross_entropy))
@@ -119,7 +105,7 @@ def menu(threat: Ball, classes: int) -> tuple[Stage, ...]:
         "exact cross-entropy": pgd_cosine(threat, loss=cross_entropy),
         "exact margin": pgd_cosine(threat, loss=margin),
         "hops": mixed_hops(threat, steps=20, times=5),
-        **(_sparse(threat) or {"margin around": around(threat)}),
+        **(way_of(threat).own(threat) or {"margin around": around(threat)}),
     }
     return tuple(Stage(name, attack, "white box") for name, attack in slices.items())
 
@@ -132,44 +118,9 @@ def around(threat: Ball, *, steps: int = 10) -> Transfer:
 
 
 def longer(threat: Ball) -> tuple[Stage, ...]:
-    """Slices of some eight hundred passes, for what nearly falls."""
-    hops = Stage("many hops", mixed_hops(threat, steps=10, times=40), "white box")
-    if threat.norm.name != "patch":
-        return (hops,)
-    return hops, Stage("carried longer", from_place_to_place(threat, times=60, runs=15), "white box")
-
-
-def many_places(threat: Ball, *, steps: int, places: int) -> Through:
-    """A patch at each of the likeliest places, on gradients that dead units do not stop."""
-    return Through(view=partial(smoothed, beta=15.0), attack=patch(threat, steps=steps, places=places))
-
-
-def from_place_to_place(threat: Ball, *, times: int, runs: int = 1, start: Attack | None = None) -> Attack:
-    """The best patch so far carried elsewhere, near or far, and a step of the signs there, across the box; and anew.
-
-    The worst patches have few pixels between the ends of the box, and small ones fool a network in few places.
-    """
-    step = chain(ascent(NORMS["linf"]), scale(threat.width))
-    climb = PGD(threat=threat, step=step, loss=margin, steps=1)
-    views = ((partial(smoothed, beta=15.0), climb), (exact, climb))
-    return Restarts(attacks=(Hops(runs=views, times=times, shake=carried, start=start),), times=runs)
-
-
-def _sparse(threat: Ball) -> dict[str, Attack]:
-    """What L1, L0 and patches ask for, where plain ascent is weak.
-
-    Balls that shrink, and the nearest success; climbs at many places, and from place to place.
-    """
-    if threat.norm.name == "patch":
-        every = many_places(threat, steps=3, places=20)
-        first = from_place_to_place(threat, times=50, start=every)
-        anew = from_place_to_place(threat, times=20, runs=10)
-        return {"places": first, "carried": anew, "climbed": many_places(threat, steps=20, places=20)}
-    known: dict[str, Callable[..., Attack]] = {"l1": apgd_l1_shrinking, "l0": pgd_l0_shrinking}
-    shrinking = known.get(threat.norm.name)
-    if shrinking is None:
-        return {}
-    return {"shrinking": shrinking(threat, steps=60), "nearest": Within(attack=smallest(threat, steps=60))}
+    """Slices of hundreds or thousands of passes, for what nearly falls."""
+    slices = {"many hops": mixed_hops(threat, steps=10, times=40), **way_of(threat).longer(threat)}
+    return tuple(Stage(name, attack, "white box") for name, attack in slices.items())
 
 
 def among(model: Model, classes: tuple[int, ...]) -> Model:
@@ -199,8 +150,7 @@ def mixed_hops(threat: Ball, *, steps: int, times: int) -> Hops:
         (partial(smoothed, beta=beta) if beta else exact, PGD(threat=threat, step=step, loss=loss, steps=steps))
         for loss, beta in kinds
     )
-    shake = carried if threat.norm.name == "patch" else settled(redrawn, share=2 * share)
-    return Hops(runs=tuple(runs), times=times, shake=shake)
+    return Hops(runs=tuple(runs), times=times, shake=way_of(threat).shake(2 * share))
 
 
 def controls(threat: Ball, draws: int) -> tuple[Stage, ...]:
@@ -258,14 +208,14 @@ def thorough(threat: Ball, access: Access, classes: int) -> Suite:
         closing=(Stage("apgd-ce", apgd_ce(threat, steps=100), "white box"), *targeted, *black_box(threat, 5000)),
         passes=1000,
         hardest=128,
-        nearest=None if threat.norm.name == "patch" else partial(bisection, steps=20, rounds=8),
+        nearest=way_of(threat).nearest,
     )
 
 
 def _first(threat: Ball) -> tuple[Stage, ...]:
     """The first runs, on everything, by which examples are ranked."""
-    sparse = (Stage(f"first {name}", attack, "white box") for name, attack in _sparse(threat).items())
-    return (Stage("first margin", _run(threat, margin, beta=10), "white box"), *sparse)
+    own = (Stage(f"first {name}", attack, "white box") for name, attack in way_of(threat).first(threat).items())
+    return (Stage("first margin", _run(threat, margin, beta=10), "white box"), *own)
 
 
 SUITES: dict[str, Callable[[Ball, Access, int], Suite]] = {"quick": quick, "standard": standard, "thorough": thorough}

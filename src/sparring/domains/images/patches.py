@@ -45,18 +45,24 @@ def best_place(worth: Tensor, side: int) -> Tensor:
     return most // held.shape[3] * worth.shape[3] + most % held.shape[3]
 
 
-def half_a_side_apart(x: Tensor, side: int) -> tuple[list[int], list[int]]:
-    """The rows and columns in which squares begin that lie half a side apart, all over the image, to its far edges."""
-    down, across = ({*range(0, room, (side + 1) // 2), room} for room in (max(n - side, 0) for n in x.shape[2:]))
+def grid(x: Tensor, side: int, most: int) -> tuple[list[int], list[int]]:
+    """The rows and the columns in which squares begin that lie equally far apart, all over the image, to its far edges.
+
+    As close to each other as `most` squares can be, but half a side apart at most, where there may be more of them.
+    """
+    for apart in range(1, max(side + 1, 2) // 2 + 1):
+        down, across = ({*range(0, room, apart), room} for room in (max(n - side, 0) for n in x.shape[2:]))
+        if len(down) * len(across) <= most:
+            break
     return sorted(down), sorted(across)
 
 
 def likely_places(worth: Tensor, side: int, most: int) -> Tensor:
-    """The first pixels of the square that holds most, and of squares half a side apart, by what they hold, `(B, n)`.
+    """The first pixels of the square that holds most, and of squares of a grid, by what they hold, `(B, n)`.
 
     No more than `most` of those.
     """
-    down, across = half_a_side_apart(worth, side)
+    down, across = grid(worth, side, most)
     held = sums(worth, side)[:, 0, down][:, :, across].flatten(1)
     first = torch.tensor([i * worth.shape[3] + j for i in down for j in across], device=worth.device)
     likely = first[held.topk(min(most, len(first)), 1).indices]
