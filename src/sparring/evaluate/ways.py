@@ -51,8 +51,8 @@ def redrawing(share: float) -> Shake:
 
 
 def bisected(threat: Ball) -> Attack:
-    """The smallest size by halving."""
-    return bisection(threat, steps=20, rounds=8)
+    """The smallest size by halving, where that is no larger than eps."""
+    return Within(attack=bisection(threat, steps=20, rounds=8))
 
 
 @dataclass(frozen=True, kw_only=True)

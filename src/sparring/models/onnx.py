@@ -1,6 +1,6 @@
 """ONNX files: imported to a torch.fx graph, and trusted with gradients only after agreeing with onnxruntime.
 
-`onnx_recorder` writes the graph, `onnx_operators` translates the operators.
+`onnx_recorder` writes the graph; `onnx_operators` translates operators, `onnx_rounding` those that quantise.
 """
 
 from __future__ import annotations
@@ -20,10 +20,19 @@ from sparring.errors import BadInput, require
 from sparring.models import function
 from sparring.models.onnx_operators import OPERATORS, kept
 from sparring.models.onnx_recorder import Missing, Op, Recorder, Value
+from sparring.models.onnx_rounding import levels
 from sparring.models.victim import Victim
+from sparring.types import Model
+from sparring.views import stand
 
 TOLERANCE = 1e-4
 """Largest difference from onnxruntime, relative to the largest output, with which an import is trusted."""
+
+LEVELS_APART = 0.05
+"""The same of a quantised network, of which the graph gives the gradients alone: the mean of both, as levels differ."""
+
+DYNAMIC = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
+"""Operators that set their scale by all rows of a batch."""
 
 SIZES = (2, 3)
 """The two batch sizes at which a file is read; a number in the graph is `slope * batch + offset` between them."""
@@ -38,6 +47,9 @@ def load(path: str | Path, *, check: Tensor | None = None) -> Victim:
     and `notes` says why. A batch size that the file fixes is made free where its operators allow, which the comparison
     shows; elsewhere the model is run in batches of that size. `module` is a `torch.fx.GraphModule`. A model of several
     outputs is attacked by its first of floating point.
+
+    Of a quantised network the outputs are onnxruntime's, to the last bit, the gradients those of the graph, straight
+    through each rounding (BPDA; Athalye et al., 2018, section 4.1). It has no `module`; gradients cost a run of both.
 
     Raises:
         BadInput: no such file, not a valid ONNX file, missing weights, or not one input of floating point.
@@ -113,6 +125,11 @@ def victim(proto: Any, start: Callable[[Any], Any], *, name: str, check: Tensor 
         return reference.victim(name, f"{why}; hand over an example of the data")
     if check is not None and not reference.admits(shape):
         raise BadInput(f"inputs of shape {shape}", f"{name} takes {reference.shown}", "pass inputs of that shape")
+    declared = reference.batch
+    if declared is None and any(node.op_type in DYNAMIC for node in proto.graph.node):
+        reference = replace(
+            reference, batch=1, notes=(*reference.notes, "run row by row: rows of a batch share scales")
+        )
     reference = reference.tried(name, [int(size or 1) for size in shape])
 
     # First with the batch size free; then, where the file fixes it, as it is fixed.
@@ -126,19 +143,23 @@ def victim(proto: Any, start: Callable[[Any], Any], *, name: str, check: Tensor 
         except Exception as error:  # an operator used in a way that its translation did not foresee
             complaint = f"the import failed: {first_line(error)}"
             continue
-        call = module if fixed is None else partial(in_batches, module, size=fixed)
-        complaint, worst = disagreement(call, reference, probes(shape, fixed, check))
+        call: Model = module if fixed is None else partial(in_batches, module, size=fixed)
+        rounds = any(node.target is levels for node in module.graph.nodes)
+        complaint, worst = disagreement(call, reference, probes(shape, fixed, check), rounds=rounds)
         if not complaint:
             notes = [f"imported from ONNX; differs from onnxruntime by at most {worst:.1g} of the largest output"]
-            if reference.batch is not None:
-                size = f"the file fixes the batch size at {reference.batch}"
+            if rounds:
+                call = Straight(call, reference)
+                notes = [f"quantised: scores by onnxruntime, gradients straight through its rounding, {worst:.1%} off"]
+            if declared is not None:
+                size = f"the file fixes the batch size at {declared}"
                 notes.append(f"{size}; made free" if fixed is None else f"{size}, and so it is run")
             return Victim(
                 call=call,
                 access="gradients",
                 framework="onnx",
                 name=name,
-                module=module,
+                module=None if rounds else module,
                 probabilities=ends_in_softmax(proto, reference.output),
                 notes=(*notes, *reference.notes),
             )
@@ -247,6 +268,20 @@ class Reference:
         )
 
 
+@dataclass(frozen=True)
+class Straight:
+    """A quantised network: the outputs of onnxruntime, with the gradients of its graph."""
+
+    graph: Model
+    reference: Reference
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs of `x`."""
+        with torch._C.DisableTorchFunction():  # what runs elsewhere is nobody's to watch: its gradients are the graph's
+            said = self.reference.scores(x).to(x.device)
+        return stand(said, self.graph(x)) if torch.is_grad_enabled() and x.requires_grad else said
+
+
 def in_batches(model: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
     """Run a model that knows one batch size on any number of rows; the last row fills the last batch up.
 
@@ -277,9 +312,14 @@ def probes(shape: Sequence[int | None], fixed: int | None, check: Tensor | None)
     return batches if check is None else [*batches, check.detach().float().cpu()[:32]]
 
 
-def disagreement(model: Callable[[Tensor], Tensor], reference: Reference, batches: list[Tensor]) -> tuple[str, float]:
-    """Say how a model differs from onnxruntime, "" where it does not; and the largest difference, relative."""
-    worst = 0.0
+def disagreement(
+    model: Callable[[Tensor], Tensor], reference: Reference, batches: list[Tensor], *, rounds: bool = False
+) -> tuple[str, float]:
+    """Say how a model differs from onnxruntime, "" where it does not; and the largest difference, relative.
+
+    Of one that rounds the mean difference, relative to the mean.
+    """
+    worst, bound, size_of = 0.0, LEVELS_APART if rounds else TOLERANCE, torch.mean if rounds else torch.amax
     for x in batches:
         want = reference.scores(x)
         given = x.clone().requires_grad_()
@@ -295,11 +335,12 @@ def disagreement(model: Callable[[Tensor], Tensor], reference: Reference, batche
         same = (got == want) | (got.isnan() & want.isnan())
         difference = torch.where(same, 0.0, (got - want).abs())
         finite = want[want.isfinite()]
-        size = float(finite.abs().max()) if finite.numel() else 0.0
-        relative = float(difference.max()) / max(size, 1e-6) if difference.numel() else 0.0
+        size = float(size_of(finite.abs())) if finite.numel() else 0.0
+        relative = float(size_of(difference)) / max(size, 1e-6) if difference.numel() else 0.0
         worst = max(worst, relative)
-        if not relative <= TOLERANCE:
-            return f"the imported graph differs from onnxruntime by {relative:.1g} of the largest output", worst
+        if not relative <= bound:
+            of = "mean" if rounds else "largest"
+            return f"the imported graph differs from onnxruntime by {relative:.1g} of the {of} output", worst
     return "", worst
 
 
@@ -320,6 +361,11 @@ def first_line(error: Exception) -> str:
 # --- the import
 
 
+def known_as(node: Any) -> str:
+    """The kind of a node, with its domain where that is not ONNX's own."""
+    return str(node.op_type if node.domain in {"", "ai.onnx"} else f"{node.domain}.{node.op_type}")
+
+
 @torch.no_grad()
 def graph(proto: Any, shape: Sequence[int | None], reference: Reference, fixed: int | None) -> fx.GraphModule:
     """Write the torch graph of a file for inputs `(B, *shape)`; `fixed` keeps the batch size that the file fixes.
@@ -334,8 +380,8 @@ def graph(proto: Any, shape: Sequence[int | None], reference: Reference, fixed: 
         proto = onnx.inliner.inline_local_functions(proto)
     opset = next((entry.version for entry in proto.opset_import if entry.domain in {"", "ai.onnx"}), 1)
     for node in proto.graph.node:
-        if node.domain not in {"", "ai.onnx"} or node.op_type not in OPERATORS:
-            raise Missing(f"operator {node.domain + '.' if node.domain else ''}{node.op_type} is not covered")
+        if known_as(node) not in OPERATORS:
+            raise Missing(f"operator {known_as(node)} is not covered")
     if opset < 7:
         raise Missing(f"opset {opset} is not covered (7 and later are)")
 
@@ -365,7 +411,7 @@ def graph(proto: Any, shape: Sequence[int | None], reference: Reference, fixed: 
             outputs=tuple(node.output),
             uses=tuple(uses[name] for name in node.input),
         )
-        results = OPERATORS[node.op_type](r, op, *(values[name] if name else None for name in node.input))
+        results = OPERATORS[known_as(node)](r, op, *(values[name] if name else None for name in node.input))
         results = results if isinstance(results, tuple) else (results,)
         if any(uses[name] for name in node.output[len(results) :] if name):
             raise op.lacks("a second output")

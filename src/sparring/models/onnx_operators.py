@@ -23,14 +23,15 @@ from sparring.models.onnx_recorder import Missing, Op, Recorder, Value
 
 T = TypeVar("T", bound=nn.Module)
 Handler = Callable[..., Value | tuple[Value, ...]]
+H = TypeVar("H", bound=Handler)
 OPERATORS: dict[str, Handler] = {}
-"""The operators covered, by their ONNX name."""
+"""The operators covered, by their ONNX name; those of other domains than ONNX's own with it."""
 
 
-def translates(*kinds: str) -> Callable[[Handler], Handler]:
+def translates(*kinds: str) -> Callable[[H], H]:
     """Enter a translation `(recorder, op, *inputs) -> value or values`; inputs left out are None."""
 
-    def enter(handler: Handler) -> Handler:
+    def enter(handler: H) -> H:
         OPERATORS.update(dict.fromkeys(kinds, handler))
         return handler
 
