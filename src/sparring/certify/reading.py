@@ -56,6 +56,8 @@ def graph(model: Model | Graph, x: Tensor) -> Graph:
     if isinstance(model, Graph):
         return model
     module = model.module if isinstance(model, Victim) else model
+    if isinstance(model, Victim) and model.rounds:
+        raise BadInput("a quantised network", "one that does not round", "certify it by smoothing (--method smoothing)")
     if not isinstance(module, nn.Module):
         raise BadInput("a model without a torch network behind it", "an nn.Module", "certify the network itself")
     if torch.is_inference_mode_enabled():

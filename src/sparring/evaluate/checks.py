@@ -123,7 +123,7 @@ DOUBTFUL = frozenset(
 )
 """Checks whose failure says that gradients mislead: the audit then looks for an attack that fits the model."""
 
-HINTS = frozenset({"hidden-paths", "steep-units", "optimisation"})
+HINTS = frozenset({"hidden-paths", "steep-units", "optimisation", "quantised-inputs"})
 """Checks whose warning says that they may."""
 
 

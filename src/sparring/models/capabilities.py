@@ -140,6 +140,13 @@ CAPABILITIES: tuple[Capability, ...] = (
         test="test_onnx.py::test_an_operator_agrees_with_onnxruntime",
     ),
     Capability(
+        framework="ONNX, quantised: levels and zero points, set beforehand or for each row",
+        loaded="`ModelProto`, `.onnx`",
+        access="gradients",
+        extra="onnx",
+        test="test_onnx_rounding.py::test_an_operator_of_levels_is_within_a_level",
+    ),
+    Capability(
         framework="ONNX, any other operator",
         loaded="`ModelProto`, `InferenceSession`, `.onnx`",
         access="scores",

@@ -88,6 +88,8 @@ def along(r: Recorder, op: Op, parameter: Value | None, rank: int, axis: int) ->
     if parameter is None:
         return 0
     value = floated(r, parameter)
+    if not value.known and value.rank == rank:  # one for each row
+        return value
     if value.seen[0].numel() == 1:
         return number(r.call(torch.reshape, value, ()))
     if value.rank != 1:

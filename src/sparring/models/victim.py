@@ -26,7 +26,8 @@ class Victim:
     "gradients" it is differentiable in its input; with "scores" it gives values only; with "labels" it gives
     one-hot decisions `(B, K)`. `module` is the torch module behind it, where there is one: explanations and
     certificates walk it; `trainee` is what training takes, where that is another one. `probabilities` says that the
-    outputs are known to be probabilities. `source` is what `sparring.models.load` was given (spec, weights, trust,
+    outputs are known to be probabilities, `rounds` that they are rounded on the way, past which gradients go straight
+    (a quantised network). `source` is what `sparring.models.load` was given (spec, weights, trust,
     example): such a victim travels to a worker process by name.
     """
 
@@ -37,6 +38,7 @@ class Victim:
     module: nn.Module | None = None
     trainee: nn.Module | None = None
     probabilities: bool = False
+    rounds: bool = False
     notes: tuple[str, ...] = ()
     source: tuple[str, str | None, bool, Tensor | None] | None = None
 
