@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
+import sparring
 from sparring.attacks import RunnerUp, pgd_cosine
 from sparring.evaluate.suites import around
 from sparring.goals import Never, Untargeted
@@ -60,3 +62,15 @@ def test_without_a_rank_every_row_draws_a_wrong_class_of_its_own():
     assert not (whole.targets[0] == y).any()
     counts = torch.stack([(whole.targets[0] == k).sum() for k in range(6)])
     assert counts.min() > 40  # 67 in the mean
+
+
+def test_what_falls_beyond_the_curve_alone_is_no_claim():
+    """Of a model that stands at every size of the curve, the search for the smallest size finds larger ones."""
+    x = torch.tensor([[0.1, 0.5], [0.9, 0.5]] * 4)
+    model = nn.Linear(2, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[-8.0, 0.0], [8.0, 0.0]]))
+        model.bias.copy_(torch.tensor([4.0, -4.0]))
+    found = sparring.audit(model, (x, torch.tensor([0, 1] * 4)), "linf:0.05", suite="thorough")
+    assert {check.name: check.outcome for check in found.checks}["claims"] == "pass"
+    assert found.robust_accuracy.estimate == 1
