@@ -23,7 +23,10 @@ from sparring.types import Goal, Loss, Model
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSearch:
-    """Propose a change, keep it if the loss grows: what Square and Sparse-RS are made of.
+    """Propose a change, keep it unless the loss falls: what Square and Sparse-RS are made of.
+
+    The papers keep it where the loss grows. Models that answer in steps, trees or quantised networks, have plateaus,
+    which are crossed by changes that cost nothing; where no two scores are the same, there is no difference.
 
     `start(x, threat, rng)` draws the first point, `move(z, x, threat, share, rng)` the next, and `share(i, queries)`
     says how much of the image a move may touch. Images are `(B, C, H, W)`; any other input counts as an image of one
@@ -50,7 +53,7 @@ class RandomSearch:
         for i in search.steps(self.queries - 2):
             trial = self.move(z, image, self.threat, self.share(i, self.queries), rng.at(i))
             found, trial, z, score, image, rng = search.judge(trial, trial, z, score, image, rng)
-            better = found > score
+            better = found >= score
             z, score = torch.where(rows(better, z), trial, z), torch.where(better, found, score)
         return search.best.view_as(x)
 
