@@ -49,6 +49,13 @@ CAPABILITIES: tuple[Capability, ...] = (
         test="test_torch_files.py::test_a_scripted_module_in_hand_has_gradients",
     ),
     Capability(
+        framework="PyTorch, quantised by `torch.ao`, with scales set beforehand",
+        loaded="`nn.Module`, `module:factory`",
+        access="gradients",
+        extra="",
+        test="test_torch_rounding.py::test_gradients_are_those_of_the_network_before",
+    ),
+    Capability(
         framework="Hugging Face transformers",
         loaded="a model with `.logits`, its folder with `config.json` and safetensors",
         access="gradients",

@@ -17,6 +17,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from sparring.errors import BadInput, line, require
 from sparring.models.bridge import Unreadable, in_batches_of
+from sparring.models.torch_rounding import rounds, straight
 from sparring.models.torchscript import Script
 from sparring.models.victim import Victim
 from sparring.types import Model
@@ -44,7 +45,8 @@ def adopt(obj: Any) -> Victim | None:
     """A torch module, an exported program or a Hugging Face model as it is; None for anything else.
 
     The module itself is called, in whatever mode it is in; outputs with `.logits` are unwrapped. A TorchScript module
-    runs as it is where it is judged, and operation by operation where views and checks look inside.
+    runs as it is where it is judged, and operation by operation where views and checks look inside. A module that
+    `torch.ao` quantised has gradients that go straight through its rounding.
     """
     if isinstance(obj, ExportedProgram):
         return _exported(obj)
@@ -53,6 +55,16 @@ def adopt(obj: Any) -> Victim | None:
     if any(part.__module__.startswith("transformers.") for part in type(obj).__mro__):
         module: nn.Module = Logits(obj)
         return Victim(call=module, access="gradients", framework="transformers", name=type(obj).__name__, module=module)
+    if rounds(obj):
+        return Victim(
+            call=partial(straight, obj),
+            access="gradients",
+            framework="torch",
+            name=type(obj).__name__,
+            module=obj,
+            rounds=True,
+            notes=("quantised: gradients go straight through its rounding",),
+        )
     kinds = {value.dtype for value in (*obj.parameters(), *obj.buffers()) if value.is_floating_point()}
     other = len(kinds) == 1 and kinds != {torch.float32}
     run = _script(obj) if isinstance(obj, torch.jit.ScriptModule) else obj

@@ -1,0 +1,122 @@
+"""Networks that torch.ao quantised: their own outputs, gradients straight through, audits that hold."""
+
+import copy
+
+import pytest
+import torch
+import torch.ao.quantization as ao
+from torch import nn
+from torch.ao.nn.quantized import FloatFunctional
+
+import sparring
+from sparring.data import digits, first
+from sparring.models.loading import adopt
+from sparring.zoo.honest import convolutional, relu
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.skipif(torch.backends.quantized.engine == "none", reason="torch runs no quantised operators here"),
+]
+
+
+def quantised(network, x):
+    """The network in 8 bits, calibrated on `x`."""
+    network = copy.deepcopy(network).eval()
+    network.qconfig = ao.get_default_qconfig(torch.backends.quantized.engine)
+    ao.prepare(network, inplace=True)
+    network(x)
+    return ao.convert(network, inplace=True).eval()
+
+
+class Joined(nn.Module):
+    """A block in which two branches are added, multiplied or put beside each other."""
+
+    def __init__(self, how, bend):
+        super().__init__()
+        self.how = how
+        self.enter, self.leave, self.join, self.bend = ao.QuantStub(), ao.DeQuantStub(), FloatFunctional(), bend
+        self.one, self.two = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(1, 4, 3, padding=1)
+        self.end = nn.Sequential(nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(3), nn.Flatten())
+        self.head = nn.Linear(72 if how == "cat" else 36, 5)
+
+    def forward(self, x):
+        x = self.enter(x)
+        one, two = self.bend(self.one(x)), self.two(x)
+        joined = self.join.cat([one, two], 1) if self.how == "cat" else getattr(self.join, self.how)(one, two)
+        return self.leave(self.head(self.end(joined)))
+
+
+BENDS = [nn.ReLU(), nn.ReLU(inplace=True), nn.LeakyReLU(0.1), nn.Hardswish(), nn.Sigmoid(), nn.ELU(), nn.ReLU6()]
+
+
+@pytest.mark.parametrize(
+    ("how", "bend"),
+    [*(("add", bend) for bend in BENDS), ("mul", nn.ReLU()), ("cat", nn.ReLU()), ("add_relu", nn.ReLU())],
+)
+def test_gradients_are_those_of_the_network_before(how, bend):
+    torch.manual_seed(0)
+    x = torch.rand(8, 1, 12, 12)
+    whole = Joined(how, bend).eval()
+    module = quantised(whole, torch.rand(64, 1, 12, 12))
+    victim, asked = adopt(module, example=x[0]), x.clone().requires_grad_()
+    told = victim(asked)
+    assert torch.equal(told, module(x))
+    assert not victim(x).requires_grad
+    (slope,) = torch.autograd.grad(told[:, 1].sum(), asked)
+    (before,) = torch.autograd.grad(whole(asked)[:, 1].sum(), asked)
+    assert torch.cosine_similarity(slope.flatten(1), before.flatten(1)).min() > 0.9
+    assert victim.rounds
+
+
+def test_networks_that_were_quantised_as_graphs_are_followed_too():
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    torch.manual_seed(0)
+    x = torch.rand(8, 1, 12, 12)
+    whole = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(100, 5)
+    ).eval()
+    prepared = prepare_fx(
+        copy.deepcopy(whole), ao.get_default_qconfig_mapping(torch.backends.quantized.engine), (x[:1],)
+    )
+    prepared(torch.rand(64, 1, 12, 12))
+    module = convert_fx(prepared)
+    victim, asked = adopt(module, example=x[0]), x.clone().requires_grad_()
+    told = victim(asked)
+    assert torch.equal(told, module(x))
+    (slope,) = torch.autograd.grad(told[:, 1].sum(), asked)
+    (before,) = torch.autograd.grad(whole(asked)[:, 1].sum(), asked)
+    assert torch.cosine_similarity(slope.flatten(1), before.flatten(1)).min() > 0.9
+
+
+def test_operators_that_are_not_known_leave_a_model_without_gradients():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.layer = ao.QuantStub(), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return torch.ops.quantized.mul_scalar(self.layer(self.enter(x)), 2.0).dequantize()
+
+    class Whole(Odd):
+        def forward(self, x):
+            return 2 * self.layer(self.enter(x))
+
+    torch.manual_seed(0)
+    module = quantised(Whole(), torch.rand(64, 6))
+    module.__class__ = Odd
+    victim, x = adopt(module, example=torch.rand(6)), torch.rand(4, 6, requires_grad=True)
+    assert torch.equal(victim(x), module(x))
+    assert not victim(x).requires_grad
+
+
+@pytest.mark.parametrize(("make", "fused", "eps"), [(relu, None, 0.05), (convolutional, [["0", "1", "2"]], 0.05)])
+def test_a_quantised_network_is_audited_as_the_whole_one_is(make, fused, eps):
+    network, data = copy.deepcopy(make()).eval(), first(digits(), 60)
+    ready = ao.QuantWrapper(network if fused is None else ao.fuse_modules(copy.deepcopy(network), fused))
+    module = quantised(ready, first(digits("train"), 100).take(range(100))[0])
+    found, whole = (sparring.audit(one, data, f"linf:{eps}", suite="quick") for one in (module, network))
+    assert found.verdict == "trusted", found.reasons
+    assert abs(found.clean_accuracy.estimate - whole.clean_accuracy.estimate) < 0.04
+    assert abs(found.robust_accuracy.estimate - whole.robust_accuracy.estimate) < 0.06
+    assert {check.name: check.outcome for check in found.checks}["finite-differences"] == "skipped"
