@@ -181,10 +181,8 @@ def qlinear_conv(r: Recorder, op: Op, *given: Any) -> Value:
 def qlinear_matmul(r: Recorder, op: Op, *given: Any) -> Value:
     """The product of two matrices; there may be a scale for each row of the left one, each column of the right one."""
     a, a_scale, a_zero, b, b_scale, b_zero, *grid = given
-    y = matmul(
-        r, plain(op, "MatMul"), Grid(a_scale, a_zero, -2).real(r, op, a), Grid(b_scale, b_zero, -1).real(r, op, b)
-    )
-    return Grid(*grid).rounded(r, op, y)
+    left, right = Grid(a_scale, a_zero, -2).real(r, op, a), Grid(b_scale, b_zero, -1).real(r, op, b)
+    return Grid(*grid).rounded(r, op, matmul(r, plain(op, "MatMul"), left, right))
 
 
 @translates(MICROSOFT + "QGemm")
