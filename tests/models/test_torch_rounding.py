@@ -110,6 +110,17 @@ def test_operators_that_are_not_known_leave_a_model_without_gradients():
     assert not victim(x).requires_grad
 
 
+def test_a_network_that_is_trained_for_it_is_trusted_as_well():
+    network = copy.deepcopy(relu()).train()
+    network.qconfig = ao.get_default_qat_qconfig(torch.backends.quantized.engine)
+    ready = ao.prepare_qat(network)
+    ready(first(digits("train"), 100).take(range(100))[0])
+    module, data = ready.apply(ao.disable_observer).eval(), first(digits(), 60)
+    found, whole = (sparring.audit(one, data, "linf:0.05", suite="quick") for one in (module, relu()))
+    assert found.verdict == "trusted", found.reasons
+    assert abs(found.robust_accuracy.estimate - whole.robust_accuracy.estimate) < 0.06
+
+
 @pytest.mark.parametrize(("make", "fused", "eps"), [(relu, None, 0.05), (convolutional, [["0", "1", "2"]], 0.05)])
 def test_a_quantised_network_is_audited_as_the_whole_one_is(make, fused, eps):
     network, data = copy.deepcopy(make()).eval(), first(digits(), 60)

@@ -2,6 +2,7 @@
 
 The operators of quantised tensors have no gradient. So each such tensor is followed by a float tensor: its value, with
 the gradient of the same operator on real numbers (Bengio et al., 2013; BPDA of Athalye et al., 2018, section 4.1).
+Networks that are trained for it compute in floats, and their rounding lets gradients through by itself.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from torch.overrides import TorchFunctionMode
 from sparring.functions import called
 from sparring.views import stand
 
-KINDS = ("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.")
-"""Where the modules are that hand quantised tensors to each other."""
+KINDS = ("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.", "torch.ao.quantization.fake_quantize.")
+"""Where the modules are that hand quantised tensors to each other, and those that round floats in training."""
 
 
 def rounds(module: nn.Module) -> bool:
-    """Whether a module was quantised, with scales that were set beforehand."""
+    """Whether a module was quantised, with scales that were set beforehand, or is trained for it."""
     kinds = {type(part).__module__ + "." for part in module.modules()}
     return any(kind.startswith(KINDS) and ".dynamic." not in kind for kind in kinds)
 
