@@ -110,6 +110,19 @@ def test_operators_that_are_not_known_leave_a_model_without_gradients():
     assert not victim(x).requires_grad
 
 
+def test_scales_that_are_set_by_the_input_are_set_row_by_row():
+    module = ao.quantize_dynamic(copy.deepcopy(relu()), {nn.Linear})
+    x = first(digits(), 6).take(range(6))[0]
+    victim, asked = adopt(module, example=x[0]), x.clone().requires_grad_()
+    told = victim(asked)
+    assert torch.equal(told, torch.cat([module(row.unsqueeze(0)) for row in x]))
+    (slope,) = torch.autograd.grad(told[:, 1].sum(), asked)
+    (before,) = torch.autograd.grad(relu()(asked)[:, 1].sum(), asked)
+    assert torch.cosine_similarity(slope.flatten(1), before.flatten(1)).min() > 0.9
+    assert victim.rounds
+    assert "run row by row: rows of a batch share scales" in victim.notes
+
+
 def test_a_network_that_is_trained_for_it_is_trusted_as_well():
     network = copy.deepcopy(relu()).train()
     network.qconfig = ao.get_default_qat_qconfig(torch.backends.quantized.engine)

@@ -49,7 +49,7 @@ CAPABILITIES: tuple[Capability, ...] = (
         test="test_torch_files.py::test_a_scripted_module_in_hand_has_gradients",
     ),
     Capability(
-        framework="PyTorch, quantised by `torch.ao`, with scales set beforehand",
+        framework="PyTorch, quantised by `torch.ao`",
         loaded="`nn.Module`, `module:factory`",
         access="gradients",
         extra="",

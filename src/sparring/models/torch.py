@@ -17,7 +17,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from sparring.errors import BadInput, line, require
 from sparring.models.bridge import Unreadable, in_batches_of
-from sparring.models.torch_rounding import rounds, straight
+from sparring.models.torch_rounding import rounds, shares_scales, straight
 from sparring.models.torchscript import Script
 from sparring.models.victim import Victim
 from sparring.types import Model
@@ -56,14 +56,18 @@ def adopt(obj: Any) -> Victim | None:
         module: nn.Module = Logits(obj)
         return Victim(call=module, access="gradients", framework="transformers", name=type(obj).__name__, module=module)
     if rounds(obj):
+        run: Model = partial(straight, obj)
         return Victim(
-            call=partial(straight, obj),
+            call=in_batches_of(1, run, 1) if shares_scales(obj) else run,
             access="gradients",
             framework="torch",
             name=type(obj).__name__,
             module=obj,
             rounds=True,
-            notes=("quantised: gradients go straight through its rounding",),
+            notes=(
+                "quantised: gradients go straight through its rounding",
+                *(("run row by row: rows of a batch share scales",) if shares_scales(obj) else ()),
+            ),
         )
     kinds = {value.dtype for value in (*obj.parameters(), *obj.buffers()) if value.is_floating_point()}
     other = len(kinds) == 1 and kinds != {torch.float32}

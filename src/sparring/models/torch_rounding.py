@@ -26,9 +26,17 @@ KINDS = ("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.", "torch.ao
 
 
 def rounds(module: nn.Module) -> bool:
-    """Whether a module was quantised, with scales that were set beforehand, or is trained for it."""
-    kinds = {type(part).__module__ + "." for part in module.modules()}
-    return any(kind.startswith(KINDS) and ".dynamic." not in kind for kind in kinds)
+    """Whether a module was quantised, or is trained for it."""
+    return any(kind.startswith(KINDS) for kind in _kinds(module))
+
+
+def shares_scales(module: nn.Module) -> bool:
+    """Whether a module was quantised with scales that are set by all rows of a batch: it is to be run row by row."""
+    return any(".quantized.dynamic." in kind for kind in _kinds(module))
+
+
+def _kinds(module: nn.Module) -> set[str]:
+    return {type(part).__module__ + "." for part in module.modules()}
 
 
 def straight(module: nn.Module, x: Tensor) -> Tensor:
@@ -50,6 +58,12 @@ def convolution(run: Callable[..., Tensor], x: Tensor, packed: Any) -> Tensor:
     weight, bias = packed.unpack()
     return run(x, weight.dequantize(), bias, packed.stride(), packed.padding(), packed.dilation(), packed.groups())
 
+
+DYNAMIC: dict[str, Callable[[Tensor, Any], Tensor]] = {
+    "linear_dynamic": linear,
+    "linear_relu_dynamic": lambda x, packed: linear(x, packed).relu(),
+}
+"""The same where floats go in and come out, rounded on the way."""
 
 REAL: dict[str, tuple[int, Callable[..., Tensor]]] = {
     "linear": (2, linear),
@@ -94,6 +108,8 @@ class Followed(TorchFunctionMode):
             return value
         if name == "dequantize" and id(args[0]) in self.real:
             return self.real[id(args[0])][1]
+        if name in DYNAMIC:
+            return stand(value, DYNAMIC[name](args[0], args[1]))
         if value.is_quantized:
             real = args[0] if name.startswith("quantize_") else self._computed(func, name, args, kwargs)
             if real is not None:
