@@ -46,7 +46,7 @@ class Joined(nn.Module):
         return self.leave(self.head(self.end(joined)))
 
 
-BENDS = [nn.ReLU(), nn.ReLU(inplace=True), nn.LeakyReLU(0.1), nn.Hardswish(), nn.Sigmoid(), nn.ELU(), nn.ReLU6()]
+BENDS = [nn.ReLU(), nn.ReLU(inplace=True), nn.LeakyReLU(0.1), nn.Hardswish(), nn.Sigmoid(), nn.ELU(0.3), nn.ReLU6()]
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,43 @@ def test_gradients_are_those_of_the_network_before(how, bend):
     (before,) = torch.autograd.grad(whole(asked)[:, 1].sum(), asked)
     assert torch.cosine_similarity(slope.flatten(1), before.flatten(1)).min() > 0.9
     assert victim.rounds
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.BatchNorm2d(2), (2, 6, 6)),
+        (nn.Conv3d(2, 3, 2), (2, 4, 4, 4)),
+        (nn.Conv2d(2, 4, 3, 2, 1, groups=2), (2, 6, 6)),
+    ],
+)
+def test_gradients_of_other_layers_are_those_before(layer, shape):
+    torch.manual_seed(0)
+    x = torch.rand(6, *shape)
+    whole = ao.QuantWrapper(nn.Sequential(layer, nn.Flatten())).eval()
+    module = quantised(whole, torch.rand(64, *shape))
+    asked = x.clone().requires_grad_()
+    told = adopt(module, example=x[0])(asked)
+    assert torch.equal(told, module(x))
+    slope, before = (torch.autograd.grad(out[:, 1].sum(), asked)[0] for out in (told, whole(asked)))
+    assert torch.cosine_similarity(slope.flatten(1), before.flatten(1)).min() > 0.9
+
+
+def test_the_dimension_of_a_join_is_found_wherever_it_stands():
+    class Written(Joined):
+        def forward(self, x):
+            one, two = self.one(self.enter(x)), self.two(self.enter(x))
+            joined = torch.ops.quantized.cat([one, two], 1, self.join.scale, self.join.zero_point)
+            return self.leave(self.head(self.end(joined)))
+
+    torch.manual_seed(0)
+    module = quantised(Joined("cat", nn.Identity()).eval(), torch.rand(64, 1, 12, 12))
+    x = torch.rand(4, 1, 12, 12, requires_grad=True)
+    slopes = []
+    for kind in (Joined, Written):
+        module.__class__ = kind
+        slopes.append(torch.autograd.grad(adopt(module, example=x[0])(x).sum(), x)[0])
+    torch.testing.assert_close(*slopes)
 
 
 def test_networks_that_were_quantised_as_graphs_are_followed_too():
@@ -89,6 +126,10 @@ def test_networks_that_were_quantised_as_graphs_are_followed_too():
     assert torch.cosine_similarity(slope.flatten(1), before.flatten(1)).min() > 0.9
 
 
+def _twice(q):
+    return torch.ops.quantized.mul_scalar(q, 2.0).dequantize()
+
+
 def test_operators_that_are_not_known_leave_a_model_without_gradients():
     class Odd(nn.Module):
         def __init__(self):
@@ -108,6 +149,8 @@ def test_operators_that_are_not_known_leave_a_model_without_gradients():
     victim, x = adopt(module, example=torch.rand(6)), torch.rand(4, 6, requires_grad=True)
     assert torch.equal(victim(x), module(x))
     assert not victim(x).requires_grad
+    Odd.forward = lambda self, x: _twice(self.layer(self.enter(x))) + self.layer(self.enter(x)).dequantize()
+    assert not victim(x).requires_grad  # the half that is known would pass for the whole
 
 
 def test_scales_that_are_set_by_the_input_are_set_row_by_row():
@@ -121,6 +164,16 @@ def test_scales_that_are_set_by_the_input_are_set_row_by_row():
     assert torch.cosine_similarity(slope.flatten(1), before.flatten(1)).min() > 0.9
     assert victim.rounds
     assert "run row by row: rows of a batch share scales" in victim.notes
+
+
+def test_a_layer_with_its_relu_is_followed_where_floats_go_in_and_out():
+    torch.manual_seed(0)
+    layer = torch.ao.nn.intrinsic.quantized.dynamic.LinearReLU(6, 4)
+    layer.set_weight_bias(torch.quantize_per_tensor(torch.randn(4, 6), 0.02, 0, torch.qint8), torch.randn(4))
+    victim, x = adopt(nn.Sequential(layer), example=torch.rand(6)), torch.rand(5, 6, requires_grad=True)
+    told = victim(x)
+    (slope,) = torch.autograd.grad(told.sum(), x)
+    torch.testing.assert_close(slope, (told > 0).float() @ layer.weight().dequantize())
 
 
 def test_a_network_that_is_trained_for_it_is_trusted_as_well():

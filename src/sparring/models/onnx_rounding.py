@@ -206,7 +206,6 @@ SAME = {
     "QLinearSoftmax": "Softmax",
     "QLinearAveragePool": "AveragePool",
     "QLinearGlobalAveragePool": "GlobalAveragePool",
-    "QLinearReduceMean": "ReduceMean",
 }
 """Operators of levels that are one of real numbers, before a rounding."""
 

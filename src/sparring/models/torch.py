@@ -57,8 +57,9 @@ def adopt(obj: Any) -> Victim | None:
         return Victim(call=module, access="gradients", framework="transformers", name=type(obj).__name__, module=module)
     if rounds(obj):
         run: Model = partial(straight, obj)
+        alone = shares_scales(obj)
         return Victim(
-            call=in_batches_of(1, run, 1) if shares_scales(obj) else run,
+            call=in_batches_of(1, run, 1) if alone else run,
             access="gradients",
             framework="torch",
             name=type(obj).__name__,
@@ -66,7 +67,7 @@ def adopt(obj: Any) -> Victim | None:
             rounds=True,
             notes=(
                 "quantised: gradients go straight through its rounding",
-                *(("run row by row: rows of a batch share scales",) if shares_scales(obj) else ()),
+                *(("run row by row: rows of a batch share scales",) if alone else ()),
             ),
         )
     kinds = {value.dtype for value in (*obj.parameters(), *obj.buffers()) if value.is_floating_point()}

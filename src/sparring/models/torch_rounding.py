@@ -40,11 +40,16 @@ def _kinds(module: nn.Module) -> set[str]:
 
 
 def straight(module: nn.Module, x: Tensor) -> Tensor:
-    """The outputs of a quantised module; where a gradient is asked for, with one. Costs as much again."""
-    if not (torch.is_grad_enabled() and x.requires_grad):
-        return module(x)  # type: ignore[no-any-return]
-    with Followed():
-        return module(x)  # type: ignore[no-any-return]
+    """The outputs of a quantised module; where a gradient is asked for, with one. Costs as much again.
+
+    With none where an operator is not known: that of the others would pass for the whole.
+    """
+    if torch.is_grad_enabled() and x.requires_grad:
+        with Followed() as followed:
+            outputs = module(x)
+        if not followed.lost:
+            return outputs  # type: ignore[no-any-return]
+    return module(x)  # type: ignore[no-any-return]
 
 
 def linear(x: Tensor, packed: Any) -> Tensor:
@@ -76,7 +81,7 @@ REAL: dict[str, tuple[int, Callable[..., Tensor]]] = {
     "hardswish": (1, F.hardswish),
     "leaky_relu": (2, F.leaky_relu),
     "sigmoid": (1, torch.sigmoid),
-    "elu": (1, F.elu),
+    "elu": (4, lambda x, scale, zero, alpha=1.0: F.elu(x, alpha)),
 }
 """What torch's operators of quantised tensors compute on real numbers, and of how many of their arguments.
 
@@ -98,6 +103,7 @@ class Followed(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.real: dict[int, tuple[Tensor, Tensor]] = {}
+        self.lost: list[str] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -112,25 +118,27 @@ class Followed(TorchFunctionMode):
             return stand(value, DYNAMIC[name](args[0], args[1]))
         if value.is_quantized:
             real = args[0] if name.startswith("quantize_") else self._computed(func, name, args, kwargs)
-            if real is not None:
+            if real is None:
+                self.lost.append(name)
+            else:
                 self.real[id(value)] = value, stand(value.dequantize(), real)
         return value
 
     def _computed(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-        """The same on real numbers; none, of operators that are not known, and of tensors that nothing follows."""
-        lost: list[Tensor] = []
-
-        def number(arg: Any) -> Any:
-            if isinstance(arg, Tensor) and arg.is_quantized and id(arg) not in self.real:
-                lost.append(arg)
-            return self.real[id(arg)][1] if id(arg) in self.real else arg
-
-        numbers = map_aggregate(args, number)
-        if lost:
-            return None
-        if not isinstance(func, OpOverloadPacket):
-            return func(*numbers, **kwargs)  # type: ignore[no-any-return]
+        """The same on real numbers; none, of operators that are not known."""
+        numbers = map_aggregate(args, self._number)
         if name == "cat":
-            return torch.cat(numbers[0], kwargs["dim"] if "dim" in kwargs else numbers[3])
-        found = real_operator(name)
-        return None if found is None else found[1](*numbers[: found[0]])
+            return torch.cat(numbers[0], kwargs["dim"] if "dim" in kwargs else numbers[1])
+        if isinstance(func, OpOverloadPacket):
+            found = real_operator(name)
+            return None if found is None else found[1](*numbers[: found[0]])
+        try:
+            return func(*numbers, **kwargs)  # type: ignore[no-any-return]
+        except RuntimeError:  # a function of quantised tensors alone
+            return None
+
+    def _number(self, arg: Any) -> Any:
+        """What follows a quantised tensor; of one that does not depend on the input, its value."""
+        if isinstance(arg, Tensor) and arg.is_quantized:
+            return self.real[id(arg)][1] if id(arg) in self.real else arg.dequantize()
+        return arg
