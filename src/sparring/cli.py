@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+    from sparring.domains.text.threats import Rewrites
     from sparring.evaluate import Result
     from sparring.models.victim import Victim
     from sparring.registry import Entry
@@ -42,6 +43,7 @@ PICTURED = 24
 AUDITED = ("ledger.sqlite", "result.json", "gallery.npz", "report.html")
 """What an audit leaves in its folder."""
 
+WORDED = "write for example --threat typos:2"
 GO_ON = "what is done is kept in {}: add --resume to the same command to go on"
 PLAIN_WIDTH = 160
 """Columns of a table that goes into a file or a pipe, where rich would fold at 80."""
@@ -118,7 +120,12 @@ MODEL = _options(
     click.option("--device", default="cpu", show_default=True, help="Where a torch model runs: cpu, cuda, mps."),
 )
 DATA = _options(
-    click.option("--data", required=True, metavar="DATA", help="A name (digits, mnist), .npz, folder, .csv, factory."),
+    click.option(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="A name (digits, mnist), .npz, folder, .csv, .tsv, factory.",
+    ),
     click.option("--split", metavar="NAME", help="Which part of data that have several. [default: test]"),
     click.option("--limit", type=click.IntRange(min=1), help="Only the first N examples."),
 )
@@ -126,7 +133,12 @@ BOUNDS = click.option(
     "--bounds", nargs=2, type=float, default=(0.0, 1.0), show_default=True, help="Range of the inputs."
 )
 THREAT = _options(
-    click.option("--threat", required=True, metavar="NORM:EPS", help="linf:8/255, l2:0.5, l1:10, l0:20, patch:0.02."),
+    click.option(
+        "--threat",
+        required=True,
+        metavar="NORM:EPS",
+        help="linf:8/255, l2:0.5, l1:10, l0:20, patch:0.02; of texts typos:2.",
+    ),
     BOUNDS,
 )
 THREAT_IF_ANY = _options(
@@ -250,10 +262,10 @@ def attack(**given: Any) -> int:
     """
     from sparring.evaluate.collect import chosen, collect
 
-    entry, threat = _entry(given), _threat(given)
+    entry = _entry(given)
     settings = chosen(entry, _settings(given["assigned"]))
     out = _folder(given["out"], "ledger.sqlite", "adversarial.npz", "attack.json")
-    victim, data = _met(given)
+    victim, data, threat = _fighters(given)
     with _resumable(out), watching(victim) as watch:
         found = collect(
             victim,
@@ -273,14 +285,15 @@ def attack(**given: Any) -> int:
         passes = f"{found.learning.forward:,} forward and {found.learning.backward:,} backward passes"
         click.echo(f"{entry.name} learned from the first {found.learned_from} examples: {passes}")
     click.echo(f"{entry.name} on {threat}: broke {len(found.broken)} of {attacked} examples that the model gets right")
-    click.echo(f"{found.survive_storage} of them survive storage in 8 bits")
+    if found.texts is None:
+        click.echo(f"{found.survive_storage} of them survive storage in 8 bits")
     if found.rejected and entry.aims == "smallest perturbation":
         click.echo(f"{found.rejected} of its finds are outside of the threat: it looks for the nearest, however far")
     elif found.rejected:
         click.echo(f"{found.rejected} claims were rejected: outside of the threat or of the bounds")
     passes = f"{found.cost.forward / max(attacked, 1):.1f} forward and {found.cost.backward / max(attacked, 1):.1f}"
     click.echo(f"{passes} backward passes an example, {found.cost.seconds:.1f} s")
-    click.echo(f"written: {found.file}, {found.record}")
+    click.echo(f"written: {', '.join(map(str, filter(None, (found.file, found.texts, found.record))))}")
     return 0
 
 
@@ -592,14 +605,36 @@ def demo(out: Path, language: Any) -> int:
 
 
 def _bout(given: dict[str, Any]) -> tuple[Victim, Data, Ball]:
-    """Model, data and a threat that is the ball of a norm, or a patch."""
+    """Model, data and a threat that is the ball of a norm, a patch, or words replaced in texts."""
     from sparring.threats import Ball
 
-    threat = _threat(given)
+    victim, data, threat = _fighters(given)
     if not isinstance(threat, Ball):
-        need = "a norm (linf, l2, l1 or l0), or patch"
+        need = "a norm (linf, l2, l1 or l0), patch, or words to replace (typos, ...)"
         raise BadInput(f"threat {threat}", need, "use sparring attack, which takes any threat")
+    return victim, data, threat
+
+
+def _fighters(given: dict[str, Any]) -> tuple[Victim, Data, Boxed]:
+    """Model, data and threat. Texts are numbered with what their words may become, and the model reads them out."""
+    from sparring.domains.text.threats import rewriting
+
+    words = rewriting(given["threat"] or "")
+    if words is not None:
+        return _read(given, words)
+    threat = _threat(given)
     return *_met(given), threat
+
+
+def _read(given: dict[str, Any], threat: Rewrites) -> tuple[Victim, Data, Ball]:
+    """A model of texts, texts, and how their words are replaced."""
+    from sparring.domains.text.reader import load
+    from sparring.evaluate.given import met
+
+    if given["device"] != "cpu":
+        raise BadInput(f"--device {given['device']} for a model of texts", "cpu", "let the factory place the model")
+    model = load(given["model"], weights=given["weights"], trust=given["trust"])
+    return met(model, _examples(given), threat, limit=given["limit"], name=given["model"])
 
 
 def _defended(given: dict[str, Any]) -> Callable[..., Result]:
@@ -687,10 +722,13 @@ def _threat(given: dict[str, Any]) -> Boxed:
 def _met(given: dict[str, Any]) -> tuple[Victim, Data]:
     """Model and data, once they have met: data of another shape than the model's is refused here."""
     from sparring.data import first
+    from sparring.data.texts import whole
     from sparring.evaluate.run import one_budget
     from sparring.models.loading import load
 
     data = _examples(given)
+    if whole(data) is not None:
+        raise BadInput(f"{given['threat'] or 'linf'} on {data.name}, which are texts", "words to replace", WORDED)
     data = data if given["limit"] is None else first(data, given["limit"])
     example = data.take([0])[0] if len(data) else None
     found = load(given["model"], weights=given["weights"], trust=given["trust"], example=example)

@@ -106,6 +106,7 @@ class Linf:
 
     name: str = "linf"
     counts: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
     unit = in_eps
 
     def size(self, delta: Tensor) -> Tensor:
@@ -141,6 +142,7 @@ class L2:
 
     name: str = "l2"
     counts: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
     unit = in_eps
     around = around
 
@@ -191,6 +193,7 @@ class L1:
 
     name: str = "l1"
     counts: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
     unit = in_eps
     around = around
 
@@ -249,6 +252,7 @@ class L0:
 
     name: str = "l0"
     counts: ClassVar[bool] = True
+    whole: ClassVar[bool] = True
     around = around
 
     def unit(self, eps: float, width: float) -> float:

@@ -21,7 +21,9 @@ from sparring.factories import locate
 from sparring.spelling import nearest
 from sparring.types import Access
 
-Kind = Literal["attacks", "threats", "defences", "detectors", "objectives", "augmentations", "certificates"]
+Kind = Literal[
+    "attacks", "threats", "rewritings", "defences", "detectors", "objectives", "augmentations", "certificates"
+]
 Aim = Literal["fixed budget", "smallest perturbation", "control"]
 """The worst point inside the threat; the nearest success, whatever its size; or nothing, for comparison."""
 
@@ -62,6 +64,7 @@ class Entry:
 
 _MEMBERS: dict[Kind, dict[str, Entry]] = {}
 _HOMES: dict[Kind, str] = {
+    "rewritings": "sparring.domains.text.threats",
     "defences": "sparring.defences",
     "detectors": "sparring.defences",
     "objectives": "sparring.training",

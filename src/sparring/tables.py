@@ -34,7 +34,8 @@ def _members(kind: Kind, *head: str, facts: Callable[[Entry], Iterable[str]] = l
 def _threats() -> list[Row]:
     from sparring.registry import members
 
-    return [(f"{entry.name}:EPS", entry.summary) for entry in members("threats").values()]
+    found = (*members("threats").values(), *members("rewritings").values())
+    return [(f"{entry.name}:EPS", entry.summary) for entry in found]
 
 
 def _suites() -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,9 @@ class Ball:
     low: float = 0.0
     high: float = 1.0
 
+    discrete: ClassVar[bool] = False
+    """Whether coordinates are names and no amounts, as the numbers of words: they have no slope, and no noise."""
+
     def __post_init__(self) -> None:
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise BadInput(f"eps {self.eps}", "a finite number, zero or more", "give eps in the unit of the inputs")
@@ -54,6 +58,10 @@ class Ball:
     def times(self, share: float) -> Ball:
         """The same threat at a share of its size."""
         return self.at(share * self.eps)
+
+    def whole(self, x: Tensor) -> Ball:
+        """The threat at the size at which it holds the whole box, around inputs like the first of these."""
+        return self.at(float(self.norm.size(torch.full_like(x[:1], self.high - self.low))))
 
     def distance(self, z: Tensor, x: Tensor) -> Tensor:
         """The norm of `z - x`, `(B,)`."""
@@ -84,6 +92,11 @@ class Ball:
 
     def __str__(self) -> str:
         return f"{self.norm.name}:{self.eps:g}"
+
+    @property
+    def identity(self) -> str:
+        """What tells it from any other one."""
+        return f"{self} in {self.low:g}..{self.high:g}"
 
 
 @register("threats", "linf")
@@ -119,14 +132,18 @@ def l0(eps: float, *, low: float = 0.0, high: float = 1.0) -> Ball:
 def parse(text: str, *, low: float = 0.0, high: float = 1.0) -> Boxed:
     """`NAME:SIZE`, as in `linf:8/255` or `l2:0.5`, or in `pose:30`: every threat of the registry.
 
+    Those that replace words are read by `sparring.domains.text.threats.rewriting`.
+
     Raises:
         BadInput: an unknown name, a size that is no number, or one that reaches past the box (`linf:8` on inputs
             between 0 and 1 is nearly always a forgotten `/255`).
     """
     name, _, size = text.partition(":")
     known = members("threats")
+    if name in members("rewritings"):
+        raise BadInput(f"{text} on inputs that are no texts", "texts", "see: sparring list threats")
     if name not in known:
-        others = ", ".join(other for other in known if other not in NORMS)
+        others = ", ".join([*(other for other in known if other not in NORMS), *members("rewritings")])
         raise BadInput(
             f"threat {text!r}",
             f"NORM:EPS with a norm of {', '.join(NORMS)}, or one of {others} with its size",

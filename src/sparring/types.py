@@ -71,6 +71,11 @@ class Norm(Protocol):
         """Whether sizes say how many coordinates change, and not how far: the box bounds that."""
         ...
 
+    @property
+    def whole(self) -> bool:
+        """Whether sizes are whole numbers."""
+        ...
+
     def unit(self, eps: float, width: float) -> float:
         """What steps are measured in, in input units, where the box is so wide."""
         ...
@@ -166,6 +171,15 @@ class Attack(Protocol):
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The best `z` found for every row of `x`; `x` itself where nothing better was found."""
+        ...
+
+
+@runtime_checkable
+class Thorough(Attack, Protocol):
+    """An attack that tries every member of a finite threat, up to some size: what stands there is proved to stand."""
+
+    def tried(self, x: Tensor) -> Tensor:
+        """Up to which size all members are tried, `(B,)`, where none of them reaches the goal."""
         ...
 
 

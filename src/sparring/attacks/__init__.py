@@ -15,6 +15,7 @@ from sparring.attacks.ddn import DDN, ddn
 from sparring.attacks.deepfool import DeepFool, deepfool
 from sparring.attacks.ead import ead
 from sparring.attacks.edits import Edited
+from sparring.attacks.every_wording import EveryWording, every_wording
 from sparring.attacks.fab import FAB, TargetedFAB, fab, fab_t
 from sparring.attacks.flow import stadv
 from sparring.attacks.fmn import FMN, fmn, smallest
@@ -42,9 +43,12 @@ from sparring.attacks.spatial import Exhaustive, Sampled, pose_grid, pose_random
 from sparring.attacks.square import RandomSearch, square
 from sparring.attacks.stochastic import eot_pgd
 from sparring.attacks.surfree import SurFree, surfree
+from sparring.attacks.textfooler import TextFooler, textfooler
 from sparring.attacks.through import Through
 from sparring.attacks.transfer import Gallery, Transfer, admix, di_fgsm, si_ni_fgsm, ti_fgsm, vmi_fgsm
 from sparring.attacks.universal import Learned, Universal, universal
+from sparring.attacks.word_beam import Beam, word_beam, word_greedy
+from sparring.attacks.word_genetic import WordGenetic, word_genetic
 
 __all__ = [
     "ACG",
@@ -58,6 +62,7 @@ __all__ = [
     "PGD",
     "AdvGAN",
     "Bandits",
+    "Beam",
     "BestPatch",
     "Bisection",
     "Boundary",
@@ -66,6 +71,7 @@ __all__ = [
     "DeepFool",
     "Edited",
     "EstimatedPGD",
+    "EveryWording",
     "Exhaustive",
     "Gallery",
     "GenAttack",
@@ -89,10 +95,12 @@ __all__ = [
     "SurFree",
     "TargetedAPGD",
     "TargetedFAB",
+    "TextFooler",
     "Through",
     "Transfer",
     "Universal",
     "UniversalPatch",
+    "WordGenetic",
     "acg",
     "adaptive",
     "admix",
@@ -116,6 +124,7 @@ __all__ = [
     "ead",
     "eot_pgd",
     "estimated",
+    "every_wording",
     "fab",
     "fab_t",
     "fgsm",
@@ -152,9 +161,13 @@ __all__ = [
     "square",
     "stadv",
     "surfree",
+    "textfooler",
     "ti_fgsm",
     "uniform_noise",
     "universal",
     "universal_patch",
     "vmi_fgsm",
+    "word_beam",
+    "word_genetic",
+    "word_greedy",
 ]

@@ -2,7 +2,7 @@
 
 from sparring.data.arrays import Arrays, Lazy, Subset, first
 from sparring.data.loading import agreed, load, load_split
-from sparring.data.named import DATASETS, Loader, cifar10, cifar10_jpeg, digits, fashion_mnist, mnist
+from sparring.data.named import DATASETS, Loader, cifar10, cifar10_jpeg, digits, fashion_mnist, mnist, sst2
 
 __all__ = [
     "DATASETS",
@@ -19,4 +19,5 @@ __all__ = [
     "load",
     "load_split",
     "mnist",
+    "sst2",
 ]

@@ -18,6 +18,7 @@ from sparring.data.named import DATASETS
 from sparring.data.npz import arrays, load_npz
 from sparring.data.pictures import load_folder, splits
 from sparring.data.table import load_csv
+from sparring.data.texts import load_tsv
 from sparring.errors import BadInput, named
 from sparring.factories import build
 from sparring.spelling import hint
@@ -30,7 +31,7 @@ def load(spec: str, *, split: str = "test") -> Data:
     """Labelled examples from whatever `spec` names.
 
     - a name in `DATASETS`: `digits`, `mnist:train`
-    - an `.npz` with `x` and `y`, or `x_test` and `y_test`; a `.csv` with a label column
+    - an `.npz` with `x` and `y`, or `x_test` and `y_test`; a `.csv` with a label column; a `.tsv` of texts and labels
     - a folder of images, one subfolder a class or with a `labels.csv`
     - `hf:NAME` or `hf:NAME/SPLIT`, for the library `datasets`
     - `package.module:factory` or `path/to/file.py:factory`, giving a `Data`, a pair `(x, y)`, or a torch `Dataset`
@@ -83,7 +84,7 @@ class Source:
             return cls("name", before, after)
         if not spec:  # which a path takes for the current folder
             raise _unknown(spec)
-        if Path(spec).exists() or Path(spec).suffix.lower() in (".npz", ".csv"):
+        if Path(spec).exists() or Path(spec).suffix.lower() in (".npz", ".csv", ".tsv"):
             return cls("path", spec)
         if before and not before.endswith(".py") and Path(before).exists():
             if not after:
@@ -178,7 +179,9 @@ def _from_path(path: Path, split: str) -> Data:
         return load_npz(path, [("x", "y"), (f"x_{split}", f"y_{split}")])
     if path.suffix.lower() == ".csv":
         return load_csv(path)
-    raise BadInput(f"'{path}'", "an .npz, a .csv or a folder", "convert it, or give file.py:factory")
+    if path.suffix.lower() == ".tsv":
+        return load_tsv(path)
+    raise BadInput(f"'{path}'", "an .npz, a .csv, a .tsv of texts, or a folder", "convert it, or give file.py:factory")
 
 
 def _split_of(path: Path, split: str) -> Data:

@@ -7,7 +7,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from sparring.data.arrays import Array, Arrays, Lazy, labels
 from sparring.data.downloads import fetch
 from sparring.data.npz import read_npz
 from sparring.data.pictures import Packed
+from sparring.data.texts import Texts, load_tsv
 from sparring.errors import BadInput
 from sparring.types import Data
 
@@ -60,7 +61,7 @@ def mnist(split: str = "test") -> Arrays:
 
     """
     _known("mnist", split)
-    place = _given("mnist/mnist.npz")
+    place = given("mnist/mnist.npz")
     return _grey("mnist", split, place or fetch(*MNIST_FILE, "put mnist.npz into the folder mnist of SPARRING_DATA"))
 
 
@@ -91,7 +92,7 @@ def cifar10(split: str = "test") -> Arrays:
 
     """
     _known("cifar10", split)
-    file = _given("cifar10/cifar-10-binary.tar.gz") or fetch(
+    file = given("cifar10/cifar-10-binary.tar.gz") or fetch(
         *CIFAR10_FILE, "put cifar-10-binary.tar.gz into the folder cifar10 of SPARRING_DATA"
     )
     members = ["test_batch.bin"] if split == "test" else [f"data_batch_{i}.bin" for i in range(1, 6)]
@@ -120,7 +121,7 @@ def cifar10_jpeg(split: str = "test") -> Lazy:
 
     """
     _known("cifar10-jpeg", split)
-    place = _given("cifar10/cifar10_jpegs.npz")
+    place = given("cifar10/cifar10_jpegs.npz")
     if place is None:
         raise BadInput("cifar10-jpeg", "the file cifar10/cifar10_jpegs.npz in SPARRING_DATA", "or use cifar10")
     encoded, offsets, y = read_npz(place, [(f"jpeg_{split}", f"offsets_{split}", f"y_{split}")])
@@ -130,12 +131,29 @@ def cifar10_jpeg(split: str = "test") -> Lazy:
     )
 
 
+def sst2(split: str = "test") -> Texts:
+    """SST-2 (Socher et al., 2013): sentences of film reviews, 6,920 / 1,821, negative or positive. Texts.
+
+    From `SPARRING_DATA` only, as `text/sst2_train.tsv` and `text/sst2_test.tsv`.
+
+    Raises:
+        BadInput: a split other than train and test, no such file in SPARRING_DATA.
+
+    """
+    _known("sst2", split)
+    place = given(f"text/sst2_{split}.tsv")
+    if place is None:
+        raise BadInput("sst2", f"the file text/sst2_{split}.tsv in SPARRING_DATA", "or give a .tsv of texts and labels")
+    return replace(load_tsv(place), name=f"sst2:{split}", classes=("negative", "positive"))
+
+
 DATASETS: Mapping[str, Loader] = {
     "digits": Loader("10,000 MNIST digits inside the package, 8,000 train and 2,000 test", digits),
     "mnist": Loader("MNIST handwritten digits, 60,000 train and 10,000 test", mnist),
     "fashion-mnist": Loader("Fashion-MNIST articles of clothing, 60,000 train and 10,000 test", fashion_mnist),
     "cifar10": Loader("CIFAR-10 photos of 10 classes, 50,000 train and 10,000 test", cifar10),
     "cifar10-jpeg": Loader("CIFAR-10 after lossy JPEG compression, from SPARRING_DATA only", cifar10_jpeg),
+    "sst2": Loader("SST-2, sentences of film reviews, 6,920 train and 1,821 test, from SPARRING_DATA only", sst2),
 }
 
 MNIST_FILE = (
@@ -156,7 +174,7 @@ FASHION_FILES = {
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
-def _given(path: str) -> Path | None:
+def given(path: str) -> Path | None:
     """A file of the folder SPARRING_DATA, where there is one. What a user puts there is not compared to a checksum."""
     folder = os.environ.get("SPARRING_DATA")
     place = Path(folder, path) if folder else None
@@ -165,7 +183,7 @@ def _given(path: str) -> Path | None:
 
 def _fashion(name: str) -> Path:
     """One of the four files of Fashion-MNIST."""
-    if place := _given(f"fashion-mnist/{name}"):
+    if place := given(f"fashion-mnist/{name}"):
         return place
     if (DEBIAN / name).is_file():
         return DEBIAN / name

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from sparring.domains.text.threats import Wording
 from sparring.errors import BadInput
 from sparring.evaluate import identity
 from sparring.evaluate.bout import Story, nearest
@@ -187,6 +189,16 @@ def _record(name: str, stages: Sequence[str], story: Story, *, config: str = "",
     )
 
 
+def _words(case: Case, x: Tensor, z: Tensor) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """The words of a text before and after, place by place; nothing of what is none."""
+    if not isinstance(case.threat, Wording):
+        return None
+    numbers = zip(x.long().tolist(), z.long().tolist(), strict=True)
+    pieces = case.threat.lexicon.pieces
+    before, after = zip(*((pieces[one], pieces[other]) for one, other in numbers if one or other), strict=True)
+    return before, after
+
+
 def pictures(case: Case, story: Story, ledger: Ledger) -> Gallery:
     """The first examples that were broken, before and after."""
     from sparring.report.gallery import Picture, confidence
@@ -208,6 +220,7 @@ def pictures(case: Case, story: Story, ledger: Ledger) -> Gallery:
                 attacked=confidence(after, probabilities),
                 x=x[0].numpy(),
                 z=z.numpy(),
+                words=_words(case, x[0], z),
             )
         )
     return tuple(found)

@@ -15,7 +15,7 @@ from sparring.attacks.through import Through
 from sparring.evaluate import adaptive
 from sparring.evaluate import checks as run_checks
 from sparring.evaluate.bracket import WALKS, Prover, entry
-from sparring.evaluate.case import Case, Make, whole_box
+from sparring.evaluate.case import Case, Make
 from sparring.evaluate.doctor import calls_leave_no_trace
 from sparring.evaluate.ledger import Cost, Outcome
 from sparring.evaluate.result import Check, Forecast, Progress
@@ -28,7 +28,7 @@ from sparring.mending import mended
 from sparring.models.victim import inference
 from sparring.streams import Streams
 from sparring.threats import Ball
-from sparring.types import Attack
+from sparring.types import Attack, Thorough
 
 SAMPLE = 128
 """Examples that a question to the finished run is put to, at most."""
@@ -82,6 +82,7 @@ class Bout:
         for example, outcome in outcomes.items():
             if outcome.margin is not None and not outcome.counts:
                 self.nearness[example] = max(outcome.margin, self.nearness.get(example, -math.inf))
+        self.tried(attack, [example for example, outcome in outcomes.items() if not outcome.counts])
         return self.credit(stage, name or stage, attack, outcomes)
 
     def credit(self, stage: str, name: str, attack: object, outcomes: Mapping[int, Outcome]) -> int:
@@ -94,9 +95,21 @@ class Bout:
                 self.broken.setdefault(example, Blow(stage=stage, attack=name, distance=outcome.distance))
         return len(self.broken) - before
 
+    def tried(self, attack: Attack, stood: Sequence[int]) -> None:
+        """What stood is proved up to the size of which the attack tries every member, if it is one that does."""
+        if isinstance(attack, Thorough) and self.runner.ring.draws == 1 and stood:
+            sizes = attack.tried(self.case.data.take(stood)[0]).tolist()
+            for example, size in zip(stood, sizes, strict=True):
+                if size:
+                    self.proved[example] = max(size, self.proved.get(example, 0.0))
+
+    def standing(self, size: float) -> list[int]:
+        """What was right, and is not proved up to this size."""
+        return [example for example in self.right if self.proved.get(example, 0.0) < size]
+
     def ranked(self) -> list[int]:
         """What can still fall of what was right, the nearest to it first."""
-        standing = [example for example in self.right if example not in self.broken and example not in self.proved]
+        standing = [example for example in self.standing(self.case.threat.eps) if example not in self.broken]
         return sorted(standing, key=lambda example: (-self.nearness.get(example, -math.inf), example))
 
     def safest(self, examples: Sequence[int]) -> list[int]:
@@ -171,7 +184,7 @@ def fight(case: Case, plan: Suite, runner: Runner, prover: Prover | None) -> Sto
     _trace(plan, bout, climber)
     if prover is not None:
         _inward(bout, prover.among(WALKS))
-    proved, late = None if prover is None else bout.proved, _asked_again(bout)
+    proved, late = bout.proved if bout.proved or prover is not None else None, _asked_again(bout)
     return bout.story(outlook=outlook(rounds) if rounds else None, checks=(*bout.checks(), *late), proved=proved)
 
 
@@ -214,14 +227,15 @@ def _ask(plan: Suite, bout: Bout) -> None:
     few = [standing[place] for place in spread(len(standing), SAMPLE)]
     half = case.threat.times(0.5)
     bout.fight("half-eps", "half", case.climber(steps=20, times=1)(half), few)
-    white = tuple(stage.attack for stage in plan.stages if stage.role == "white box")[:3]
+    strong = "black box" if case.threat.discrete else "white box"
+    white = tuple(stage.attack for stage in plan.stages if stage.role == strong)[-3:]
     for role in ("control", "single step"):
         weak = bout.roles.get(role, ())
         fell = [example for example in right if example in bout.broken and bout.broken[example].stage in weak]
         if white and fell:
             bout.sweep(f"after {role}", f"after {role}", Restarts(attacks=white, times=len(white)), fell[:SAMPLE])
     if right:
-        whole = whole_box(case.threat, case.data.take([0])[0])
+        whole = case.threat.whole(case.data.take([0])[0])
         attack = out_of_the_data(whole) if case.access == "gradients" else case.climber(steps=40, times=5)(whole)
         if case.diagnosis.warned("hidden-paths") and not case.diagnosis.failed("gradients"):
             attack = Through(view=mended, attack=attack)  # a cut that moves no decision nearby stops it far away
@@ -330,7 +344,7 @@ def _trace(plan: Suite, bout: Bout, climber: Make) -> None:
     """The curve; what is broken on the way, within eps, counts. What is proved all along is not attacked."""
     case = bout.case
     eps, sizes = case.threat.eps, case.sizes()
-    right = [example for example in bout.right if bout.proved.get(example, 0.0) < sizes[-1]]
+    right = bout.standing(sizes[-1])
     if plan.nearest is not None:
         bout.fight("curve", "curve", plan.nearest(case.threat.at(sizes[-1])), right)
         return
@@ -344,6 +358,10 @@ def _trace(plan: Suite, bout: Bout, climber: Make) -> None:
         if wanted and some:
             grid = Grid(make=climber, ball=case.threat, sizes=some)
             bout.fight(name, "curve", grid, wanted, "curve")
+            for size in some:
+                fell = bout.outcomes[name]
+                further = [one for one in wanted if fell[one].distance is None or (fell[one].distance or 0.0) > size]
+                bout.tried(climber(case.threat.at(size)), further)
 
 
 def _prove(bout: Bout, prover: Prover) -> Mapping[int, str]:

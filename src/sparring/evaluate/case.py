@@ -6,9 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-import torch
-from torch import Tensor
-
 from sparring import __version__
 from sparring.evaluate import identity
 from sparring.evaluate.doctor import Diagnosis
@@ -76,9 +73,9 @@ class Case:
     def sizes(self, more: int = 0) -> tuple[float, ...]:
         """The sizes of the curve: the audited eps and multiples of it, `more` of them, no larger than the box."""
         factors = (*CURVE, *(CURVE[-1] * (i + 1) / more for i in range(more)))
-        largest = whole_box(self.threat, self.data.take([0])[0]).eps
+        largest = self.threat.whole(self.data.take([0])[0]).eps
         sizes = {float(f"{self.threat.eps * factor:.6g}") if factor != 1 else self.threat.eps for factor in factors}
-        if self.threat.norm.name == "l0":
+        if self.threat.norm.whole:
             sizes = {float(int(size)) for size in sizes if size >= 1}
         return tuple(sorted(size for size in sizes if size <= largest))
 
@@ -89,7 +86,7 @@ class Case:
             "model": identity.of_model(self.victim, self.data, steady=self.draws == 1),
             "defence": None if self.behind is None else identity.of_attack(self.behind),
             "data": identity.of_data(self.data),
-            "threat": f"{self.threat} in {self.threat.low:g}..{self.threat.high:g}",
+            "threat": self.threat.identity,
             "suite": self.suite,
             "passes": self.passes,
             "certify": self.certify,
@@ -100,8 +97,3 @@ class Case:
 def treated(victim: Victim, diagnosis: Diagnosis) -> Victim:
     """The victim as the remedies want it: known probabilities are attacked through their logarithms."""
     return replace(victim, probabilities=victim.probabilities or diagnosis.failed("logits"))
-
-
-def whole_box(threat: Ball, x: Tensor) -> Ball:
-    """The threat at the size at which it holds the whole box, around inputs like the first of these."""
-    return threat.at(float(threat.norm.size(torch.full_like(x[:1], threat.high - threat.low))))

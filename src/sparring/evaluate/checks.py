@@ -181,6 +181,8 @@ def access_allows_a_verdict(record: Record, question: Question) -> Check | None:
     """Was the model open enough for an attack that could find the worst case?"""
     if record.access == "gradients":
         return None
+    if record.access == "scores" and record.threat.discrete:
+        return question.at("scores").passed("words are replaced by trying: scores are what such an attacker needs")
     return question.failed(f"the model gives {record.access} alone: only black-box attacks could be run")
 
 
@@ -214,9 +216,35 @@ def attacked_inputs_get_scores(record: Record, question: Question) -> Check:
     return question.failed(f"{len(odd)} examples got NaN or infinite scores under attack")
 
 
+@asks(
+    "random-rewriting",
+    "it fails on more than 5 %, beyond chance",
+    threshold="5 %, beyond chance",
+    remedy="scores lead the search nowhere: let the model say more than its decision, or raise the budget",
+)
+def searches_beat_chance(record: Record, question: Question) -> Check | None:
+    """Does the search for words break what words replaced blindly break?"""
+    return _again(record, question, "after control", "chance broke, the search") if record.threat.discrete else None
+
+
+@asks(
+    "wider-search",
+    "surely more than 0.2 % of the examples",
+    threshold="0.2 %",
+    remedy="raise the budget (--budget): the number still falls",
+)
+def a_wider_search_changes_nothing(record: Record, question: Question) -> Check | None:
+    """Does a search four times as wide break what the suite did not?"""
+    if "wider" not in record.roles:
+        return None
+    return _found_more(record, question, "wider", "a search four times as wide", BLACK_BOX_GAIN)
+
+
 @asks("noise-control", "it fails on more than 5 %, beyond chance", threshold="5 %, beyond chance", remedy=MASKED)
 def gradients_beat_noise(record: Record, question: Question) -> Check | None:
     """Does the white-box attack break what blind noise breaks?"""
+    if record.threat.discrete:
+        return None
     return _again(record, question, "after control", "noise broke, the white-box attack")
 
 
@@ -351,6 +379,8 @@ CHECKS: tuple[Look[Record], ...] = (
     access_allows_a_verdict,
     attacked_inputs_get_scores,
     gradients_beat_noise,
+    searches_beat_chance,
+    a_wider_search_changes_nothing,
     many_steps_beat_one,
     white_box_beats_black_box,
     the_suite_needs_no_adaptive_attack,

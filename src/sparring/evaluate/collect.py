@@ -19,6 +19,7 @@ from torch import Tensor
 from sparring import __version__
 from sparring.attacks import Restarts, pgd
 from sparring.attacks.sparse_rs import random_search
+from sparring.data.texts import Texts
 from sparring.errors import BadInput, MayPass, named
 from sparring.evaluate import identity
 from sparring.evaluate.case import treated
@@ -55,6 +56,7 @@ LOSSES = {loss.__name__.replace("_", "-"): loss for loss in (cross_entropy, marg
 class Catch:
     """What an attack made: positions of the examples that it broke, with what they are in files.
 
+    `texts` is a file with those that are texts, each with its true label, as `sparring.data.texts.load_tsv` reads it.
     `rejected` are the examples for which it handed over a success outside of its threat or of the bounds. `cost` is
     that of attacking, `learning` that of learning from the first `learned_from` examples before. `record` is the file
     that says all this to a machine.
@@ -68,6 +70,7 @@ class Catch:
     cost: Cost
     file: Path
     record: Path
+    texts: Path | None = None
     learned_from: int = 0
     learning: Cost = field(default_factory=Cost)
 
@@ -152,6 +155,8 @@ def strike(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> tuple[
     places = range(len(data))
     x = data.take(places)[0].to(home(victim))
     accept(x, data, threat)
+    if threat.discrete:
+        raise BadInput(f"{threat} to explain", "inputs that are numbers", "run: sparring attack, or sparring audit")
     attack = pgd(threat) if victim.access == "gradients" else random_search(threat)(threat, queries=1000)
     with one_thread(), unwritten(victim), inference(victim):
         with torch.no_grad():
@@ -336,6 +341,12 @@ def _run(runner: Runner, stage: str, attack: Attack, out: Path) -> Catch:
             z=torch.stack(list(points.values())).numpy() if broken else x[:0].numpy(),
             distance=np.array([outcomes[example].distance for example in broken], dtype=np.float32),
         )
+    texts = None
+    if isinstance(data, Texts):
+        texts = out / "adversarial.tsv"
+        rows = zip(data.words.decode(torch.stack(list(points.values())) if broken else x[:0]), y.tolist(), strict=False)
+        with in_one_move(texts) as stream:
+            stream.write("".join(f"{' '.join(text.split())}\t{label}\n" for text, label in rows).encode())
     return Catch(
         examples=len(data),
         already_wrong=len(data) - len(right),
@@ -345,4 +356,5 @@ def _run(runner: Runner, stage: str, attack: Attack, out: Path) -> Catch:
         cost=ledger.cost(stage),
         file=file,
         record=out / "attack.json",
+        texts=texts,
     )

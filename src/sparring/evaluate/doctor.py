@@ -124,6 +124,8 @@ def inputs_are_in_the_box(patient: Patient, question: Question) -> Check:
 def eps_has_the_unit_of_the_data(patient: Patient, question: Question) -> Check:
     """Is eps in the unit of the inputs?"""
     threat, share = patient.threat, patient.threat.eps / patient.span
+    if threat.discrete:
+        return _has_words(patient, question)
     if threat.norm.name == "patch":
         return _has_pixels(patient, question)
     evidence = f"{threat} is {share:.3g} of the range"
@@ -138,6 +140,18 @@ def eps_has_the_unit_of_the_data(patient: Patient, question: Question) -> Check:
             return question.warned(
                 evidence + ": every input can be made the same grey", remedy="no model can be robust to that much"
             )
+    return question.passed(evidence)
+
+
+def _has_words(patient: Patient, question: Question) -> Check:
+    """Are there words that may be replaced?"""
+    count = float((patient.x != 0).sum(1).float().median())
+    evidence, question = (
+        f"{patient.threat} replaces up to {patient.threat.eps:g} of {count:g} words",
+        question.at("a word"),
+    )
+    if patient.threat.eps < 1:
+        return question.failed(evidence, remedy="let one word change, or more")
     return question.passed(evidence)
 
 
@@ -814,6 +828,16 @@ LOOKS: tuple[Look[Patient], ...] = (model_is_in_inference_mode, *INPUTS, *OUTPUT
 """All that the doctor looks at, in its order."""
 
 
+OF_AMOUNTS = (
+    inputs_are_in_the_box,
+    scaling_is_right,
+    small_changes_are_seen,
+    losses_are_smooth,
+    more_digits_change_nothing,
+)
+"""Looks at inputs as amounts, which the numbers of words are not."""
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """What the doctor found, and what it cost.
@@ -890,4 +914,8 @@ def _rivals(patient: Patient) -> bool:
 
 
 def _seen(looks: Sequence[Look[Patient]], patient: Patient) -> list[Check]:
-    return [check for look in looks if (check := look(patient)) is not None]
+    names = OF_AMOUNTS if patient.threat.discrete else ()
+    asked = (
+        look.question.skipped("inputs are words, no amounts") if look in names else look(patient) for look in looks
+    )
+    return [check for check in asked if check is not None]

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from sparring.data import Arrays, agreed, first, load
+from sparring.data.texts import Texts, whole
+from sparring.domains.text.reader import reading
+from sparring.domains.text.threats import Rewrites, Wording, rewriting
 from sparring.errors import BadInput
+from sparring.models.loading import adopt
+from sparring.models.victim import Victim
 from sparring.threats import Ball, parse
 from sparring.types import Boxed, Data
 
-Examples = Data | tuple[Tensor, Tensor] | str
-"""A data set; inputs `(N, *shape)` with labels `(N,)`; or what the command line takes, a name or a path."""
+Examples = Data | tuple[Tensor, Tensor] | tuple[Sequence[str], Sequence[int]] | str
+"""A data set; inputs `(N, *shape)`, or N texts, with labels `(N,)`; or a name or a path, as on the command line."""
 
 
 def examples(data: Examples, limit: int | None = None) -> Data:
@@ -25,6 +31,9 @@ def examples(data: Examples, limit: int | None = None) -> Data:
     """
     if isinstance(data, str):
         found: Data = load(data)
+    elif isinstance(data, tuple) and len(data) == 2 and len(data[0]) and isinstance(data[0][0], str):
+        texts, y = cast("tuple[Sequence[str], Sequence[int]]", data)
+        found = Texts("data", texts, y)
     elif isinstance(data, tuple) and len(data) == 2:
         found = Arrays("data", *data)
     elif isinstance(data, Data):
@@ -36,6 +45,29 @@ def examples(data: Examples, limit: int | None = None) -> Data:
             "write (x, y), or load(...) of sparring.data",
         )
     return found if limit is None else first(found, limit)
+
+
+def met(
+    model: object, data: Examples, threat: Boxed | Rewrites | str, *, limit: int | None = None, name: str | None = None
+) -> tuple[Victim, Data, Ball]:
+    """Model, data and threat, once they have met: texts are numbered together with what their words may become.
+
+    Raises:
+        BadInput: words replaced where there are none, or another threat on texts; and what each of them refuses.
+    """
+    subject = examples(data, limit)
+    threat = rewriting(threat) or threat if isinstance(threat, str) else threat
+    texts = whole(subject)
+    if isinstance(threat, Rewrites):
+        if texts is None:
+            raise BadInput(f"{threat} on {subject.name}", "texts", "see: sparring list threats")
+        numbered, wording = threat.over(texts)
+        classes = max(int(max(numbered.y)) + 1, len(numbered.classes))
+        return reading(model, numbered.words, classes, name), numbered, wording
+    found = ball(threat)
+    if texts is not None and not isinstance(found, Wording):
+        raise BadInput(f"{found} on {subject.name}, which are texts", "a threat on words", "write for example typos:2")
+    return adopt(model, name=name, example=subject.take([0])[0]), subject, found
 
 
 def ball(threat: Boxed | str) -> Ball:

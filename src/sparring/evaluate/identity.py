@@ -95,7 +95,7 @@ def of_attack(attack: object) -> str:
     if isinstance(attack, tuple):
         return f"({', '.join(map(of_attack, attack))})"
     if isinstance(attack, Ball):
-        return f"{attack} in {attack.low:g}..{attack.high:g}"
+        return attack.identity
     if isinstance(attack, nn.Module):
         return f"{type(attack).__name__}({', '.join((*_plain(attack), _state(attack)))})"
     if is_dataclass(attack) and not isinstance(attack, type):

@@ -231,6 +231,8 @@ class Result(Record):
 def recorded(threat: Boxed) -> dict[str, float | str]:
     """A threat, as results have it: a ball by norm and eps, any other by name; with bounds where there are any."""
     box = {name: end for name, end in (("low", threat.low), ("high", threat.high)) if math.isfinite(end)}
+    if isinstance(threat, Ball) and threat.discrete:
+        return {"norm": threat.norm.name, "eps": threat.eps}
     if isinstance(threat, Ball):
         return {"norm": threat.norm.name, "eps": threat.eps, **box}
     return {"name": str(threat), **box}

@@ -23,12 +23,9 @@ from sparring.attacks import (
     apgd_t,
     bim,
     fgsm,
-    gaussian_noise,
     pgd_cosine,
-    uniform_noise,
 )
 from sparring.attacks.hops import exact
-from sparring.attacks.sparse_rs import random_search
 from sparring.attacks.transfer import Transfer, nearby
 from sparring.errors import BadInput
 from sparring.evaluate.ways import way_of
@@ -155,22 +152,29 @@ def mixed_hops(threat: Ball, *, steps: int, times: int) -> Hops:
 
 def controls(threat: Ball, draws: int) -> tuple[Stage, ...]:
     """What breaks without an attack."""
-    return (
-        Stage("uniform-noise", uniform_noise(threat, draws=draws), "control"),
-        Stage("gaussian-noise", gaussian_noise(threat, draws=draws), "control"),
-    )
+    return tuple(Stage(name, attack, "control") for name, attack in way_of(threat).controls(threat, draws).items())
 
 
 def black_box(threat: Ball, queries: int) -> tuple[Stage, ...]:
-    """An attack that needs no gradients."""
-    blind = random_search(threat)
-    return (Stage(blind.__name__.replace("_", "-"), blind(threat, queries=queries), "black box"),)
+    """Attacks that need no gradients."""
+    return tuple(Stage(name, attack, "black box") for name, attack in way_of(threat).blind(threat, queries).items())
+
+
+def by_scores(threat: Ball, *, draws: int, queries: int) -> Suite:
+    """What can be done without gradients; and where a search is to be relied on, a wider one on all that stands."""
+    wider = way_of(threat).wider
+    more = {} if wider is None else wider(threat, queries)
+    return Suite(
+        opening=(*controls(threat, draws), *black_box(threat, queries)),
+        closing=tuple(Stage(name, attack, "wider") for name, attack in more.items()),
+        hardest=256,
+    )
 
 
 def quick(threat: Ball, access: Access, classes: int) -> Suite:
     """Seconds on a small network: enough to see that a model is not robust."""
     if access != "gradients":
-        return Suite(opening=(*controls(threat, 2), *black_box(threat, 1000)))
+        return by_scores(threat, draws=2, queries=1000)
     return Suite(
         opening=(*controls(threat, 2), Stage("fgsm", fgsm(threat), "single step"), *_first(threat)),
         menu=menu(threat, classes),
@@ -184,7 +188,7 @@ def quick(threat: Ball, access: Access, classes: int) -> Suite:
 def standard(threat: Ball, access: Access, classes: int) -> Suite:
     """What a result should rest on: many short runs where they pay, and a black-box attack."""
     if access != "gradients":
-        return Suite(opening=(*controls(threat, 2), *black_box(threat, 5000)))
+        return by_scores(threat, draws=2, queries=5000)
     return Suite(
         opening=(*controls(threat, 2), Stage("fgsm", fgsm(threat), "single step"), *_first(threat)),
         menu=menu(threat, classes),
@@ -199,7 +203,7 @@ def standard(threat: Ball, access: Access, classes: int) -> Suite:
 def thorough(threat: Ball, access: Access, classes: int) -> Suite:
     """The lowest number that patience can buy, and every kind of attack at length."""
     if access != "gradients":
-        return Suite(opening=(*controls(threat, 10), *black_box(threat, 20_000)))
+        return by_scores(threat, draws=10, queries=20_000)
     targeted = (Stage("apgd-t", apgd_t(threat, steps=100, targets=9), "white box"),) if classes >= 4 else ()
     return Suite(
         opening=(*controls(threat, 10), Stage("fgsm", fgsm(threat), "single step"), *_first(threat)),
@@ -223,7 +227,7 @@ SUITES: dict[str, Callable[[Ball, Access, int], Suite]] = {"quick": quick, "stan
 
 def last_resort(threat: Ball, access: Access) -> Attack:
     """What breaks a model without gradients fastest."""
-    return quick(threat, access, 2).stages[-1].attack
+    return quick(threat, access, 2).opening[-1].attack
 
 
 def build(suite: str, threat: Ball, access: Access, classes: int) -> Suite:

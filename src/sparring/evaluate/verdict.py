@@ -6,18 +6,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from sparring.domains.text.threats import Rewrites
 from sparring.errors import BadInput
 from sparring.evaluate.assembly import assembled, pictures
 from sparring.evaluate.bout import Story, fight
 from sparring.evaluate.bracket import Prover, prover
 from sparring.evaluate.case import Case, treated
 from sparring.evaluate.doctor import examine
-from sparring.evaluate.given import Examples, ball, examples, with_gradients
+from sparring.evaluate.given import Examples, met, with_gradients
 from sparring.evaluate.ledger import Ledger
 from sparring.evaluate.result import Result
 from sparring.evaluate.run import Ring, Runner, Watch, one_thread, own_draws, silent, workforce
 from sparring.evaluate.suites import Suite
-from sparring.models.loading import adopt
 from sparring.models.victim import unwritten
 from sparring.threats import Ball
 from sparring.types import Defence
@@ -27,7 +27,7 @@ from sparring.types import Defence
 def audit(
     model: object,
     data: Examples,
-    threat: Ball | str,
+    threat: Ball | Rewrites | str,
     *,
     suite: str = "standard",
     passes: int | None = None,
@@ -46,7 +46,9 @@ def audit(
     """Find out how robust a model is, and whether that number can be trusted.
 
     `model` is of any framework (`sparring.models.adopt`); `data` a `Data`, inputs `(N, *shape)` in the threat's bounds
-    with labels `(N,)`, or the name of a data set; `threat` a ball, or its text (`"linf:8/255"`). With `out`, a folder,
+    with labels `(N,)`, or the name of a data set; `threat` a ball, or its text (`"linf:8/255"`). Of texts `data` is a
+    pair (texts, labels), `threat` says how words are replaced (`"typos:2"`), and `model` takes a list of texts
+    (`sparring.domains.text.reader.reading`). With `out`, a folder,
     the run keeps a ledger there, from which `resume` goes on, and leaves `result.json` and `gallery.npz`.
     `watch(stage, done, total)` is told of progress.
 
@@ -73,13 +75,12 @@ def audit(
         BadInput: what cannot be audited: no examples, an unknown suite, a run in `out` with other settings; a model
             that cannot be certified, where that was asked for.
     """
-    started, threat = time.perf_counter(), ball(threat)
+    started = time.perf_counter()
+    victim, subject, threat = met(model, data, threat, limit=limit, name=name)
     if threat.norm.name == "linf" and threat.eps > threat.high - threat.low:
         raise BadInput(f"{threat} on inputs from {threat.low:g} to {threat.high:g}", "an eps within them", "lower it")
     if passes is not None and passes < 0:
         raise BadInput(f"passes={passes}", "0 or more", "leave it out for the suite's own")
-    subject = examples(data, limit)
-    victim = adopt(model, name=name, example=subject.take([0])[0])
     folder = Path(out) if out is not None else None
     with one_thread(), unwritten(victim):
         with own_draws(seed, "doctor"):

@@ -15,14 +15,22 @@ from sparring.attacks import (
     Through,
     apgd_l1_shrinking,
     bisection,
+    every_wording,
+    gaussian_noise,
     patch,
     pgd_cosine,
     pgd_l0_shrinking,
     smallest,
+    textfooler,
+    uniform_noise,
+    word_beam,
+    word_genetic,
 )
 from sparring.attacks.hops import exact, redrawn
+from sparring.attacks.sparse_rs import random_search
 from sparring.attacks.within import Within
 from sparring.domains.images.patches import carried
+from sparring.domains.text.threats import Wording
 from sparring.losses import margin
 from sparring.norms import NORMS
 from sparring.steps import ascent, chain, scale
@@ -33,6 +41,8 @@ from sparring.views import settled, smoothed
 
 Shake = Callable[[Tensor, Tensor, Ball, Streams], Tensor]
 Slices = Callable[[Ball], dict[str, Attack]]
+Blind = Callable[[Ball, int], dict[str, Attack]]
+"""Attacks that need scores alone, for so many queries."""
 
 
 def none(threat: Ball) -> dict[str, Attack]:
@@ -55,13 +65,28 @@ def bisected(threat: Ball) -> Attack:
     return Within(attack=bisection(threat, steps=20, rounds=8))
 
 
+def noises(threat: Ball, draws: int) -> dict[str, Attack]:
+    """What breaks without an attack."""
+    return {
+        "uniform-noise": uniform_noise(threat, draws=draws),
+        "gaussian-noise": gaussian_noise(threat, draws=draws),
+    }
+
+
+def random_searches(threat: Ball, queries: int) -> dict[str, Attack]:
+    """One that keeps what does best."""
+    search = random_search(threat)
+    return {search.__name__.replace("_", "-"): search(threat, queries=queries)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Way:
     """What a ball of some norm asks for.
 
     Slices of its own, by name: `first` in the opening, `own` and `longer` where they pay. `runs(threat, steps=...,
     times=...)` makes short runs from many places; `shake(share)` says where the next hop begins; `nearest` finds the
-    smallest size, as in `Suite`.
+    smallest size, as in `Suite`. `controls(threat, draws)` are no attacks, `blind(threat, queries)` need scores alone,
+    the last of them the one to rely on; `wider` looks on where they found nothing.
     """
 
     first: Slices = none
@@ -70,6 +95,9 @@ class Way:
     runs: Callable[..., Attack] = from_many_starts
     shake: Callable[[float], Shake] = redrawing
     nearest: Callable[[Ball], Attack] | None = bisected
+    controls: Blind = noises
+    blind: Blind = random_searches
+    wider: Blind | None = None
 
 
 def shrinking(ball: Callable[..., Attack], threat: Ball) -> dict[str, Attack]:
@@ -130,6 +158,31 @@ def carrying(share: float) -> Shake:
     return carried
 
 
+def random_rewriting(threat: Ball, draws: int) -> dict[str, Attack]:
+    """Words replaced blindly."""
+    return {"random-rewriting": uniform_noise(threat, draws=draws)}
+
+
+def word_searches(threat: Ball, queries: int) -> dict[str, Attack]:
+    """From cheap to dear: down the ranks, a population where scores say little, and a beam."""
+    assert isinstance(threat, Wording)
+    width = max(1, queries // 1000)
+    return {
+        "textfooler": textfooler(threat),
+        "word-genetic": word_genetic(threat, generations=max(queries // 50, 10)),
+        "every-wording": every_wording(threat, most=4 * queries),
+        "word-beam": word_beam(threat, width=width, most=50),
+    }
+
+
+def wider_beam(threat: Ball, queries: int) -> dict[str, Attack]:
+    """A beam four times as wide, that draws on twice as many changes."""
+    assert isinstance(threat, Wording)
+    return {"wider-beam": word_beam(threat, width=4 * max(1, queries // 1000), each=8, most=100)}
+
+
+WORDS = Way(nearest=None, controls=random_rewriting, blind=word_searches, wider=wider_beam)
+
 WAYS = {
     "l1": Way(first=partial(shrinking, apgd_l1_shrinking), own=partial(shrinking, apgd_l1_shrinking)),
     "l0": Way(first=partial(shrinking, pgd_l0_shrinking), own=partial(shrinking, pgd_l0_shrinking)),
@@ -146,4 +199,4 @@ WAYS = {
 
 def way_of(threat: Ball) -> Way:
     """What the threat asks for; of most norms nothing more."""
-    return WAYS.get(threat.norm.name, Way())
+    return WORDS if threat.discrete else WAYS.get(threat.norm.name, Way())

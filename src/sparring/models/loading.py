@@ -167,7 +167,27 @@ def _folder(path: Path, trust: bool, _: Tensor | None) -> Victim:
     return _adapter("tensorflow").load(path, trust=trust)  # type: ignore[no-any-return]
 
 
+def made(spec: str, *, weights: str | None = None, trust: bool = False) -> object:
+    """What a command line names, as it is: what a factory returned, or the estimator in a `.skops` or a pickle.
+
+    Raises:
+        BadInput: as `load`, and for files of other kinds.
+    """
+    path = Path(spec)
+    if path.is_file() and path.suffix.lower() == ".skops":
+        return _adapter("sklearn").read(path, trust=trust)
+    if path.is_file() and FILES.get(path.suffix.lower()) is _pickled:
+        return _unpickled(path, trust)
+    if ":" not in spec or spec.startswith(("http://", "https://")):
+        raise BadInput(f"'{spec}'", "module:factory, or a .skops file", "write a factory")
+    return _with_weights(_made(spec), weights, spec, trust=trust)
+
+
 def _pickled(path: Path, trust: bool, _: Tensor | None) -> Victim:
+    return adopt(_unpickled(path, trust))
+
+
+def _unpickled(path: Path, trust: bool) -> object:
     if not trust:
         raise BadInput(
             f"'{path}' is a pickle, which runs whatever code its maker put into it",
@@ -180,13 +200,13 @@ def _pickled(path: Path, trust: bool, _: Tensor | None) -> Victim:
         with path.open("rb") as file:
             joblib = path.suffix.lower() == ".joblib"
             read = require("joblib", "sklearn").load if joblib else pickle.load  # trusted by the user
-            model = read(file)
+            model: object = read(file)
     except BadInput:
         raise
     except Exception as error:
         said = line(error)[:160]
         raise BadInput(f"'{path}' does not load ({said})", "a whole pickle of a model", "save it anew") from error
-    return adopt(model)
+    return model
 
 
 def _by(adapter: str) -> Reader:

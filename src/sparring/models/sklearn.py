@@ -119,7 +119,17 @@ def load(path: str | Path, *, trust: bool = False) -> Victim:
     With `trust` every type the file names is built, which can run code from the file: only for files of your own.
 
     Raises:
-        BadInput: no such file, not a skops file, types that skops does not trust, or what `adopt` refuses.
+        BadInput: what `read` refuses, or what `adopt` does.
+
+    """
+    return adopt(read(path, trust=trust))
+
+
+def read(path: str | Path, *, trust: bool = False) -> Any:
+    """The estimator in a `.skops` file.
+
+    Raises:
+        BadInput: no such file, not a skops file, or types that skops does not trust.
 
     """
     skops = require("skops.io", "sklearn")
@@ -143,7 +153,7 @@ def load(path: str | Path, *, trust: bool = False) -> Victim:
         raise BadInput(
             f"{path} cannot be read: {first_line(error)}", "a file of skops.io.dump", "write it again"
         ) from None
-    return adopt(obj)
+    return obj
 
 
 def black_box(obj: Any, classes: np.ndarray, name: str, notes: list[str]) -> Victim:

@@ -27,7 +27,8 @@ class Picture:
     """One example: `x` as it was given, `z` as the attack left it, and what the model made of both.
 
     `clean` and `attacked` are probabilities over the classes (see `confidence`), `x` and `z` arrays of one shape,
-    in input units. One or three channels by height by width is an image; anything else is drawn as a line.
+    in input units. One or three channels by height by width is an image; anything else is drawn as a line, but for what
+    has `words`, those of `x` and those of `z`, each with the space before it: that is a text.
     """
 
     index: int
@@ -36,14 +37,17 @@ class Picture:
     attacked: Sequence[float]
     x: Array
     z: Array
+    words: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
     def __post_init__(self) -> None:
         if self.x.shape != self.z.shape:
             raise BadInput(f"x {self.x.shape} and z {self.z.shape}", "one shape", "hand over one example and its z")
 
     @property
-    def kind(self) -> Literal["image", "line"]:
+    def kind(self) -> Literal["image", "line", "text"]:
         """How it can be shown."""
+        if self.words is not None:
+            return "text"
         return "image" if self.x.ndim == 3 and self.x.shape[0] in (1, 3) and min(self.x.shape[1:]) > 1 else "line"
 
 
@@ -106,6 +110,7 @@ def save(gallery: Gallery, path: Path) -> None:
             f"z{i}": np.asarray(picture.z, dtype=np.float32),
             f"clean{i}": np.asarray(picture.clean, dtype=np.float32),
             f"attacked{i}": np.asarray(picture.attacked, dtype=np.float32),
+            **({} if picture.words is None else {f"words{i}": np.array(picture.words, dtype=np.str_)}),
         }
     with in_one_move(path) as file:
         np.savez_compressed(file, **arrays)
@@ -129,6 +134,7 @@ def load(path: Path) -> Gallery:
                     attacked=tuple(file[f"attacked{i}"].tolist()),
                     x=file[f"x{i}"],
                     z=file[f"z{i}"],
+                    words=_words(file[f"words{i}"]) if f"words{i}" in file else None,
                 )
                 for i, (index, label) in enumerate(zip(file["index"], file["label"], strict=True))
             )
@@ -136,6 +142,11 @@ def load(path: Path) -> Gallery:
         raise BadInput(f"cannot read {path} ({error.strerror or error})", "a gallery.npz", remedy) from None
     except (KeyError, ValueError, TypeError, EOFError, AttributeError, BadZipFile, zlib.error) as error:
         raise BadInput(f"{path} is not a gallery ({type(error).__name__})", "a gallery.npz", remedy) from None
+
+
+def _words(pair: NDArray[np.str_]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    before, after = pair.tolist()
+    return tuple(before), tuple(after)
 
 
 def _number(value: float) -> float:

@@ -149,6 +149,7 @@ class _Card:
     panels: tuple[_Panel, ...]
     line: Markup
     alt: str
+    text: Markup
 
 
 @dataclass(frozen=True)
@@ -325,13 +326,16 @@ def _card(picture: Picture, result: Result, name: str, say: Words) -> _Card:
     clean, attacked = (_guesses(part, picture.label, labels) for part in (picture.clean, picture.attacked))
     says = [guesses[0].name if guesses else "" for guesses in (clean, attacked)]
     label = _class(picture.label, labels)
-    if picture.kind == "line":
-        drawn = Markup(figures.svg(figures.line(picture, say), name))  # noqa: S704
-        alt = say["signal_alt"].format(index=picture.index, clean=says[0], attacked=says[1])
+    if picture.kind != "image":
         panels = tuple(
             _Panel(say[which], "", "", False, guesses) for which, guesses in (("clean", clean), ("attacked", attacked))
         )
-        return _Card(picture.index, say["label"].format(label=label), _fate(row, say), panels, drawn, alt)
+        heads = picture.index, say["label"].format(label=label), _fate(row, say), panels
+        if picture.words is not None:
+            return _Card(*heads, Markup(), "", _edited(*picture.words))
+        drawn = Markup(figures.svg(figures.line(picture, say), name))  # noqa: S704
+        alt = say["signal_alt"].format(index=picture.index, clean=says[0], attacked=says[1])
+        return _Card(*heads, drawn, alt, Markup())
     x, z, difference, factor = pixels(picture)
     pixelated = max(x.shape[:2]) <= 96
     shown = tuple(
@@ -353,7 +357,20 @@ def _card(picture: Picture, result: Result, name: str, say: Words) -> _Card:
         pixelated,
         (),
     )
-    return _Card(picture.index, say["label"].format(label=label), _fate(row, say), (*shown, change), Markup(), "")
+    return _Card(
+        picture.index, say["label"].format(label=label), _fate(row, say), (*shown, change), Markup(), "", Markup()
+    )
+
+
+def _edited(before: Sequence[str], after: Sequence[str]) -> Markup:
+    """A text, with the words that were replaced beside what stands in their place."""
+    parts = []
+    for old, new in zip(before, after, strict=True):
+        space, word = new[: len(new) - len(new.lstrip())], new.lstrip()
+        parts.append(
+            escape(new) if old == new else Markup("{}<del>{}</del> <ins>{}</ins>").format(space, old.strip(), word)
+        )
+    return Markup("").join(parts)
 
 
 def _fate(row: Example | None, say: Words) -> str:

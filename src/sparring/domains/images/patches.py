@@ -95,6 +95,7 @@ class Square:
 
     name: str = "patch"
     counts: ClassVar[bool] = True
+    whole: ClassVar[bool] = False
     around = around
 
     def unit(self, eps: float, width: float) -> float:

@@ -1,0 +1,176 @@
+"""Change one word after the other, each in the way that costs the model most: greedy, or with a beam. Scores alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparring.domains.text.threats import Wording, singles, together
+from sparring.losses import margin
+from sparring.registry import members, register
+from sparring.streams import Streams
+from sparring.types import Goal, Model
+
+WORDS = tuple(members("rewritings"))
+"""The threats that replace words."""
+
+
+def worth(model: Model, z: Tensor, goal: Goal) -> Tensor:
+    """The margin of every text `(n, length)`, infinite where the goal is reached, least where there is no number."""
+    outputs = model(z)
+    return margin(outputs, goal).nan_to_num(nan=-torch.inf).masked_fill(goal.reached(outputs), torch.inf)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Single changes of every row, the best first: places, words and what they are worth, each `(B, n)`.
+
+    Rows with fewer of them are padded by what is worth least.
+    """
+
+    places: Tensor
+    words: Tensor
+    worth: Tensor
+
+    @classmethod
+    def of(cls, model: Model, x: Tensor, goal: Goal, threat: Wording, *, each: int, most: int) -> Pool:
+        """All single changes are tried; kept are the best `each` of every place, and of these the best `most`."""
+        row, place, word = singles(x, threat)
+        tried = (worth(model, changed(x[i], j, w), goal[i]) for i, j, w in together(row, place, word))
+        score = torch.cat([x.new_zeros(0), *tried])
+        order = score.argsort(descending=True, stable=True)
+        order = order[_rank(row[order] * x.shape[1] + place[order]) < each]
+        order = order[row[order].argsort(stable=True)]
+        rank = _rank(row[order])
+        order, rank = order[rank < most], rank[rank < most]
+        shape = len(x), int(rank.max()) + 1 if len(rank) else 0
+        pool = cls(x.new_zeros(shape).long(), x.new_zeros(shape), x.new_full(shape, -torch.inf))
+        for part, value in ((pool.places, place), (pool.words, word.to(x.dtype)), (pool.worth, score)):
+            part[row[order], rank] = value[order]
+        return pool
+
+    def __getitem__(self, rows: Tensor) -> Pool:
+        """Those of some of the rows."""
+        return Pool(self.places[rows], self.words[rows], self.worth[rows])
+
+
+def changed(z: Tensor, place: Tensor, word: Tensor) -> Tensor:
+    """Texts `(n, length)` with another word at a place of each."""
+    return z.scatter(1, place.unsqueeze(1), word.unsqueeze(1).to(z.dtype))
+
+
+def _rank(groups: Tensor) -> Tensor:
+    """How many before it are of the same group, for each."""
+    order = groups.argsort(stable=True)
+    ordered = groups[order]
+    first = torch.cat([ordered.new_ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]])[: len(ordered)]
+    number = torch.arange(len(ordered), device=groups.device)
+    begun = torch.where(first, number, 0).cummax(0).values
+    return torch.empty_like(number).scatter(0, order, number - begun)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beam:
+    """Keep the `width` best texts, change one more word in each, in all ways of a pool, and keep the best of those.
+
+    The first round tries every single change; where one word may change, there is nothing else. Later rounds draw on
+    the `most` best of these, the best `each` of every place. Costs a forward pass for every single change, then up to
+    `width * most` for each further word; a row that falls leaves. Nothing is random.
+    """
+
+    threat: Wording
+    width: int = 1
+    each: int = 4
+    most: int = 50
+
+    def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
+        """The worst text found for each row, with as few words changed as led to it, `(B, length)`."""
+        with torch.no_grad():
+            best, top = x.detach().clone(), worth(model, x, goal)
+            open_ = (top < torch.inf).nonzero().flatten()
+            pool = Pool.of(model, x[open_], goal[open_], self.threat, each=self.each, most=self.most)
+            beam = x[open_].unsqueeze(1)
+            for _ in range(min(int(self.threat.eps), x.shape[1])):
+                if not len(open_) or not pool.worth.shape[1]:
+                    break
+                beam, score = self._onward(model, beam, pool, x[open_], goal[open_])
+                better = score[:, 0] > top[open_]
+                best[open_[better]], top[open_[better]] = beam[better, 0], score[better, 0]
+                stay = ((score[:, 0] < torch.inf) & (score[:, 0] > -torch.inf)).nonzero().flatten()
+                open_, beam, pool = open_[stay], beam[stay], pool[stay]
+        return best
+
+    def tried(self, x: Tensor) -> Tensor:
+        """Up to how many words all texts are tried, `(B,)`, where none of them reaches the goal: one."""
+        return torch.full((len(x),), float(min(self.threat.eps, 1)), device=x.device)
+
+    def _onward(self, model: Model, beam: Tensor, pool: Pool, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
+        """The best texts with one more change, `(B, width, length)`, and what they are worth."""
+        if beam.shape[1] == 1 and bool((beam[:, 0] == x).all()):  # the pool is just that
+            score = pool.worth.clone()
+        else:
+            score = torch.full((len(x), beam.shape[1] * pool.places.shape[1]), -torch.inf, device=x.device)
+            for row, choice in together(*self._fresh(beam, pool, x)):
+                z = self._made(beam, pool, row, choice)
+                score[row, choice] = worth(model, z, goal[row]).to(score.dtype)
+        score = score.masked_fill(self._repeated(beam, pool, score), -torch.inf)
+        found = score.topk(min(self.width, score.shape[1]), 1)
+        row = torch.arange(len(x), device=x.device).unsqueeze(1).expand_as(found.indices)
+        made = self._made(beam, pool, row.flatten(), found.indices.flatten())
+        return made.view(*found.indices.shape, -1), found.values
+
+    def _made(self, beam: Tensor, pool: Pool, row: Tensor, choice: Tensor) -> Tensor:
+        """The texts that some choices of a text of the beam and of a change make, `(n, length)`."""
+        of, change = choice // pool.places.shape[1], choice % pool.places.shape[1]
+        return changed(beam[row, of], pool.places[row, change], pool.words[row, change])
+
+    def _fresh(self, beam: Tensor, pool: Pool, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and choices that change a word of which more may change."""
+        place = pool.places.unsqueeze(1).expand(-1, beam.shape[1], -1)
+        now, before = beam.gather(2, place), x.unsqueeze(1).expand_as(beam).gather(2, place)
+        room = (beam != x.unsqueeze(1)).sum(2, keepdim=True) < self.threat.eps
+        fresh = (now != pool.words.unsqueeze(1)) & (room | (now != before)) & (pool.worth > -torch.inf).unsqueeze(1)
+        row, choice = fresh.flatten(1).nonzero(as_tuple=True)
+        return row, choice
+
+    def _repeated(self, beam: Tensor, pool: Pool, score: Tensor) -> Tensor:
+        """Choices that make a text which a better one, or an earlier of equals, makes already, `(B, n)` bool."""
+        if self.width == 1 or beam.shape[1] == 1:
+            return torch.zeros_like(score, dtype=torch.bool)
+        likely = score.topk(min(self.width * self.width, score.shape[1]), 1).indices
+        row = torch.arange(len(score), device=score.device).unsqueeze(1).expand_as(likely)
+        made = self._made(beam, pool, row.flatten(), likely.flatten()).view(*likely.shape, -1)
+        same = (made.unsqueeze(1) == made.unsqueeze(2)).all(3).tril(-1).any(2)
+        return torch.zeros_like(score, dtype=torch.bool).scatter(1, likely, same)
+
+
+@register(
+    "attacks",
+    "word-beam",
+    needs="scores",
+    norms=(),
+    threats=WORDS,
+    family="words",
+    passes="all single changes, width * most for each further word + 0",
+    paper="Ebrahimi et al., 2018",
+)
+def word_beam(threat: Wording, *, width: int = 5, each: int = 4, most: int = 50) -> Beam:
+    """Change one word after the other, and keep the best few texts (the beam of Ebrahimi et al., 2018, by scores)."""
+    return Beam(threat=threat, width=width, each=each, most=most)
+
+
+@register(
+    "attacks",
+    "word-greedy",
+    needs="scores",
+    norms=(),
+    threats=WORDS,
+    family="words",
+    passes="all single changes, most for each further word + 0",
+    paper="Kuleshov et al., 2018",
+)
+def word_greedy(threat: Wording, *, each: int = 4, most: int = 50) -> Beam:
+    """The single change that costs most, again and again (Kuleshov et al., 2018): exact where one word may change."""
+    return Beam(threat=threat, each=each, most=most)

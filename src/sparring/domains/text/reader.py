@@ -1,0 +1,131 @@
+"""A model that reads texts, as one that reads rows of numbered words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparring.data.lexicon import Lexicon
+from sparring.errors import BadInput, named, require
+from sparring.models.function import answer, called, labels, scores
+from sparring.models.loading import made
+from sparring.models.victim import Victim
+
+Read = Callable[[list[str]], Any]
+"""Texts to scores `(n, K)`, higher is likelier, or to labels `(n,)`."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads rows of numbered words `(B, length)` out to a model, each text once."""
+
+    model: Read
+    lexicon: Lexicon
+
+    def __call__(self, x: Tensor) -> Any:
+        """What the model says of them, as a tensor or an array."""
+        texts = self.lexicon.decode(x)
+        place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        said = answer(lambda _: self.model(list(place)), x, "torch", called(self.model))
+        if said.ndim and len(said) == len(place) != len(x):
+            return said[torch.tensor([place[text] for text in texts])]
+        return said
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A classifier of scikit-learn, or a pipeline of it that takes texts: scores that do not saturate, where it can."""
+
+    model: Any
+
+    def __call__(self, texts: list[str]) -> Any:
+        """Its decision function, or its probabilities."""
+        if not hasattr(self.model, "decision_function"):
+            return self.model.predict_proba(texts)
+        said = torch.as_tensor(self.model.decision_function(texts))
+        return torch.stack([-said, said], 1) if said.ndim == 1 else said
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """A network of transformers behind its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """The logits `(n, K)`."""
+        tokens = self.tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
+        with torch.inference_mode():
+            logits: Tensor = self.model(**tokens.to(self.model.device)).logits
+        return logits.clone().cpu()
+
+
+def reading(model: object, lexicon: Lexicon, classes: int, name: str | None = None) -> Victim:
+    """A model of texts as a victim on the numbers of a lexicon, by its scores, or by its decisions alone.
+
+    `model` is a function of a list of texts to scores `(n, K)` or to labels `(n,)`, a classifier or pipeline of
+    scikit-learn that takes texts, a pipeline of transformers for them, or a pair `(network, tokenizer)`. Each text is
+    asked for once in a call.
+
+    Raises:
+        BadInput: something else, or an answer that is neither.
+    """
+    if isinstance(model, Victim):
+        return model
+    read, network = _reads(model)
+    title = name or called(model)
+    reader = Reader(read, lexicon)
+    try:
+        said = answer(reader, torch.tensor([[0.0], [1.0]]), "torch", title)
+    except BadInput:
+        raise
+    except Exception as error:  # whatever it raises
+        given = f"{title} raised {named(error)} on texts {lexicon.decode(torch.tensor([[0.0], [1.0]]))!r}"
+        raise BadInput(given, "a function of a list of texts to scores (n, K)", "try it on such a list") from error
+    if said.ndim == 1 and not said.is_floating_point():
+        victim = labels(reader, classes=classes, name=title, takes="torch", framework="text")
+    else:
+        victim = scores(reader, name=title, takes="torch", framework="text")
+    if network is None:
+        return victim
+    return Victim(call=victim.call, access=victim.access, framework="text", name=victim.name, module=network)
+
+
+def _reads(model: object) -> tuple[Read, nn.Module | None]:
+    """What reads texts, and the torch module in it."""
+    network, tokenizer = getattr(model, "model", None), getattr(model, "tokenizer", None)
+    if isinstance(model, tuple) and len(model) == 2:
+        network, tokenizer = model
+    if tokenizer is not None and isinstance(network, nn.Module):
+        return Tokenised(network, tokenizer), network
+    if hasattr(model, "predict") and hasattr(model, "classes_"):
+        if hasattr(model, "decision_function") or hasattr(model, "predict_proba"):
+            return Estimator(model), None
+        order = {label: i for i, label in enumerate(model.classes_)}
+        return lambda texts: torch.tensor([order[label] for label in model.predict(texts)]), None
+    if not callable(model):
+        need = "a function of a list of texts to scores (n, K)"
+        raise BadInput(f"a {type(model).__name__} as a model of texts", need, "wrap it in one")
+    return model, model if isinstance(model, nn.Module) else None
+
+
+def load(spec: str, *, weights: str | None = None, trust: bool = False) -> object:
+    """What a command line names as a model of texts: `file.py:factory`, a `.skops`, or a folder of transformers.
+
+    Raises:
+        BadInput: what `sparring.models.load` refuses.
+    """
+    path = Path(spec)
+    if path.is_dir() and (path / "config.json").is_file():
+        from sparring.models.torch import load_folder
+
+        transformers = require("transformers", "transformers")
+        network = load_folder(path).module
+        return network, transformers.AutoTokenizer.from_pretrained(spec, local_files_only=True)
+    return made(spec, weights=weights, trust=trust)
