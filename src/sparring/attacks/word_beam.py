@@ -91,33 +91,35 @@ class Beam:
             best, top = x.detach().clone(), worth(model, x, goal)
             open_ = (top < torch.inf).nonzero().flatten()
             pool = Pool.of(model, x[open_], goal[open_], self.threat, each=self.each, most=self.most)
-            beam = x[open_].unsqueeze(1)
-            for _ in range(min(int(self.threat.eps), x.shape[1])):
+            beam, standing = x[open_].unsqueeze(1), torch.ones(len(open_), 1, dtype=torch.bool, device=x.device)
+            for i in range(min(int(self.threat.eps), x.shape[1])):
                 if not len(open_) or not pool.worth.shape[1]:
                     break
-                beam, score = self._onward(model, beam, pool, x[open_], goal[open_])
+                fresh = self._fresh(beam, pool, x[open_], standing)
+                score = self._scores(model, beam, pool, goal[open_], fresh) if i else pool.worth
+                beam, score = self._best(beam, pool, score)
                 better = score[:, 0] > top[open_]
                 best[open_[better]], top[open_[better]] = beam[better, 0], score[better, 0]
                 stay = ((score[:, 0] < torch.inf) & (score[:, 0] > -torch.inf)).nonzero().flatten()
-                open_, beam, pool = open_[stay], beam[stay], pool[stay]
+                open_, beam, pool, standing = open_[stay], beam[stay], pool[stay], score[stay] > -torch.inf
         return best
 
     def tried(self, x: Tensor) -> Tensor:
         """Up to how many words all texts are tried, `(B,)`, where none of them reaches the goal: one."""
         return torch.full((len(x),), float(min(self.threat.eps, 1)), device=x.device)
 
-    def _onward(self, model: Model, beam: Tensor, pool: Pool, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
+    def _scores(self, model: Model, beam: Tensor, pool: Pool, goal: Goal, fresh: Tensor) -> Tensor:
+        """What the beam's texts are worth with each of the pool's changes, `(B, width * n)`; least where none is."""
+        score = torch.full(fresh.shape, -torch.inf, device=beam.device)
+        for row, choice in together(*fresh.nonzero(as_tuple=True)):
+            score[row, choice] = worth(model, self._made(beam, pool, row, choice), goal[row]).to(score.dtype)
+        return score
+
+    def _best(self, beam: Tensor, pool: Pool, score: Tensor) -> tuple[Tensor, Tensor]:
         """The best texts with one more change, `(B, width, length)`, and what they are worth."""
-        if beam.shape[1] == 1 and bool((beam[:, 0] == x).all()):  # the pool is just that
-            score = pool.worth.clone()
-        else:
-            score = torch.full((len(x), beam.shape[1] * pool.places.shape[1]), -torch.inf, device=x.device)
-            for row, choice in together(*self._fresh(beam, pool, x)):
-                z = self._made(beam, pool, row, choice)
-                score[row, choice] = worth(model, z, goal[row]).to(score.dtype)
         score = score.masked_fill(self._repeated(beam, pool, score), -torch.inf)
         found = score.topk(min(self.width, score.shape[1]), 1)
-        row = torch.arange(len(x), device=x.device).unsqueeze(1).expand_as(found.indices)
+        row = torch.arange(len(beam), device=beam.device).unsqueeze(1).expand_as(found.indices)
         made = self._made(beam, pool, row.flatten(), found.indices.flatten())
         return made.view(*found.indices.shape, -1), found.values
 
@@ -126,14 +128,16 @@ class Beam:
         of, change = choice // pool.places.shape[1], choice % pool.places.shape[1]
         return changed(beam[row, of], pool.places[row, change], pool.words[row, change])
 
-    def _fresh(self, beam: Tensor, pool: Pool, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and choices that change a word of which more may change."""
+    def _fresh(self, beam: Tensor, pool: Pool, x: Tensor, standing: Tensor) -> Tensor:
+        """Which changes of the pool a text of the beam has not, and may have, `(B, width * n)` bool.
+
+        A word that was changed may change again, whatever number of them is changed.
+        """
         place = pool.places.unsqueeze(1).expand(-1, beam.shape[1], -1)
         now, before = beam.gather(2, place), x.unsqueeze(1).expand_as(beam).gather(2, place)
         room = (beam != x.unsqueeze(1)).sum(2, keepdim=True) < self.threat.eps
-        fresh = (now != pool.words.unsqueeze(1)) & (room | (now != before)) & (pool.worth > -torch.inf).unsqueeze(1)
-        row, choice = fresh.flatten(1).nonzero(as_tuple=True)
-        return row, choice
+        other = (now != pool.words.unsqueeze(1)) & (room | (now != before))
+        return (other & (pool.worth > -torch.inf).unsqueeze(1) & standing.unsqueeze(2)).flatten(1)
 
     def _repeated(self, beam: Tensor, pool: Pool, score: Tensor) -> Tensor:
         """Choices that make a text which a better one, or an earlier of equals, makes already, `(B, n)` bool."""

@@ -44,7 +44,8 @@ def assembled(case: Case, story: Story) -> Result:
     correct = [example for example, outcome in clean.items() if not outcome.reached and outcome.prediction >= 0]
     late = {check.name for check in story.checks}
     checks = (*(check for check in case.diagnosis.checks if check.name not in late), *story.checks)
-    if story.fought and len(broken) == len(correct):
+    safe = {example for example, size in (story.proved or {}).items() if size >= case.threat.eps}
+    if story.fought and broken.keys() | safe >= set(correct):
         checks = exact(checks)
     verdict, reasons = judge(checks)
     count = len(clean)

@@ -670,6 +670,30 @@ def gradients_hold_nearby(patient: Patient, question: Question) -> Check:
 
 
 @asks(
+    "coarse-scores",
+    "more than 85 % stay as they are to the last bit, and under half of the sample have scores of their own",
+    threshold="85 %, and half",
+    remedy="let the model say how sure it is: a search by scores goes blindly",
+)
+def scores_follow_words(patient: Patient, question: Question) -> Check | None:
+    """Do scores change when a word of a text does, or do they say little more than the decision?"""
+    if not patient.threat.discrete:
+        return None
+    if not patient.steady:
+        return question.skipped("outputs change by themselves")
+    one, rng = patient.threat.at(1), patient.rng.at("a word")
+    same: list[Tensor] = []
+    for i in range(4):
+        z = one.sample(patient.x, rng.at(i))
+        moved = (z != patient.x).any(1)
+        with torch.no_grad():
+            same.append((patient.model(z) == patient.outputs).all(1)[moved])
+    kept, own = float(torch.cat(same).float().mean()), len(set(map(tuple, patient.outputs.tolist()))) / len(patient.x)
+    evidence = f"{kept:.0%} of scores stay as they are when a word is rewritten, {own:.0%} of the sample have their own"
+    return question.answered(evidence, bad=kept > 0.85 and own < 0.5)
+
+
+@asks(
     "loss-noise",
     "it changes by more than 10 % of its size, beyond what its gradient says",
     threshold="10 %",
@@ -810,6 +834,7 @@ BEHAVIOUR = (
     answers_take_no_optimisation,
     small_changes_are_seen,
     losses_are_smooth,
+    scores_follow_words,
 )
 GRADIENTS = (
     gradients_are_there,

@@ -69,7 +69,7 @@ def audit(
     Where checks doubt the gradients, or warn of paths that these pass over or of climbs that do not level off, or where
     networks inside of the model decide otherwise than it does, attacks are fitted to the model, without a hint, for as
     many passes again at most as were spent until then. What they break counts, and the check `adaptive` says how much
-    it was. A failed check leaves the verdict suspect, unless nothing stands.
+    it was. A failed check leaves the verdict suspect, unless each example is broken or proved to stand.
 
     Raises:
         BadInput: what cannot be audited: no examples, an unknown suite, a run in `out` with other settings; a model

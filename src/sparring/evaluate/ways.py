@@ -169,8 +169,8 @@ def word_searches(threat: Ball, queries: int) -> dict[str, Attack]:
     width = max(1, queries // 1000)
     return {
         "textfooler": textfooler(threat),
-        "word-genetic": word_genetic(threat, generations=max(queries // 50, 10)),
         "every-wording": every_wording(threat, most=4 * queries),
+        "word-genetic": word_genetic(threat, generations=max(queries // 50, 10)),
         "word-beam": word_beam(threat, width=width, most=50),
     }
 
