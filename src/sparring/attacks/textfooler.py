@@ -48,11 +48,11 @@ class TextFooler:
 
     def _ranks(self, model: Model, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
         """Places that can be rewritten, the most important first, `(B, length)`, and how many they are, `(B,)`."""
-        loss = torch.full_like(x, -torch.inf)
+        loss, most = torch.full_like(x, -torch.inf), torch.finfo(x.dtype).max
         row, place = (self.threat.norm.choices(x) != x.unsqueeze(2)).any(2).nonzero(as_tuple=True)
         for i, j in together(row, place):
             without = x[i].scatter(1, j.unsqueeze(1), NOTHING)
-            loss[i, j] = worth(model, without, goal[i]).clamp(min=-1e30, max=1e30).to(x.dtype)
+            loss[i, j] = worth(model, without, goal[i]).clamp(min=-most, max=most)
         return loss.argsort(dim=1, descending=True, stable=True), (loss > -torch.inf).sum(1)
 
     def _worst(self, model: Model, z: Tensor, x: Tensor, place: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ class TextFooler:
         row, which = (choices != x.gather(1, place.unsqueeze(1))).nonzero(as_tuple=True)
         score = torch.full(choices.shape, -torch.inf, device=z.device)
         for i, k in together(row, which):
-            score[i, k] = worth(model, changed(z[i], place[i], choices[i, k]), goal[i]).to(score.dtype)
+            score[i, k] = worth(model, changed(z[i], place[i], choices[i, k]), goal[i])
         worst = score.argmax(1, keepdim=True)
         return choices.gather(1, worst).squeeze(1), score.gather(1, worst).squeeze(1)
 

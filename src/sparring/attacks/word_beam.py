@@ -20,7 +20,9 @@ WORDS = tuple(members("rewritings"))
 def worth(model: Model, z: Tensor, goal: Goal) -> Tensor:
     """The margin of every text `(n, length)`, infinite where the goal is reached, least where there is no number."""
     outputs = model(z)
-    return margin(outputs, goal).nan_to_num(nan=-torch.inf).masked_fill(goal.reached(outputs), torch.inf)
+    most = torch.finfo(z.dtype).max
+    score = margin(outputs, goal).to(z.dtype).clamp(-most, most).nan_to_num(-torch.inf)
+    return score.masked_fill(goal.reached(outputs), torch.inf)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ def _rank(groups: Tensor) -> Tensor:
     return torch.empty_like(number).scatter(0, order, number - begun)
 
 
+def _highest(score: Tensor, most: int) -> Tensor:
+    """The places of the highest scores of every row, the first of equals first: `topk` has an order of its own."""
+    return score.argsort(dim=1, descending=True, stable=True)[:, :most]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Beam:
     """Keep the `width` best texts, change one more word in each, in all ways of a pool, and keep the best of those.
@@ -112,21 +119,24 @@ class Beam:
         """What the beam's texts are worth with each of the pool's changes, `(B, width * n)`; least where none is."""
         score = torch.full(fresh.shape, -torch.inf, device=beam.device)
         for row, choice in together(*fresh.nonzero(as_tuple=True)):
-            score[row, choice] = worth(model, self._made(beam, pool, row, choice), goal[row]).to(score.dtype)
+            score[row, choice] = worth(model, self._made(beam, pool, row, choice), goal[row])
         return score
 
     def _best(self, beam: Tensor, pool: Pool, score: Tensor) -> tuple[Tensor, Tensor]:
         """The best texts with one more change, `(B, width, length)`, and what they are worth."""
         score = score.masked_fill(self._repeated(beam, pool, score), -torch.inf)
-        found = score.topk(min(self.width, score.shape[1]), 1)
-        row = torch.arange(len(beam), device=beam.device).unsqueeze(1).expand_as(found.indices)
-        made = self._made(beam, pool, row.flatten(), found.indices.flatten())
-        return made.view(*found.indices.shape, -1), found.values
+        choice = _highest(score, self.width)
+        return self._all_made(beam, pool, choice), score.gather(1, choice)
 
     def _made(self, beam: Tensor, pool: Pool, row: Tensor, choice: Tensor) -> Tensor:
         """The texts that some choices of a text of the beam and of a change make, `(n, length)`."""
         of, change = choice // pool.places.shape[1], choice % pool.places.shape[1]
         return changed(beam[row, of], pool.places[row, change], pool.words[row, change])
+
+    def _all_made(self, beam: Tensor, pool: Pool, choice: Tensor) -> Tensor:
+        """The texts that as many choices of every row make, `(B, n, length)`."""
+        row = torch.arange(len(choice), device=choice.device).unsqueeze(1).expand_as(choice)
+        return self._made(beam, pool, row.flatten(), choice.flatten()).view(*choice.shape, -1)
 
     def _fresh(self, beam: Tensor, pool: Pool, x: Tensor, standing: Tensor) -> Tensor:
         """Which changes of the pool a text of the beam has not, and may have, `(B, width * n)` bool.
@@ -143,9 +153,8 @@ class Beam:
         """Choices that make a text which a better one, or an earlier of equals, makes already, `(B, n)` bool."""
         if self.width == 1 or beam.shape[1] == 1:
             return torch.zeros_like(score, dtype=torch.bool)
-        likely = score.topk(min(self.width * self.width, score.shape[1]), 1).indices
-        row = torch.arange(len(score), device=score.device).unsqueeze(1).expand_as(likely)
-        made = self._made(beam, pool, row.flatten(), likely.flatten()).view(*likely.shape, -1)
+        likely = _highest(score, self.width * self.width)
+        made = self._all_made(beam, pool, likely)
         same = (made.unsqueeze(1) == made.unsqueeze(2)).all(3).tril(-1).any(2)
         return torch.zeros_like(score, dtype=torch.bool).scatter(1, likely, same)
 

@@ -88,13 +88,28 @@ def reading(model: object, lexicon: Lexicon, classes: int, name: str | None = No
     except Exception as error:  # whatever it raises
         given = f"{title} raised {named(error)} on texts {lexicon.decode(torch.tensor([[0.0], [1.0]]))!r}"
         raise BadInput(given, "a function of a list of texts to scores (n, K)", "try it on such a list") from error
-    if said.ndim == 1 and not said.is_floating_point():
-        victim = labels(reader, classes=classes, name=title, takes="torch", framework="text")
-    else:
-        victim = scores(reader, name=title, takes="torch", framework="text")
-    if network is None:
-        return victim
-    return Victim(call=victim.call, access=victim.access, framework="text", name=victim.name, module=network)
+    decides = said.ndim == 1 and not said.is_floating_point()
+    asked = Asked(reader, title, classes if decides else None)
+    return Victim(call=asked, access="labels" if decides else "scores", framework="text", name=title, module=network)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A reader whose answers are looked at, as those of any other function; it travels to other processes."""
+
+    reader: Reader
+    name: str
+    classes: int | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Scores `(B, K)`; of labels, which `classes` are for, one-hot ones.
+
+        Raises:
+            BadInput: an answer that is neither.
+        """
+        if self.classes is None:
+            return scores(self.reader, name=self.name, takes="torch").call(x)
+        return labels(self.reader, classes=self.classes, name=self.name, takes="torch").call(x)
 
 
 def _reads(model: object) -> tuple[Read, nn.Module | None]:
