@@ -80,6 +80,16 @@ def test_a_killed_run_goes_on_as_the_page_says(tmp_path: Path) -> None:
     assert Result.load(tmp_path / "long" / "result.json").examples == 300
 
 
+def test_texts_are_audited_attacked_and_defended_as_the_page_says(tmp_path: Path) -> None:
+    printed = carry_out(ENGLISH / "texts.md", tmp_path)
+    bare, corrected = (line.split() for line in printed["python defended.py"].splitlines())
+    assert bare[0] == corrected[0] == "trusted"
+    assert float(bare[1]) < float(corrected[1])
+    proved = Result.load(tmp_path / "typed" / "result.json")
+    assert proved.certified_accuracy == proved.robust_accuracy
+    assert (tmp_path / "found" / "adversarial.tsv").read_text(encoding="utf-8").count("\n") > 10
+
+
 @pytest.mark.slow
 def test_every_other_threat_has_an_attack_that_runs_as_the_page_says(tmp_path: Path) -> None:
     printed = carry_out(ENGLISH / "other-threats.md", tmp_path)

@@ -52,6 +52,15 @@ def test_ten_lines_end_in_a_verdict_and_two_numbers() -> None:
     assert robust < 20
 
 
+def test_of_one_typing_error_an_audit_of_texts_says_exactly_what_stands() -> None:
+    one, two = output("audit_texts.py").splitlines()
+    clean, least, most = percents(one)
+    assert "trusted" in one
+    assert clean == 100
+    assert 0 < least == most < 100
+    assert percents(two)[1] <= percents(two)[2] < most
+
+
 def test_ten_lines_are_no_more_than_ten() -> None:
     code = (EXAMPLES / "ten_lines.py").read_text(encoding="utf-8").split('"""')[2]
     assert len([line for line in code.splitlines() if line.strip()]) <= 10

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def is_english(cell: str) -> bool:
 
     One in small letters is enough where nothing is Chinese; else two in a row, for Chinese borrows `dropout` as well.
     """
-    names = NAMES | members("threats").keys()
+    names = NAMES | members("threats").keys() | members("rewritings").keys()
     said = re.sub(r"`[^`]*`", "`", cell)
     said = re.sub(r"[A-Za-z][\w.-]*\w", lambda word: "`" if word[0] in names else word[0], said)
     chinese = re.search(r"[\u4e00-\u9fff]", said)
@@ -142,7 +143,7 @@ def test_the_page_on_checks_has_every_check_with_its_threshold(language: str) ->
 
 @cache
 def every_check() -> list[Check]:
-    """All checks that an audit can make: of a network, of scores alone, of rounding, of a NaN amid the data."""
+    """All checks that an audit can make: of a network, scores alone, texts, rounding, a NaN amid the data."""
     draws = torch.Generator().manual_seed(0)
     x, weight = torch.rand(120, 8, generator=draws), torch.randn(8, 5, generator=draws)
     weight -= weight.mean(0)
@@ -154,6 +155,16 @@ def every_check() -> list[Check]:
     runs = [audit(model, data, threat, **short) for data in ((x, y), (spoiled, y))]
     runs.append(audit(lambda z: z @ weight.numpy(), few, threat, suite="quick"))
     runs.append(audit(lambda z: model((8 * z).round() / 8), few, linf(0.05), suite="quick"))  # adapted to, that is
+    texts = [
+        f"a {judgement} film with a {other} end" for judgement, other in permutations(("good", "great", "poor"), 2)
+    ]
+    liked = audit(
+        lambda some: [[10.0 * text.count("poor"), 5 + 0.1 * len(text)] for text in some],
+        (texts, [int("poor" not in text) for text in texts]),
+        "typos:3",
+        suite="quick",
+    )
+    runs.append(liked)
     runs.append(audit_defence(model, bit_depth(), few, threat, **short).adaptive)
     return [check for run in runs for check in run.checks]
 

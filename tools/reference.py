@@ -242,7 +242,8 @@ def cost(stage: Stage) -> tuple[int, int]:
 
 def threats() -> str:
     """What `--threat` takes."""
-    return table(("threat", "what it allows"), ((f"`{name}`", what) for name, what in TABLES["threats"].rows()))
+    rows = (*TABLES["threats"].rows(), *TABLES["rewritings"].rows())
+    return table(("threat", "what it allows"), ((f"`{name}`", what) for name, what in rows))
 
 
 def datasets() -> str:

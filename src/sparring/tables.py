@@ -34,8 +34,13 @@ def _members(kind: Kind, *head: str, facts: Callable[[Entry], Iterable[str]] = l
 def _threats() -> list[Row]:
     from sparring.registry import members
 
-    found = (*members("threats").values(), *members("rewritings").values())
-    return [(f"{entry.name}:EPS", entry.summary) for entry in found]
+    return [(f"{entry.name}:EPS", entry.summary) for entry in members("threats").values()]
+
+
+def _rewritings() -> list[Row]:
+    from sparring.registry import members
+
+    return [(f"{entry.name}:WORDS", entry.summary) for entry in members("rewritings").values()]
 
 
 def _suites() -> list[Row]:
@@ -88,6 +93,7 @@ TABLES = {
         "attacks", "attack", "needs", "threats", "what it does", facts=lambda one: (one.needs, " ".join(one.kinds))
     ),
     "threats": Listed(("threat", "what it allows"), _threats),
+    "rewritings": Listed(("threat on texts", "what may stand in place of a word"), _rewritings),
     "suites": Listed(("suite", "what it is for"), _suites),
     "defences": _members(
         "defences", "defence", "gradient", "inputs", "what it does", facts=lambda one: (_gradient(one), one.shape)

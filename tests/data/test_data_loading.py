@@ -104,7 +104,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_one():
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "a.parquet").write_text("")
-    assert "an .npz, a .csv or a folder" in refusal(str(tmp_path / "a.parquet"))
+    assert "an .npz, a .csv, a .tsv of texts, or a folder" in refusal(str(tmp_path / "a.parquet"))
 
 
 @pytest.mark.parametrize(

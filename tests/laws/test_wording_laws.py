@@ -116,6 +116,16 @@ def test_scores_that_are_no_numbers_break_nothing(name):
     assert threat.contains(z, x).all()
 
 
+@every_attack
+def test_attacks_with_the_same_settings_are_equal_and_say_what_they_are(name):
+    one, other = (made(name, on(2)[1]) for _ in range(2))
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != made(name, on(3)[1])
+    assert "letters" in repr(one)
+    assert "tensor" not in repr(one)
+
+
 def test_attacks_for_pixels_refuse_words_in_a_line():
     _, threat = on(2)
     for name in ("sparse-rs", "square"):

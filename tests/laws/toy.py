@@ -18,7 +18,7 @@ from sparring.threats import Ball
 from sparring.types import Attack, Boxed
 
 ATTACKS = members("attacks")
-CASES = [(name, norm) for name, entry in ATTACKS.items() for norm in entry.kinds]
+CASES = [(name, norm) for name, entry in ATTACKS.items() for norm in entry.kinds if norm in members("threats")]
 BUDGET = {"steps": 8, "queries": 40, "draws": 4, "targets": 2, "scales": 2, "mixes": 1, "neighbours": 2, "runs": 4}
 BUDGET |= {"rounds": 4, "times": 3}
 SIZES = {"linf": 0.1, "l2": 0.5, "l1": 1.5, "l0": 4.0}

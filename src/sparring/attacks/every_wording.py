@@ -92,7 +92,8 @@ def _pairs(left: Tensor, after: Tensor) -> Iterator[tuple[Tensor, ...]]:
     threats=WORDS,
     family="words",
     passes="all, most at most, + 0",
+    paper="Pruthi et al., 2019",
 )
 def every_wording(threat: Wording, *, most: int = 20_000) -> EveryWording:
-    """Every text of the threat, where they are few enough: exact, and a proof of what stands."""
+    """Every text of the threat, where they are few enough: exact, and a proof of what stands (Pruthi et al., 2019)."""
     return EveryWording(threat=threat, most=most)

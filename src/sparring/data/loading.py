@@ -18,7 +18,7 @@ from sparring.data.named import DATASETS
 from sparring.data.npz import arrays, load_npz
 from sparring.data.pictures import load_folder, splits
 from sparring.data.table import load_csv
-from sparring.data.texts import load_tsv
+from sparring.data.texts import Texts, load_tsv
 from sparring.errors import BadInput, named
 from sparring.factories import build
 from sparring.spelling import hint
@@ -34,8 +34,8 @@ def load(spec: str, *, split: str = "test") -> Data:
     - an `.npz` with `x` and `y`, or `x_test` and `y_test`; a `.csv` with a label column; a `.tsv` of texts and labels
     - a folder of images, one subfolder a class or with a `labels.csv`
     - `hf:NAME` or `hf:NAME/SPLIT`, for the library `datasets`
-    - `package.module:factory` or `path/to/file.py:factory`, giving a `Data`, a pair `(x, y)`, or a torch `Dataset`
-      of pairs; its code runs
+    - `package.module:factory` or `path/to/file.py:factory`, giving a `Data`, a pair `(x, y)` or `(texts, y)`, or a
+      torch `Dataset` of pairs; its code runs
 
     `:train`, or another split, after a name, an `.npz` or a folder asks for that split; else `split` counts, where
     the source has several. One that has none is taken whole; `load_split` refuses it.
@@ -203,6 +203,8 @@ def _from_value(spec: str, value: Any) -> Data:
         raise BadInput(f"'{spec}' gave a DataFrame", GIVES, "return the features and the labels as two arrays")
     if all(hasattr(value, part) for part in ("name", "classes", "take", "__len__")):
         data = cast(Data, value)
+    elif isinstance(value, tuple | list) and len(value) == 2 and len(value[0]) and isinstance(value[0][0], str):
+        data = Texts(spec, *value)
     elif isinstance(value, tuple | list) and len(value) == 2:
         data = Arrays(spec, *value)
     elif all(hasattr(value, part) for part in ("__getitem__", "__len__")) and not isinstance(

@@ -173,7 +173,7 @@ def claims_are_inside_the_threat(record: Record, question: Question) -> Check:
 
 @asks(
     "access",
-    "it gives scores or labels alone",
+    "it gives scores or labels alone; of texts, labels alone",
     threshold="gradients",
     remedy="an attacker who knows the model does better: audit a differentiable form of it",
 )

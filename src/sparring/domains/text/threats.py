@@ -37,10 +37,16 @@ class Words:
     """
 
     name: str
-    table: Tensor
+    table: Tensor = field(repr=False)
     counts: ClassVar[bool] = True
     whole: ClassVar[bool] = True
     around = around
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Words) and (self.name, self.digest) == (other.name, other.digest)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.digest))
 
     @cached_property
     def digest(self) -> str:
@@ -159,19 +165,19 @@ def _rewritten(piece: str, rewriting: Rewriting) -> list[str]:
 
 @register("rewritings", "typos")
 def typos(words: float) -> Rewrites:
-    """A slip of the keyboard inside of up to EPS words (Pruthi et al., 2019)."""
+    """A slip of the keyboard inside of each (Pruthi et al., 2019)."""
     return Rewrites("typos", words, typing_errors)
 
 
 @register("rewritings", "lookalikes")
 def alike(words: float) -> Rewrites:
-    """Letters of another alphabet, that look alike, in up to EPS words (Boucher et al., 2022)."""
+    """Letters of another alphabet that look alike (Boucher et al., 2022)."""
     return Rewrites("lookalikes", words, lookalikes)
 
 
 @register("rewritings", "synonyms")
 def synonyms(words: float, table: Synonyms | None = None) -> Rewrites:
-    """Other words of the same meaning for up to EPS words, by a table (Alzantot et al., 2018).
+    """Other words of the same meaning, by a table (Alzantot et al., 2018).
 
     Without a table that of counter-fitted neighbours, `text/counterfitted_neighbors.json` in `SPARRING_DATA`.
 
@@ -187,7 +193,7 @@ def _neighbours() -> Synonyms:
     place = given("text/counterfitted_neighbors.json")
     if place is None:
         need = "a table of them: text/counterfitted_neighbors.json in SPARRING_DATA"
-        raise BadInput("synonyms", need, "get it from robinjia/certified-word-sub, or write synonyms:EPS:TABLE.json")
+        raise BadInput("synonyms", need, "get it from robinjia/certified-word-sub, or write synonyms:WORDS:TABLE.json")
     return Synonyms.read(place)
 
 
