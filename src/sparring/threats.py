@@ -141,7 +141,8 @@ def parse(text: str, *, low: float = 0.0, high: float = 1.0) -> Boxed:
     name, _, size = text.partition(":")
     known = members("threats")
     if name in members("rewritings"):
-        raise BadInput(f"{text} on inputs that are no texts", "texts", "see: sparring list threats")
+        need = "a threat on numbers"
+        raise BadInput(f"threat {text!r}, which replaces words", need, "give it to sparring audit or sparring attack")
     if name not in known:
         others = ", ".join([*(other for other in known if other not in NORMS), *members("rewritings")])
         raise BadInput(

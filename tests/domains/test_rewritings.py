@@ -135,7 +135,7 @@ def test_threats_on_words_are_read_from_a_line(tmp_path):
     ):
         with pytest.raises(BadInput, match=said):
             rewriting(text)
-    with pytest.raises(BadInput, match="need texts"):
+    with pytest.raises(BadInput, match="which replaces words"):
         parse("typos:2")
 
 

@@ -268,9 +268,9 @@ def test_the_command_line_attacks_texts_and_writes_them(place, command):
         (("audit", "--threat", "linf:0.1"), "which are texts; need words to replace"),
         (("audit", "--threat", "typos:x"), "a whole number of words"),
         (("audit", "--threat", "typos:1", "--device", "cuda"), "let the factory place the model"),
-        (("audit", "--threat", "typos:1", "--defence", "jpeg"), "for a defence"),
+        (("audit", "--threat", "typos:1", "--defence", "jpeg"), "put a cleaner before the model"),
         (("audit", "--threat", "typos:1", "--certify", "crown"), "certificates for typos:1"),
-        (("certify", "--threat", "typos:1"), "need texts"),
+        (("certify", "--threat", "typos:1"), "which replaces words"),
         (("explain", "--threat", "typos:1", "-o", "out"), "to explain"),
     ],
 )

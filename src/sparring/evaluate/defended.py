@@ -188,6 +188,9 @@ def face(
 
 def _in_range(threat: Boxed) -> None:
     """Refuse inputs of another range than defences are made for: they would clip or round them to something else."""
+    if getattr(threat, "discrete", False):
+        do = "put a cleaner before the model: behind(model, latin)"
+        raise BadInput(f"{threat} for a defence", "a threat on numbers", do)
     if (threat.low, threat.high) != (0, 1):
         given = f"inputs from {threat.low:g} to {threat.high:g} for a defence"
         raise BadInput(given, "inputs from 0 to 1", "put the scaling inside of the model")
