@@ -300,7 +300,7 @@ def test_pipelines_of_scikit_learn_are_read(place, command):
 
 
 @pytest.mark.frameworks
-def test_a_network_of_transformers_behind_its_tokenizer_is_read_and_left_as_it_was(tmp_path):
+def test_a_network_of_transformers_behind_its_tokenizer_is_read_and_left_as_it_was(tmp_path, place, command):
     transformers = pytest.importorskip("transformers")
     data = sentences(30)
     known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted(set(WORDS)), *"abcdefghijklmnopqrstuvwxyz"]
@@ -326,3 +326,20 @@ def test_a_network_of_transformers_behind_its_tokenizer_is_read_and_left_as_it_w
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert all(weight.requires_grad and weight.grad is None for weight in network.parameters())
     assert found.settings["framework"] == "text"
+    for part in (network, tokenizer):
+        part.save_pretrained(place / "folder")
+    rows = zip(data.texts, said.tolist(), strict=True)
+    (place / "said.tsv").write_text("".join(f"{text}\t{label}\n" for text, label in rows), encoding="utf-8")
+    status, _, _ = command("audit", "folder", "--data", "said.tsv", "--threat", "typos:1", "--budget", "quick")
+    assert status == 0
+    read = json.loads((place / "sparring-audit" / "result.json").read_text(encoding="utf-8"))
+    assert read["robust_accuracy"] == json.loads(found.robust_accuracy.model_dump_json())
+
+
+@pytest.mark.parametrize(("wrong", "outcome", "verdict"), [(6, "skipped", "trusted"), (16, "fail", "invalid")])
+def test_a_model_that_beats_chance_is_not_refused_for_the_few_texts_it_is_asked(wrong, outcome, verdict):
+    texts = sentences(20).texts
+    few = Texts("few", texts, [int(lead(text) > 0) ^ (i < wrong) for i, text in enumerate(texts)])
+    found = sparring.audit(critic, few, "typos:1", suite="quick")
+    assert {check.name: check.outcome for check in found.checks}["labels"] == outcome
+    assert found.verdict == verdict

@@ -133,7 +133,7 @@ def curve(results: Sequence[Result], language: Words | None = None) -> Figure:
             labelled = eps
     axes.set_xlim(-0.03 * span, 1.05 * span)
     axes.set_xlabel(say["curve_eps"].format(norm=NORMS.get(norm, norm)))
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=all(map(float.is_integer, points))))
     accuracy_axis(axes, say["curve_accuracy"])
     if len(results) > 1:
         _legend(axes, derive.names(results))
@@ -246,7 +246,7 @@ def spans(result: Result, language: Words | None = None) -> Figure:
         axes.text(1.01, eps, say["audited"], ha="left", va="center", fontsize=8.5)
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.03 * edge, edge)
-    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=all(point.eps.is_integer() for point in result.curve)))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel(say["spans_examples"])
     norm = str(result.threat.get("norm", ""))

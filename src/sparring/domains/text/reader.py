@@ -62,7 +62,8 @@ class Tokenised:
         """The logits `(n, K)`."""
         tokens = self.tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
         with torch.inference_mode():
-            logits: Tensor = self.model(**tokens.to(self.model.device)).logits
+            said = self.model(**tokens.to(next(self.model.parameters()).device))
+        logits: Tensor = said.logits if hasattr(said, "logits") else said
         return logits.clone().cpu()
 
 
@@ -141,6 +142,6 @@ def load(spec: str, *, weights: str | None = None, trust: bool = False) -> objec
         from sparring.models.torch import load_folder
 
         transformers = require("transformers", "transformers")
-        network = load_folder(path).module
-        return network, transformers.AutoTokenizer.from_pretrained(spec, local_files_only=True)
+        logits = load_folder(path).module  # of one input alone, where texts need their lengths too
+        return getattr(logits, "model", logits), transformers.AutoTokenizer.from_pretrained(spec, local_files_only=True)
     return made(spec, weights=weights, trust=trust)
