@@ -1,0 +1,114 @@
+"""Fake users that are optimised: exchange what they rate, as long as a recommender that learns from it yields more.
+
+Poisoning is a problem in two levels, `max_F gain(fit(X + F))`. Here the inner one is a surrogate with a closed form,
+through which the gradient is exact (Li et al., 2016; Tang, Wen and Wang, 2020). The outer one stays discrete: the
+gradient says which ratings to take out, which to put in and which to change, and an exchange is kept only where the
+gain rises. Relaxed profiles that are rounded in the end lose most of what they had won.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparring.domains.recommenders.goals import Placement
+from sparring.domains.recommenders.interactions import Interactions
+from sparring.domains.recommenders.recommender import Recommender
+from sparring.domains.recommenders.shilling import accounts, average, popular
+from sparring.domains.recommenders.surrogates import Margin, Surrogate, through_ease, through_mf
+from sparring.domains.recommenders.threats import FakeUsers
+from sparring.streams import Streams
+
+WIDTHS = (0.5, 0.1)
+"""The gain is the mean of `sigmoid(margin / width)`. The width, in spreads of the margin at the beginning, falls from
+the first of these to the last: all users matter at first, and in the end those who are near the bar."""
+HALVINGS = 4
+"""So often a refused exchange is tried again, with half as many ratings, by half of the fakes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """Climb a surrogate by exchanges of up to `exchanged` ratings of each fake user; uphill only.
+
+    The surrogate is trained anew in each of the `rounds`. A step costs a gradient of it and up to five evaluations.
+    """
+
+    threat: FakeUsers
+    surrogate: Surrogate
+    rounds: int = 5
+    steps: int = 30
+    exchanged: int = 16
+
+    def __call__(self, model: Recommender, x: Interactions, goal: Placement, rng: Streams) -> Interactions:
+        """The data with the fake users; the model is not asked."""
+        z = (popular if x.implicit else average)(self.threat)(model, x, goal, rng)
+        rated, stars = z.rated[x.shape[0] :], z.matrix[x.shape[0] :]
+        width, total = torch.tensor(1.0), self.rounds * self.steps
+        for step in range(total):
+            if step % self.steps == 0:
+                z = x.joined(stars.masked_fill(rated == 0, torch.nan))
+                margin = self.surrogate(x, z, goal, rng.at("surrogate"))
+                width = margin(rated, stars).std() if step == 0 else width
+            narrow = width * WIDTHS[0] * (WIDTHS[1] / WIDTHS[0]) ** (step / total)
+            rated, stars = self.step(margin, rated, stars, narrow, x.levels, goal, accounts(rng.at(step), len(rated)))
+        return x.joined(stars.masked_fill(rated == 0, torch.nan))
+
+    def step(
+        self,
+        margin: Margin,
+        rated: Tensor,
+        stars: Tensor,
+        width: Tensor,
+        levels: tuple[float, ...],
+        goal: Placement,
+        fakes: Streams,
+    ) -> tuple[Tensor, Tensor]:
+        """The profiles after the first exchange that raises the gain; as they were, where none does."""
+
+        def gain(rated: Tensor, stars: Tensor) -> Tensor:
+            return torch.sigmoid(margin(rated, stars) / width).mean()
+
+        leaves = rated.clone().requires_grad_(), stars.clone().requires_grad_()
+        with torch.enable_grad():
+            now = gain(*leaves)
+            to_rate, to_star = torch.autograd.grad(now, leaves, allow_unused=True, materialize_grads=True)
+        ends = torch.tensor([levels[0], levels[-1]])
+        best = ends[(to_star > 0).long()]  # of what is linear in the stars, one end is best
+        held, new = to_rate + to_star * stars, to_rate + to_star * best
+        held[:, goal.item], new[:, goal.item] = torch.inf, -torch.inf  # the target stays as it is
+        for halving in range(HALVINGS + 1):
+            some = fakes.at(halving).uniform(1) < 0.5**halving
+            z = exchanged(rated, stars, held, new, best, max(1, self.exchanged >> halving))
+            z = z[0].where(some, rated), z[1].where(some, stars)
+            if gain(*z) > now:
+                return z
+        return rated, stars
+
+
+def exchanged(
+    rated: Tensor, stars: Tensor, held: Tensor, new: Tensor, best: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    """Every profile after up to `count` changes of ratings and as many swaps, those that promise most.
+
+    `held` is what a rating is worth that a profile has, `new` what one would be worth, with `best` stars.
+    """
+    inside = rated > 0
+    gained, changed = (new - held).masked_fill(~inside, -torch.inf).topk(count, 1)
+    stars = stars.scatter(1, changed, best.gather(1, changed).where(gained > 0, stars.gather(1, changed)))
+    least, out = held.maximum(new).masked_fill(~inside, torch.inf).topk(count, 1, largest=False)
+    most, put = new.masked_fill(inside, -torch.inf).topk(count, 1)
+    worth = (most > least).float()
+    rated = rated.scatter(1, out, 1 - worth).scatter(1, put, worth)
+    return rated, (stars.scatter(1, put, best.gather(1, put)) * rated)
+
+
+def optimised(threat: FakeUsers, *, rounds: int = 5, steps: int = 30) -> Exchange:
+    """Implicit feedback: exchange what fakes have, along the exact gradient through EASE."""
+    return Exchange(threat=threat, surrogate=through_ease, rounds=rounds, steps=steps)
+
+
+def optimised_stars(threat: FakeUsers, *, rounds: int = 3, steps: int = 10) -> Exchange:
+    """Ratings: exchange what fakes rate and how, along the gradient through half-steps of a matrix factorisation."""
+    return Exchange(threat=threat, surrogate=through_mf, rounds=rounds, steps=steps)
