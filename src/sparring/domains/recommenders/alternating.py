@@ -26,7 +26,8 @@ def ridge(features: Tensor, weight: Tensor, wanted: Tensor, penalty: float) -> T
     d = features.shape[1]
     products = (features.unsqueeze(2) * features.unsqueeze(1)).flatten(1)
     normal = (weight @ products).view(-1, d, d) + penalty * torch.eye(d)
-    return torch.linalg.solve(normal, (weight * wanted) @ features)
+    solved: Tensor = torch.linalg.solve(normal, (weight * wanted) @ features)
+    return solved
 
 
 @dataclass(frozen=True, kw_only=True)

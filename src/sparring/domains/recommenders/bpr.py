@@ -14,9 +14,9 @@ from sparring.streams import Streams
 
 @dataclass(frozen=True, kw_only=True)
 class BPR:
-    """Climb `log sigmoid(s_ui - s_uj) - penalty |factors|^2` for `i` that `u` has and `j` drawn from all others, by Adam.
+    """Climb `log sigmoid(s_ui - s_uj) - penalty |factors|^2` for `i` that `u` has and a `j` drawn from the others.
 
-    Scores are `p_u . q_i + b_i`. What is drawn as `j` and yet had is left out.
+    Scores are `p_u . q_i + b_i`, the climber is Adam. What is drawn as `j` and yet had is left out.
     """
 
     factors: int = 32
@@ -37,16 +37,18 @@ class BPR:
                 others = draws.at("others").integers(data.shape[1], len(data.users))[0]
                 fair = data.rated[data.users, others] == 0
                 order = draws.at("order").bits(len(data.users))[0].argsort()
-                for rows in order[fair[order]].split(self.batch):
+                for rows in torch.split(order[fair[order]], self.batch):
                     adam.zero_grad()
-                    self.loss(*parameters, data.users[rows], data.items[rows], others[rows]).backward()
+                    triples = torch.stack([data.users[rows], data.items[rows], others[rows]])
+                    torch.autograd.backward(self.loss(parameters, triples))
                     adam.step()
         users, items, bias = (parameter.detach() for parameter in parameters)
         return users @ items.T + bias
 
-    def loss(self, users: Tensor, items: Tensor, bias: Tensor, u: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        """What is minimised on triples `(n,)` of user, item and other item (section 4.1)."""
+    def loss(self, parameters: list[Tensor], triples: Tensor) -> Tensor:
+        """What is minimised on triples `(3, n)` of user, item and other item (section 4.1)."""
+        (users, items, bias), (u, i, j) = parameters, triples
         p, q, o = users[u], items[i], items[j]
         apart = (p * (q - o)).sum(1) + bias[i] - bias[j]
         size = p.square().sum(1) + q.square().sum(1) + o.square().sum(1)
-        return -logsigmoid(apart).mean() + self.penalty * size.sum() / len(u) * 1.0
+        return -logsigmoid(apart).mean() + self.penalty * size.mean()

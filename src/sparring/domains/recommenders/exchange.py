@@ -9,6 +9,7 @@ gain rises. Relaxed profiles that are rounded in the end lose most of what they 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from sparring.domains.recommenders.shilling import accounts, average, popular
 from sparring.domains.recommenders.surrogates import Margin, Surrogate, through_ease, through_mf
 from sparring.domains.recommenders.threats import FakeUsers
 from sparring.streams import Streams
+
+Profiles = tuple[Tensor, Tensor]
+"""What fakes rate, `(fakes, items)` of 0 and 1, and how, in stars: 0 where they do not."""
 
 WIDTHS = (0.5, 0.1)
 """The gain is the mean of `sigmoid(margin / width)`. The width, in spreads of the margin at the beginning, falls from
@@ -52,56 +56,48 @@ class Exchange:
                 margin = self.surrogate(x, z, goal, rng.at("surrogate"))
                 width = margin(rated, stars).std() if step == 0 else width
             narrow = width * WIDTHS[0] * (WIDTHS[1] / WIDTHS[0]) ** (step / total)
-            rated, stars = self.step(margin, rated, stars, narrow, x.levels, goal, accounts(rng.at(step), len(rated)))
+            rated, stars = self.step(
+                partial(_gain, margin, narrow), (rated, stars), x.levels, goal, accounts(rng.at(step), len(rated))
+            )
         return x.joined(stars.masked_fill(rated == 0, torch.nan))
 
-    def step(
-        self,
-        margin: Margin,
-        rated: Tensor,
-        stars: Tensor,
-        width: Tensor,
-        levels: tuple[float, ...],
-        goal: Placement,
-        fakes: Streams,
-    ) -> tuple[Tensor, Tensor]:
+    def step(self, gain: Margin, z: Profiles, levels: tuple[float, ...], goal: Placement, fakes: Streams) -> Profiles:
         """The profiles after the first exchange that raises the gain; as they were, where none does."""
-
-        def gain(rated: Tensor, stars: Tensor) -> Tensor:
-            return torch.sigmoid(margin(rated, stars) / width).mean()
-
-        leaves = rated.clone().requires_grad_(), stars.clone().requires_grad_()
+        rated, stars = leaves = z[0].clone().requires_grad_(), z[1].clone().requires_grad_()
         with torch.enable_grad():
             now = gain(*leaves)
             to_rate, to_star = torch.autograd.grad(now, leaves, allow_unused=True, materialize_grads=True)
-        ends = torch.tensor([levels[0], levels[-1]])
-        best = ends[(to_star > 0).long()]  # of what is linear in the stars, one end is best
-        held, new = to_rate + to_star * stars, to_rate + to_star * best
+        best = torch.tensor([levels[0], levels[-1]])[(to_star > 0).long()]  # of what is linear, one end is best
+        held, new = to_rate + to_star * stars.detach(), to_rate + to_star * best
         held[:, goal.item], new[:, goal.item] = torch.inf, -torch.inf  # the target stays as it is
         for halving in range(HALVINGS + 1):
             some = fakes.at(halving).uniform(1) < 0.5**halving
-            z = exchanged(rated, stars, held, new, best, max(1, self.exchanged >> halving))
-            z = z[0].where(some, rated), z[1].where(some, stars)
-            if gain(*z) > now:
-                return z
-        return rated, stars
+            then = exchanged(z, held, new, best, max(1, self.exchanged >> halving))
+            rated, stars = (after.where(some, before) for after, before in zip(then, z, strict=True))
+            if gain(rated, stars) > now:
+                return rated, stars
+        return z
 
 
-def exchanged(
-    rated: Tensor, stars: Tensor, held: Tensor, new: Tensor, best: Tensor, count: int
-) -> tuple[Tensor, Tensor]:
+def _gain(margin: Margin, width: Tensor, rated: Tensor, stars: Tensor) -> Tensor:
+    """The share of the users who are reached, smoothed."""
+    return torch.sigmoid(margin(rated, stars) / width).mean()
+
+
+def exchanged(z: Profiles, held: Tensor, new: Tensor, best: Tensor, count: int) -> Profiles:
     """Every profile after up to `count` changes of ratings and as many swaps, those that promise most.
 
     `held` is what a rating is worth that a profile has, `new` what one would be worth, with `best` stars.
     """
+    rated, stars = z
     inside = rated > 0
     gained, changed = (new - held).masked_fill(~inside, -torch.inf).topk(count, 1)
     stars = stars.scatter(1, changed, best.gather(1, changed).where(gained > 0, stars.gather(1, changed)))
     least, out = held.maximum(new).masked_fill(~inside, torch.inf).topk(count, 1, largest=False)
     most, put = new.masked_fill(inside, -torch.inf).topk(count, 1)
-    worth = (most > least).float()
-    rated = rated.scatter(1, out, 1 - worth).scatter(1, put, worth)
-    return rated, (stars.scatter(1, put, best.gather(1, put)) * rated)
+    swap = most > least  # never where a profile has fewer ratings than count: infinite is what it has not
+    rated = rated.scatter(1, out, rated.gather(1, out) * ~swap).scatter(1, put, swap.float())
+    return rated, stars.scatter(1, put, best.gather(1, put)) * rated
 
 
 def optimised(threat: FakeUsers, *, rounds: int = 5, steps: int = 30) -> Exchange:
@@ -109,6 +105,6 @@ def optimised(threat: FakeUsers, *, rounds: int = 5, steps: int = 30) -> Exchang
     return Exchange(threat=threat, surrogate=through_ease, rounds=rounds, steps=steps)
 
 
-def optimised_stars(threat: FakeUsers, *, rounds: int = 3, steps: int = 10) -> Exchange:
+def optimised_stars(threat: FakeUsers, *, rounds: int = 1, steps: int = 20) -> Exchange:
     """Ratings: exchange what fakes rate and how, along the gradient through half-steps of a matrix factorisation."""
-    return Exchange(threat=threat, surrogate=through_mf, rounds=rounds, steps=steps)
+    return Exchange(threat=threat, surrogate=through_mf, rounds=rounds, steps=steps, exchanged=32)

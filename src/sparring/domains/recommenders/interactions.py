@@ -24,7 +24,7 @@ class Interactions:
     items, as people write them.
 
     Raises:
-        BadInput: positions outside of the shape, an item that is rated twice, a rating that is no level, too many cells.
+        BadInput: positions outside of the shape, an item rated twice, a rating that is no level, too many cells.
     """
 
     users: Tensor
@@ -39,11 +39,11 @@ class Interactions:
         cells, (users, items) = self.users * self.shape[1] + self.items, self.shape
         if users * items > CELLS:
             raise BadInput(f"{users:,} users times {items:,} items", f"{CELLS:,} at most", "take fewer of them")
-        if len(cells) and not (0 <= int(self.users.min()) and int(self.users.max()) < users):
+        if len(cells) and not (int(self.users.min()) >= 0 and int(self.users.max()) < users):
             raise BadInput("users outside of the shape", f"numbers from 0 to {users - 1}", "count them from 0")
-        if len(cells) and not (0 <= int(self.items.min()) and int(self.items.max()) < items == len(self.names)):
+        if len(cells) and not (int(self.items.min()) >= 0 and int(self.items.max()) < items == len(self.names)):
             raise BadInput("items outside of the shape", f"{items} names, and numbers below", "count them from 0")
-        if len(cells.unique()) < len(cells):
+        if len(torch.unique(cells)) < len(cells):
             raise BadInput("an item that a user rates twice", "one rating of an item by a user", "keep the last")
         if not torch.isin(self.ratings, torch.tensor(self.levels)).all():
             raise BadInput("a rating that is no level", f"one of {self.levels}", "round them")
@@ -90,7 +90,7 @@ class Interactions:
         return replace(self, **parts)
 
     def joined(self, profiles: Tensor) -> Interactions:
-        """With further users, who rate `profiles` `(fakes, items)` after everyone else; NaN is what they do not rate."""
+        """With further users, who rate `profiles` `(fakes, items)` after everyone else; NaN where they do not."""
         rows, items = (~profiles.isnan()).nonzero(as_tuple=True)
         now = int(self.times.max()) + 1 if len(self.times) else 0
         return replace(

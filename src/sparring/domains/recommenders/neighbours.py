@@ -31,11 +31,12 @@ def cosine(apart: Tensor) -> Tensor:
     Of deviations from the mean of the row this is the correlation of Pearson, shrunk where two rate little in common.
     """
     direction = apart / apart.norm(dim=1, keepdim=True).clamp(min=1e-9)
-    return (direction @ direction.T).fill_diagonal_(0)
+    similarity: Tensor = direction @ direction.T
+    return similarity.fill_diagonal_(0)
 
 
 def nearest(similarity: Tensor, apart: Tensor, rated: Tensor, count: int) -> Tensor:
-    """`sum_v s_uv apart_vi / sum_v s_uv` over the `count` most similar rows `v` that rate column `i`, `(rows, columns)`.
+    """`sum_v s_uv apart_vi / sum_v s_uv` over the `count` rows `v` most like `u` that rate `i`, `(rows, columns)`.
 
     Rows with a similarity of 0 or less are no neighbours; those as similar as the last one count as well. Columns of
     about as many ratings are worked out together.
@@ -66,7 +67,7 @@ class UserKNN:
     neighbours: int = 20
 
     def __call__(self, data: Interactions, rng: Streams) -> Tensor:
-        """The ratings that every user would give, `(users, items)`, unclipped; the own mean where no neighbour rates."""
+        """The ratings that every user would give, `(users, items)`, unclipped; the own mean where nobody near rates."""
         mean, apart = centred(data.matrix, data.rated)
         return mean + nearest(cosine(apart), apart, data.rated, self.neighbours)
 

@@ -18,7 +18,7 @@ from sparring.domains.recommenders.interactions import Interactions
 from sparring.streams import Streams
 
 Margin = Callable[[Tensor, Tensor], Tensor]
-"""What fakes rate, `(fakes, items)` of 0 and 1, and how, in stars: the margin of each user who may be reached, `(n,)`."""
+"""From what fakes rate, `(fakes, items)` of 0 and 1, and how, in stars, to the margin of each user in reach, `(n,)`."""
 
 Surrogate = Callable[[Interactions, Interactions, Placement, Streams], Margin]
 """From the real data `x`, the data `z` of now, the goal and a stream to a margin."""
@@ -50,7 +50,8 @@ def through_ease(x: Interactions, z: Interactions, goal: Placement, rng: Streams
     def margin(rated: Tensor, stars: Tensor) -> Tensor:
         f = rated.index_fill(1, torch.tensor([goal.item]), 0)
         fk = f @ k
-        return users @ (w + fk.T @ torch.linalg.solve(torch.eye(len(f)) + fk @ f.T, 1 - f @ w)) - bar
+        then: Tensor = w + fk.T @ torch.linalg.solve(torch.eye(len(f)) + fk @ f.T, 1 - f @ w)
+        return users @ then - bar
 
     return margin
 

@@ -10,9 +10,7 @@ from sparring.streams import Streams
 LEVELS = (1.0, 2.0, 3.0, 4.0, 5.0)
 
 
-def synthetic(
-    users: int = 300, items: int = 400, *, length: int = 40, factors: int = 8, seed: int = 0
-) -> Interactions:
+def synthetic(users: int = 300, items: int = 400, *, length: int = 40, factors: int = 8, seed: int = 0) -> Interactions:
     """Stars from 1 to 5 by users with latent tastes, for items with popularities after Zipf.
 
     A user rates about `length` items (the median; log-normal around it), popular ones and those to the own taste more
@@ -23,7 +21,7 @@ def synthetic(
     taste = who.at("taste").normal(factors)
     kind = rng.at("kind").normal(items, factors)[0]
     match = taste @ kind.T / factors**0.5
-    weight = -(torch.arange(items) + 10.0).log() + match / 2
+    weight = -(torch.arange(items) + 10.0).log() + match
     gumbel = -(-(who.at("choice").uniform(items) + 1e-7).log()).log()
     order = (weight + gumbel).argsort(1, descending=True)
     counts = (length * (who.at("length").normal(1) * 0.7).exp()).long().clamp(5, items // 2)

@@ -55,7 +55,9 @@ def fake_users(budget: str | float, data: Interactions, *, ratings: int | None =
         number = -1.0
     share = number / 100 if text.endswith("%") else number if number < 1 else number / data.shape[0]
     if not 0 < share <= 1 or (number >= 1 and not text.endswith("%") and number != int(number)):
-        raise BadInput(f"fake users {text!r}", "a number, or a share of the real users as 5%", "not more than there are")
+        raise BadInput(
+            f"fake users {text!r}", "a number, or a share of the real users as 5%", "not more than there are"
+        )
     held = max(1, int(data.activity.median())) if ratings is None else ratings
     if not 1 <= held <= data.shape[1]:
         raise BadInput(f"{held} ratings of a fake user", f"from 1 to {data.shape[1]}, the number of items", "choose")
