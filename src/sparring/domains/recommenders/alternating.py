@@ -38,8 +38,8 @@ class MF:
     solves for the factors and the bias of a side together: a bias is a factor whose counterpart is 1.
     """
 
-    factors: int = 20
-    penalty: float = 5.0
+    factors: int = 10
+    penalty: float = 10.0
     steps: int = 15
 
     def __call__(self, data: Interactions, rng: Streams) -> Tensor:

@@ -105,6 +105,6 @@ def optimised(threat: FakeUsers, *, rounds: int = 5, steps: int = 30) -> Exchang
     return Exchange(threat=threat, surrogate=through_ease, rounds=rounds, steps=steps)
 
 
-def optimised_stars(threat: FakeUsers, *, rounds: int = 1, steps: int = 20) -> Exchange:
+def optimised_stars(threat: FakeUsers, *, rounds: int = 2, steps: int = 20) -> Exchange:
     """Ratings: exchange what fakes rate and how, along the gradient through half-steps of a matrix factorisation."""
-    return Exchange(threat=threat, surrogate=through_mf, rounds=rounds, steps=steps, exchanged=32)
+    return Exchange(threat=threat, surrogate=through_mf, rounds=rounds, steps=steps)

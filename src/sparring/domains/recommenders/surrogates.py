@@ -23,8 +23,7 @@ Margin = Callable[[Tensor, Tensor], Tensor]
 Surrogate = Callable[[Interactions, Interactions, Placement, Streams], Margin]
 """From the real data `x`, the data `z` of now, the goal and a stream to a margin."""
 
-FIT = MF(factors=20)
-MAP = EASE()
+FIT, MAP = MF(), EASE()
 
 
 def bars(scores: Tensor, x: Interactions, goal: Placement) -> Tensor:
