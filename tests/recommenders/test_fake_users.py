@@ -26,7 +26,11 @@ CLICKS = as_implicit(STARS)
 TARGET = int((STARS.popularity - 12).abs().argmin())
 THREAT = FakeUsers(users=8, ratings=20)
 CASES = [
-    (name, data, sign) for name in ATTACKS for data in (STARS, CLICKS) for sign in (1, -1) if name in fitting(data, sign)
+    (name, data, sign)
+    for name in ATTACKS
+    for data in (STARS, CLICKS)
+    for sign in (1, -1)
+    if name in fitting(data, sign)
 ]
 
 
