@@ -64,8 +64,8 @@ def audit(
     on the data with the fake users of each attack, `seeds` times: each time with other random numbers for training and
     attack, the same with and without fake users. Without `items` there are three, of little, middle and great
     popularity; without `attacks` all that fit. With `reach` the fewest fake users are sought with which the strongest
-    attack on the first item puts it among the `top` ones of that share of the users (by the first training; what so
-    many reach is then measured over all).
+    attack on the first item puts it among the `top` ones of that share of the users: by bisection over the first
+    training, and then one by one until all trainings together reach it.
 
     Costs `seeds * (1 + items * (attacks + 1)) + 1` trainings, and those of the search.
 
@@ -258,16 +258,18 @@ def search(
         return bout.reached(best.attack, make(replace(threat, users=count)), goal, [0])
 
     count, tries = fewest(reached, reach, threat.users)
-    every = range(len(bout.streams))
-    total = bout.reached(best.attack, make(replace(threat, users=count or threat.users)), goal, every)
-    count = threat.users if count is None and total >= reach else count
+    users, every = count or threat.users, range(len(bout.streams))
+    while (total := bout.reached(best.attack, make(replace(threat, users=users)), goal, every)) < reach:
+        if users == threat.users:
+            break
+        users += 1
     watch("fewest fake users", steps, steps)
     return Needed(
         item=best.item,
         attack=best.attack,
         wanted=reach,
-        users=count,
-        share=None if count is None else count / bout.train.shape[0],
+        users=users if total >= reach else None,
+        share=users / bout.train.shape[0] if total >= reach else None,
         reached=total,
         tries=sorted(tries),
     )

@@ -62,7 +62,7 @@ class Needed(Record):
     reached: Fraction
     """The share of the users that so many reach, over all seeds; else the most do."""
     tries: list[tuple[int, Fraction]]
-    """Numbers of fake users that were tried, and the share of the users that each reached."""
+    """Numbers of fake users that the bisection tried, and the share of the users that each reached, once trained."""
 
 
 class Promotion(Record):
