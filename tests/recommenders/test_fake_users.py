@@ -181,7 +181,9 @@ def test_an_exchange_finds_the_best_of_all_profiles_where_these_can_be_tried() -
     for other in range(200):
         rated = torch.zeros(1, 200).index_fill(1, torch.tensor([TARGET, other]), 1)
         every.append(gain(rated) if other != TARGET else -1.0)
-    found = Exchange(threat=threat, surrogate=through_ease, rounds=1, steps=20)(EASE(), CLICKS, goal, RNG)
+    found = Exchange(threat=threat, surrogate=through_ease, starts=(popular,), rounds=1, steps=20)(
+        EASE(), CLICKS, goal, RNG
+    )
     assert found.rated[150].sum() == 2
     rank = sum(one > gain(found.rated[150:]) + 1e-9 for one in every)
     assert rank <= 4  # the width that it climbs with is another one

@@ -8,6 +8,7 @@ gain rises. Relaxed profiles that are rounded in the end lose most of what they 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from sparring.domains.recommenders.goals import Placement
 from sparring.domains.recommenders.interactions import Interactions
-from sparring.domains.recommenders.recommender import Recommender
-from sparring.domains.recommenders.shilling import accounts, average, popular
+from sparring.domains.recommenders.recommender import Attack, Recommender
+from sparring.domains.recommenders.shilling import accounts, average, bandwagon, popular, power_users, segment
 from sparring.domains.recommenders.surrogates import Margin, Surrogate, through_ease, through_mf
 from sparring.domains.recommenders.threats import FakeUsers
 from sparring.streams import Streams
@@ -26,8 +27,8 @@ Profiles = tuple[Tensor, Tensor]
 """What fakes rate, `(fakes, items)` of 0 and 1, and how, in stars: 0 where they do not."""
 
 WIDTHS = (0.5, 0.1)
-"""The gain is the mean of `sigmoid(margin / width)`. The width, in spreads of the margin at the beginning, falls from
-the first of these to the last: all users matter at first, and in the end those who are near the bar."""
+"""The gain is the mean of `sigmoid(margin / width)`. The width, in spreads of the margin at the starts, falls from the
+first of these to the last: all users matter at first, and in the end those who are near the bar."""
 HALVINGS = 4
 """So often a refused exchange is tried again, with half as many ratings, by half of the fakes."""
 
@@ -36,30 +37,41 @@ HALVINGS = 4
 class Exchange:
     """Climb a surrogate by exchanges of up to `exchanged` ratings of each fake user; uphill only.
 
-    The surrogate is trained anew in each of the `rounds`. A step costs a gradient of it and up to five evaluations.
+    Begins with the best of the `starts`, by the surrogate as it is when it is trained on them. It is trained anew in
+    each of the `rounds` and after the last one, and what did most whenever it was is returned: steps in between see
+    what a few half-steps do, and may be wrong. A step costs a gradient and up to five evaluations.
     """
 
     threat: FakeUsers
     surrogate: Surrogate
-    rounds: int = 5
-    steps: int = 30
+    starts: tuple[Callable[[FakeUsers], Attack], ...]
+    rounds: int
+    steps: int
     exchanged: int = 16
 
     def __call__(self, model: Recommender, x: Interactions, goal: Placement, rng: Streams) -> Interactions:
         """The data with the fake users; the model is not asked."""
-        z = (popular if x.implicit else average)(self.threat)(model, x, goal, rng)
-        rated, stars = z.rated[x.shape[0] :], z.matrix[x.shape[0] :]
-        width, total = torch.tensor(1.0), self.rounds * self.steps
-        for step in range(total):
-            if step % self.steps == 0:
-                z = x.joined(stars.masked_fill(rated == 0, torch.nan))
-                margin = self.surrogate(x, z, goal, rng.at("surrogate"))
-                width = margin(rated, stars).std() if step == 0 else width
-            narrow = width * WIDTHS[0] * (WIDTHS[1] / WIDTHS[0]) ** (step / total)
-            rated, stars = self.step(
-                partial(_gain, margin, narrow), (rated, stars), x.levels, goal, accounts(rng.at(step), len(rated))
-            )
-        return x.joined(stars.masked_fill(rated == 0, torch.nan))
+
+        def trained(z: Interactions) -> tuple[Margin, Tensor]:
+            margin = self.surrogate(x, z, goal, rng.at("surrogate"))
+            return margin, margin(*_profiles(z, x))
+
+        begun = [make(self.threat)(model, x, goal, rng.at("start")) for make in self.starts]
+        first = [trained(z)[1] for z in begun]
+        width = torch.stack(first).std().clamp(min=1e-6)
+        values = [_share(margins, width * WIDTHS[1]) for margins in first]
+        best, value = max(zip(begun, values, strict=True), key=lambda one: one[1])
+        z = best
+        for i in range(self.rounds):
+            margin, (rated, stars) = trained(z)[0], _profiles(z, x)
+            for step in range(i * self.steps, (i + 1) * self.steps):
+                narrow = width * WIDTHS[0] * (WIDTHS[1] / WIDTHS[0]) ** (step / (self.rounds * self.steps))
+                gain, fakes = partial(_gain, margin, narrow), accounts(rng.at(step), len(rated))
+                rated, stars = self.step(gain, (rated, stars), x.levels, goal, fakes)
+            z = x.joined(stars.masked_fill(rated == 0, torch.nan))
+            reached = _share(trained(z)[1], width * WIDTHS[1])
+            best, value = (z, reached) if reached > value else (best, value)
+        return best
 
     def step(self, gain: Margin, z: Profiles, levels: tuple[float, ...], goal: Placement, fakes: Streams) -> Profiles:
         """The profiles after the first exchange that raises the gain; as they were, where none does."""
@@ -79,9 +91,19 @@ class Exchange:
         return z
 
 
-def _gain(margin: Margin, width: Tensor, rated: Tensor, stars: Tensor) -> Tensor:
+def _share(margins: Tensor, width: Tensor) -> Tensor:
     """The share of the users who are reached, smoothed."""
-    return torch.sigmoid(margin(rated, stars) / width).mean()
+    return torch.sigmoid(margins / width).mean()
+
+
+def _gain(margin: Margin, width: Tensor, rated: Tensor, stars: Tensor) -> Tensor:
+    """The same, of profiles."""
+    return _share(margin(rated, stars), width)
+
+
+def _profiles(z: Interactions, x: Interactions) -> Profiles:
+    """What the fake users of `z` rate, and how."""
+    return z.rated[x.shape[0] :], z.matrix[x.shape[0] :]
 
 
 def exchanged(z: Profiles, held: Tensor, new: Tensor, best: Tensor, count: int) -> Profiles:
@@ -100,11 +122,13 @@ def exchanged(z: Profiles, held: Tensor, new: Tensor, best: Tensor, count: int) 
     return rated, stars.scatter(1, put, best.gather(1, put)) * rated
 
 
-def optimised(threat: FakeUsers, *, rounds: int = 5, steps: int = 30) -> Exchange:
+def optimised(threat: FakeUsers, *, rounds: int = 4, steps: int = 25) -> Exchange:
     """Implicit feedback: exchange what fakes have, along the exact gradient through EASE."""
-    return Exchange(threat=threat, surrogate=through_ease, rounds=rounds, steps=steps)
+    starts = (popular, segment, bandwagon, power_users)
+    return Exchange(threat=threat, surrogate=through_ease, starts=starts, rounds=rounds, steps=steps)
 
 
-def optimised_stars(threat: FakeUsers, *, rounds: int = 2, steps: int = 20) -> Exchange:
+def optimised_stars(threat: FakeUsers, *, rounds: int = 3, steps: int = 10) -> Exchange:
     """Ratings: exchange what fakes rate and how, along the gradient through half-steps of a matrix factorisation."""
-    return Exchange(threat=threat, surrogate=through_mf, rounds=rounds, steps=steps)
+    starts = (average, popular, segment, power_users)
+    return Exchange(threat=threat, surrogate=through_mf, starts=starts, rounds=rounds, steps=steps)
