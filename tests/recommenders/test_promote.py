@@ -134,6 +134,22 @@ def test_what_is_no_recommender_is_refused(model: Callable[..., Any], said: str)
         run(model)
 
 
+def test_a_recommender_that_writes_to_its_data_changes_nothing_for_the_next_one() -> None:
+    def careless(data: Interactions, rng: Streams) -> Tensor:
+        scores = MF()(data, rng)
+        data.matrix.zero_()
+        data.rated.fill_(1)
+        return scores
+
+    assert run(careless).tried == run(MF()).tried
+
+
+def test_an_attack_that_fails_is_named() -> None:
+    for broken, said in ((lambda *given: 1 / 0, "mine raised ZeroDivisionError"), (lambda *given: 3, "returns a int")):
+        with pytest.raises(BadInput, match=said):
+            run(MF(), attacks={"mine": lambda threat, broken=broken: broken})
+
+
 def test_an_item_can_be_pushed_down_by_ratings_and_not_by_clicks() -> None:
     seen = MF()(DATA, RNG).masked_fill(DATA.rated > 0, -torch.inf)
     loved = int((seen.argsort(1, descending=True)[:, :10].flatten()).bincount(minlength=150).argmax())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -27,7 +28,7 @@ from sparring.domains.recommenders.measures import (
     utility,
 )
 from sparring.domains.recommenders.recommender import Attack, Recommender
-from sparring.domains.recommenders.result import Needed, Promotion, Service, Suspicion, Tried
+from sparring.domains.recommenders.result import Needed, Promotion, Service, Tried
 from sparring.domains.recommenders.shilling import item_means, random
 from sparring.domains.recommenders.threats import FakeUsers
 from sparring.errors import BadInput, named
@@ -164,13 +165,8 @@ class Bout:
 
     def fitted(self, data: Interactions, i: int) -> Tensor:
         """The scores of the real users after training on these data, `(users, items)`."""
-        with torch.no_grad(), own_draws("recommender", i):
-            try:
-                scores: object = self.model(data, self.streams[i].at("training"))
-            except BadInput:
-                raise
-            except Exception as error:
-                raise BadInput(f"{self.name} raised {named(error)[:300]}", "scores of all users", "mend it") from error
+        with torch.no_grad(), own_draws("training", int(self.streams[i].keys)), _blaming(self.name):
+            scores: object = self.model(replace(data), self.streams[i].at("training"))  # a copy: it may write to it
         if not isinstance(scores, Tensor) or scores.shape != data.shape:
             what = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise BadInput(
@@ -184,8 +180,7 @@ class Bout:
 
     def service(self, scores: Tensor) -> Service:
         """How good the recommendations are, to the top ten."""
-        found = utility(scores, self.train, self.held, 10)
-        return Service(hit_rate=found.hit_rate, ndcg=found.ndcg, rmse=found.rmse)
+        return utility(scores, self.train, self.held, 10)
 
     def baseline(self) -> Service:
         """What the mean rating of every item gives, or its popularity."""
@@ -193,11 +188,20 @@ class Bout:
         scores = data.popularity.float() if data.implicit else item_means(data)
         return self.service(scores.expand(data.shape))
 
+    def poisoned(self, key: str, attack: Attack, goal: Placement, i: int) -> Interactions:
+        """The data with the fake users of an attack."""
+        rng = self.streams[i].at("attack").at(key).at(goal.item)
+        with own_draws("attack", int(self.streams[i].keys)), _blaming(key):
+            z: object = attack(self.model, self.train, goal, rng)
+        if not isinstance(z, Interactions):
+            raise BadInput(f"{key} returns a {type(z).__name__}", "Interactions", "return x.joined(profiles)")
+        return z
+
     def met(self, key: str, attack: Attack, goal: Placement, threat: FakeUsers) -> Tried | None:
         """What an attack does; None where it leaves the threat."""
         data, item = self.train, goal.item
         some = eligible(data, self.held, item)
-        poisoned = [attack(self.model, data, goal, rng.at("attack").at(key).at(item)) for rng in self.streams]
+        poisoned = [self.poisoned(key, attack, goal, i) for i in range(len(self.streams))]
         if not all(threat.contains(z, data) for z in poisoned):
             return None
         whole = [self.fitted(z, i) for i, z in enumerate(poisoned)]
@@ -221,16 +225,27 @@ class Bout:
             percentile=_middle(after, goal),
             ndcg=float(discounted(now, goal.top).mean()),
             service=self.service(whole[0]),
-            suspicion=[Suspicion(**vars(noticed(one, poisoned[0], data))) for one in DETECTORS],
+            suspicion=[noticed(one, poisoned[0], data) for one in DETECTORS],
         )
 
     def reached(self, key: str, attack: Attack, goal: Placement, seeds: Sequence[int]) -> float:
         """For what share of the users an attack has what it wants, over some of the seeds."""
         some, shares = eligible(self.train, self.held, goal.item), []
         for i in seeds:
-            z = attack(self.model, self.train, goal, self.streams[i].at("attack").at(key).at(goal.item))
-            shares.append(float(goal.reached(fresh(self.fitted(z, i), self.train)[some]).double().mean()))
+            scores = self.fitted(self.poisoned(key, attack, goal, i), i)
+            shares.append(float(goal.reached(fresh(scores, self.train)[some]).double().mean()))
         return sum(shares) / len(shares)
+
+
+@contextmanager
+def _blaming(name: str) -> Iterator[None]:
+    """Say in one line what the code of a recommender or of an attack raised."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(f"{name} raised {named(error)[:300]}", "code that takes these data", "mend it") from error
 
 
 def _middle(every: Tensor, goal: Placement) -> float:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sparring.domains.recommenders.interactions import Interactions
+from sparring.domains.recommenders.result import Suspicion
 from sparring.domains.recommenders.shilling import item_means
 
 Detector = Callable[[Interactions], Tensor]
@@ -68,20 +68,7 @@ def attributes(data: Interactions) -> Tensor:
 DETECTORS: dict[str, Detector] = {"pca": pca, "rdma": rdma, "degsim": likeness, "attributes": attributes}
 
 
-@dataclass(frozen=True)
-class Noticed:
-    """How well a detector tells fake users from real ones."""
-
-    detector: str
-    auc: float
-    """The chance that a fake user is more suspect than a real one; a half is none at all."""
-    caught: float
-    """The share of the fake users above the threshold."""
-    alarms: float
-    """The share of the real users above it."""
-
-
-def noticed(name: str, z: Interactions, x: Interactions, *, alarms: float = 0.01) -> Noticed:
+def noticed(name: str, z: Interactions, x: Interactions, *, alarms: float = 0.01) -> Suspicion:
     """What a detector finds among `z`, real users and then fake ones.
 
     Its threshold is set beforehand, on the real data `x`, such that a share `alarms` of the users are above it.
@@ -91,7 +78,7 @@ def noticed(name: str, z: Interactions, x: Interactions, *, alarms: float = 0.01
     threshold = detector(x).quantile(1 - alarms)
     honest, fake = suspicion[:real].sort().values, suspicion[real:].contiguous()
     below = torch.searchsorted(honest, fake) + torch.searchsorted(honest, fake, right=True)
-    return Noticed(
+    return Suspicion(
         detector=name,
         auc=float(below.double().mean()) / (2 * real),
         caught=float((fake > threshold).double().mean()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from sparring.domains.recommenders.result import Needed, Promotion, Tried
 from sparring.report.figures import FAINT, INK, SERIES, styled
@@ -64,6 +64,7 @@ def _search(axes: Axes, needed: Needed, top: int) -> None:
     axes.plot(counts, shares, color=SERIES[0], marker="o", markersize=4.5)
     axes.axhline(needed.wanted, color=SERIES[1], linestyle=(0, (3, 2)))
     axes.set_ylim(-0.02, 1.02)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel(f"fake users, {needed.attack} (dashed: wanted)")
     axes.set_ylabel(f"top {top}, item {needed.item}")

@@ -5,35 +5,17 @@ Rankings are of all items; what a user has rated in training is not recommended 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from sparring.domains.recommenders.goals import Placement
 from sparring.domains.recommenders.interactions import Interactions
-from sparring.evaluate.result import Interval, Record
+from sparring.domains.recommenders.result import Change, Service
+from sparring.evaluate.result import Interval
 from sparring.evaluate.statistics import clopper_pearson
 from sparring.streams import Streams
 
 RESAMPLES = 2000
-
-
-class Change(Record):
-    """A mean difference over users, with the 95 % interval of a paired bootstrap."""
-
-    estimate: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Utility:
-    """How good the recommendations are of what users did next, `rmse` where they said how they liked it."""
-
-    hit_rate: float
-    ndcg: float
-    rmse: float | None
 
 
 def fresh(scores: Tensor, data: Interactions) -> Tensor:
@@ -51,12 +33,13 @@ def discounted(rank: Tensor, top: int) -> Tensor:
     return (rank <= top) / (1 + rank).log2()
 
 
-def utility(scores: Tensor, data: Interactions, held: Interactions, top: int) -> Utility:
+def utility(scores: Tensor, data: Interactions, held: Interactions, top: int) -> Service:
     """HR and NDCG of the held out ratings among the `top` items, and how far predictions are from them."""
     rank = 1 + (fresh(scores, data)[held.users] > scores[held.users, held.items].unsqueeze(1)).sum(1)
     wrong = (clipped(scores, data)[held.users, held.items] - held.ratings).square().mean().sqrt()
     hits = (rank <= top).double().mean()
-    return Utility(float(hits), float(discounted(rank, top).double().mean()), None if data.implicit else float(wrong))
+    ndcg = discounted(rank, top).double().mean()
+    return Service(hit_rate=float(hits), ndcg=float(ndcg), rmse=None if data.implicit else float(wrong))
 
 
 def clipped(scores: Tensor, data: Interactions) -> Tensor:

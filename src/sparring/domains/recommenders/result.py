@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from sparring.domains.recommenders.measures import Change
 from sparring.evaluate.result import Check, Fraction, Interval, Record, Verdict
+
+
+class Change(Record):
+    """A mean difference over users, with the 95 % interval of a paired bootstrap."""
+
+    estimate: float
+    low: float
+    high: float
 
 
 class Service(Record):
@@ -20,6 +27,7 @@ class Suspicion(Record):
 
     detector: str
     auc: Fraction
+    """The chance that a fake user is more suspect than a real one; a half is none at all."""
     caught: Fraction
     """The share of the fake users above a threshold that 1 % of the users reach on the data before the attack."""
     alarms: Fraction
