@@ -63,15 +63,18 @@ def audit(
 
     The last rating of each user is held out, to measure what the recommendations are worth. The model is trained anew
     on the data with the fake users of each attack, `seeds` times: each time with other random numbers for training and
-    attack, the same with and without fake users. Without `items` there are three, of little, middle and great
-    popularity; without `attacks` all that fit. With `reach` the fewest fake users are sought with which the strongest
-    attack on the first item puts it among the `top` ones of that share of the users: by bisection over the first
-    training, and then one by one until all trainings together reach it.
+    attack, the same with and without fake users. Without `items` there are three: of little, middle and great
+    popularity, or, to be pushed away, those that most users are shown; without `attacks` all that fit.
+
+    With `reach` the fewest fake users are sought with which the strongest attack on the first item puts it among the
+    `top` ones of that share of the users (or keeps it from them): by bisection over the first training, and then one
+    by one until all trainings together reach it.
 
     Costs `seeds * (1 + items * (attacks + 1)) + 1` trainings, and those of the search.
 
     Raises:
-        BadInput: no attack fits, fewer items than `top`, an item that is not there, scores of another shape or NaN.
+        BadInput: no attack fits, fewer items than `top`, an item that is not there, scores of another shape or NaN,
+            whatever the code of a recommender or of an attack raises.
     """
     started = time.perf_counter()
     if not 1 <= top < data.shape[1]:
@@ -81,16 +84,22 @@ def audit(
     if not chosen:
         do = "hand over ratings, and a recommender that learns from them"
         raise BadInput("an item to be pushed down, and implicit feedback", "an attack that fits", do)
-    goals = [Placement(item, top, sign) for item in (strata(train) if items is None else items)]
+    if items is not None and not (items and all(0 <= item < data.shape[1] for item in items)):
+        raise BadInput(f"items {list(items)}", f"positions from 0 to {data.shape[1] - 1}", "see data.item(name)")
+    if seeds < 1:
+        raise BadInput(f"seeds={seeds}", "1 or more", "three let chance be seen")
     name = name or repr(model)
-    bout = Bout(model, name, train, held, [Streams.of(seed, [i]) for i in range(seeds)])
-    steps, done, control = seeds * (1 + len(goals) * (len(chosen) + 1)), 0, random(threat)
+    bout, control = Bout(model, name, train, held, [Streams.of(seed, [i]) for i in range(seeds)]), random(threat)
     tried: list[Tried] = []
     idle: list[Tried] = []
     outside: list[str] = []
     with one_thread():
         repeats = torch.equal(bout.clean[0], bout.fitted(train, 0))
-        watch("training", done := seeds, steps)
+        if items is None:
+            items = strata(train) if sign > 0 else seen_most(bout.clean[0], train, top)
+        goals = [Placement(item, top, sign) for item in items]
+        done, steps = seeds, seeds * (1 + len(goals) * (len(chosen) + 1))
+        watch("training", done, steps)
         for goal in goals:
             for key, attack in (
                 (CONTROL, Bystanders(of=control)),
@@ -144,6 +153,12 @@ def strata(data: Interactions) -> list[int]:
     """An item of little, of middle and of great popularity, among those that anybody rated."""
     order = data.popularity.argsort(stable=True)[int((data.popularity == 0).sum()) :]
     return list(dict.fromkeys(int(order[round(share * (len(order) - 1))]) for share in STRATA))
+
+
+def seen_most(scores: Tensor, data: Interactions, top: int) -> list[int]:
+    """The items that are among the `top` ones of most users, as many as there are strata."""
+    shown = fresh(scores, data).topk(top, 1).indices.flatten().bincount(minlength=data.shape[1])
+    return shown.topk(len(STRATA)).indices.tolist()
 
 
 @dataclass
