@@ -20,13 +20,13 @@ from sparring.domains.recommenders.alternating import MF
 from sparring.domains.recommenders.attacks import ATTACKS
 from sparring.domains.recommenders.audit import audit, strata
 from sparring.domains.recommenders.budget import fewest
-from sparring.domains.recommenders.detectors import DETECTORS, noticed
+from sparring.domains.recommenders.detectors import DETECTORS, noticed, threshold
 from sparring.domains.recommenders.ease import EASE
 from sparring.domains.recommenders.filtering import Filtered
 from sparring.domains.recommenders.goals import promote
 from sparring.domains.recommenders.interactions import Interactions, as_implicit
 from sparring.domains.recommenders.measures import change, discounted, share
-from sparring.domains.recommenders.result import Promotion
+from sparring.domains.recommenders.result import Promotion, Suspicion
 from sparring.domains.recommenders.shilling import average, popular, random
 from sparring.domains.recommenders.synthetic import synthetic
 from sparring.domains.recommenders.threats import FakeUsers
@@ -221,13 +221,17 @@ def vars_of(data: Interactions) -> dict[str, Any]:
     return {name: getattr(data, name) for name in ("users", "items", "ratings", "times", "shape", "levels", "names")}
 
 
+def seen(name: str, z: Interactions) -> Suspicion:
+    return noticed(name, z, DATA.shape[0], threshold(name, DATA))
+
+
 def test_random_profiles_are_noticed_and_popular_ones_less() -> None:
     z = {make: make(THREAT)(EASE(), DATA, promote(RARE), RNG) for make in (random, popular)}
-    plain, hidden = (max(noticed(name, z[make], DATA).auc for name in ("pca", "rdma")) for make in (random, popular))
+    plain, hidden = (max(seen(name, z[make]).auc for name in ("pca", "rdma")) for make in (random, popular))
     assert plain > 0.95
     assert hidden < plain
     for name in DETECTORS:
-        found = noticed(name, z[random], DATA)
+        found = seen(name, z[random])
         assert 0 <= found.caught <= 1
         assert found.alarms < 0.05
 
@@ -236,7 +240,7 @@ def test_the_chance_of_a_detector_is_counted_over_pairs(monkeypatch: pytest.Monk
     z = random(FakeUsers(users=2, ratings=5))(EASE(), DATA, promote(RARE), RNG)
     scores = {200: torch.arange(200.0), 202: torch.cat([torch.arange(200.0), torch.tensor([198.5, 49.0])])}
     monkeypatch.setitem(DETECTORS, "mine", lambda data: scores[data.shape[0]])
-    found = noticed("mine", z, DATA)
+    found = seen("mine", z)
     assert found.auc == pytest.approx((199 + 49.5) / 400)
     assert found.caught == 0.5
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from sparring.domains.recommenders.attacks import Bystanders, fitting
 from sparring.domains.recommenders.budget import fewest
 from sparring.domains.recommenders.checks import checks
-from sparring.domains.recommenders.detectors import DETECTORS, noticed
+from sparring.domains.recommenders.detectors import DETECTORS, noticed, threshold
 from sparring.domains.recommenders.goals import Placement
 from sparring.domains.recommenders.interactions import Interactions, leave_last_out
 from sparring.domains.recommenders.measures import (
@@ -178,6 +178,11 @@ class Bout:
         """The scores without fake users, one matrix a seed."""
         return [self.fitted(self.train, i) for i in range(len(self.streams))]
 
+    @cached_property
+    def thresholds(self) -> dict[str, float]:
+        """Beyond which suspicion each detector raises an alarm, as the real data alone say."""
+        return {name: threshold(name, self.train) for name in DETECTORS}
+
     def fitted(self, data: Interactions, i: int) -> Tensor:
         """The scores of the real users after training on these data, `(users, items)`."""
         with torch.no_grad(), own_draws("training", int(self.streams[i].keys)), _blaming(self.name):
@@ -240,7 +245,7 @@ class Bout:
             percentile=_middle(after, goal),
             ndcg=float(discounted(now, goal.top).mean()),
             service=self.service(whole[0]),
-            suspicion=[noticed(one, poisoned[0], data) for one in DETECTORS],
+            suspicion=[noticed(one, poisoned[0], data.shape[0], above) for one, above in self.thresholds.items()],
         )
 
     def reached(self, key: str, attack: Attack, goal: Placement, seeds: Sequence[int]) -> float:

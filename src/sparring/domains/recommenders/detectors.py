@@ -18,6 +18,8 @@ COMPONENTS = 3
 """Main components (Mehta and Nejdl, 2009, section 5.2)."""
 ALIKE = 25
 """Neighbours whose similarity is averaged (Chirita et al., 2005, use 25)."""
+ALARMS = 0.01
+"""The share of real users that may be taken for fake."""
 
 
 def pca(data: Interactions) -> Tensor:
@@ -68,19 +70,19 @@ def attributes(data: Interactions) -> Tensor:
 DETECTORS: dict[str, Detector] = {"pca": pca, "rdma": rdma, "degsim": likeness, "attributes": attributes}
 
 
-def noticed(name: str, z: Interactions, x: Interactions, *, alarms: float = 0.01) -> Suspicion:
-    """What a detector finds among `z`, real users and then fake ones.
+def threshold(name: str, x: Interactions) -> float:
+    """The suspicion that `ALARMS` of the users reach: set on data that nobody has attacked."""
+    return float(DETECTORS[name](x).quantile(1 - ALARMS))
 
-    Its threshold is set beforehand, on the real data `x`, such that a share `alarms` of the users are above it.
-    """
-    detector = DETECTORS[name]
-    suspicion, real = detector(z), x.shape[0]
-    threshold = detector(x).quantile(1 - alarms)
+
+def noticed(name: str, z: Interactions, real: int, above: float) -> Suspicion:
+    """What a detector finds among the users of `z`, of whom the first `real` ones are, beyond a threshold."""
+    suspicion = DETECTORS[name](z)
     honest, fake = suspicion[:real].sort().values, suspicion[real:].contiguous()
     below = torch.searchsorted(honest, fake) + torch.searchsorted(honest, fake, right=True)
     return Suspicion(
         detector=name,
         auc=float(below.double().mean()) / (2 * real),
-        caught=float((fake > threshold).double().mean()),
-        alarms=float((honest > threshold).double().mean()),
+        caught=float((fake > above).double().mean()),
+        alarms=float((honest > above).double().mean()),
     )
