@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,16 @@ def test_items_that_many_see_can_be_pushed_down_by_ratings_and_not_by_clicks() -
 def test_settings_that_make_no_sense_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(BadInput):
         run(MF(), **given)
+
+
+def test_data_in_which_nothing_can_be_measured_are_refused() -> None:
+    once = torch.zeros(len(DATA.users), dtype=torch.bool).index_fill_(0, torch.tensor([0, 200, 900]), True)
+    with pytest.raises(BadInput, match="more than one item"):
+        run(MF(), DATA.kept(once))
+    rated_by_all = DATA.kept(DATA.rated[DATA.users, RARE] > 0)
+    some = Interactions(**{**vars_of(rated_by_all), "users": rated_by_all.users.unique(return_inverse=True)[1]})
+    with pytest.raises(BadInput, match="have not rated it"):
+        run(MF(), replace(some, shape=(int(some.users.max()) + 1, 150)))
 
 
 def test_the_fewest_fake_users_are_found_by_bisection() -> None:

@@ -73,13 +73,15 @@ def audit(
     Costs `seeds * (1 + items * (attacks + 1)) + 1` trainings, and those of the search.
 
     Raises:
-        BadInput: no attack fits, fewer items than `top`, an item that is not there, scores of another shape or NaN,
-            whatever the code of a recommender or of an attack raises.
+        BadInput: no attack fits, fewer items than `top`, an item that is not there or that all rated, nobody who rates
+            twice, scores of another shape or NaN, whatever the code of a recommender or of an attack raises.
     """
     started = time.perf_counter()
     if not 1 <= top < data.shape[1]:
         raise BadInput(f"the top {top} of {data.shape[1]} items", "fewer than there are, 1 at least", "lower it")
     train, held = leave_last_out(data)
+    if not len(held.users):
+        raise BadInput(f"{len(data.users)} ratings", "users who rate more than one item", "hand over more of them")
     chosen = {key: entry.make for key, entry in fitting(data, sign).items()} if attacks is None else dict(attacks)
     if not chosen:
         do = "hand over ratings, and a recommender that learns from them"
@@ -221,6 +223,8 @@ class Bout:
         """What an attack does; None where it leaves the threat."""
         data, item = self.train, goal.item
         some = eligible(data, self.held, item)
+        if not bool(some.any()):
+            raise BadInput(f"item {data.names[item]}", "users who have not rated it", "take another item")
         poisoned = [self.poisoned(key, attack, goal, i) for i in range(len(self.streams))]
         if not all(threat.contains(z, data) for z in poisoned):
             return None

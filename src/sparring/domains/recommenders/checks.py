@@ -79,7 +79,7 @@ def _users(found: Promotion) -> Check:
 
 
 def _seeds(found: Promotion) -> Check:
-    said = f"{found.seeds} trainings of each"
+    said = f"trained {found.seeds} times with each attack" if found.seeds > 1 else "trained once with each attack"
     return _check("seeds", "fail" if found.seeds < SEEDS else None, said, f"--seeds {SEEDS}", f"{SEEDS} at least")
 
 
