@@ -49,7 +49,8 @@ def measure(name: str, filtered: str, fakes: str, data: Interactions, seeds: int
 def row(one: Any) -> dict[str, Any]:
     """What is kept of an attack: its numbers, and what each detector catches."""
     kept = {"attack": one.attack, "item": one.item, "ratings": one.ratings, "eligible": one.eligible}
-    for key in ("clean", "attacked", "uplift", "shift"):
+    kept["clean"], kept["attacked"] = round(one.clean.estimate, 4), round(one.attacked.estimate, 4)
+    for key in ("uplift", "shift"):
         value = getattr(one, key)
         kept[key] = None if value is None else [round(x, 4) for x in (value.estimate, value.low, value.high)]
     kept["percentile"] = [round(one.clean_percentile, 4), round(one.percentile, 4)]

@@ -205,8 +205,10 @@ def test_items_are_taken_from_three_strata() -> None:
 
 def test_intervals_are_exact_for_hits_and_cover_what_they_should() -> None:
     hits = torch.tensor([1.0] * 7 + [0.0] * 13)
-    assert share(hits, RNG) == clopper_pearson(7, 20)
-    assert share(torch.zeros(50), RNG).high > 0.05
+    assert share(hits) == clopper_pearson(7, 20)
+    assert share(torch.zeros(50)).high > 0.05
+    thirds = share(torch.tensor([1 / 3] * 2 + [0.0] * 48))
+    assert (thirds.low, thirds.high) == (0, clopper_pearson(1, 50).high)
     covered = 0
     for i in range(100):
         values = Streams.of(i, [0]).normal(60)[0] + 0.3
