@@ -68,7 +68,7 @@ SHARE = Portion()
 @click.option("--fail-over", type=SHARE, help="Status 1 if an attack wins more users than this, or it is in doubt.")
 @click.option("-o", "--out", type=Path, help="The folder for result.json and promote.png.")
 def promote(**given: Any) -> int:
-    """Push an item with fake users who rate it, and say how many users see it then.
+    """Push an item with fake users, and count who sees it.
 
     RATINGS is a file: u.data or ratings.csv of MovieLens, .inter of RecBole, any .csv with columns of users and items;
     or ml-100k, where that is installed. The recommender is trained anew for every attack. One of your own is a factory
