@@ -99,6 +99,13 @@ def test_every_other_threat_has_an_attack_that_runs_as_the_page_says(tmp_path: P
 
 
 @pytest.mark.slow
+def test_fake_users_are_counted_as_the_page_says(tmp_path: Path) -> None:
+    printed = carry_out(ENGLISH / "recommenders.md", tmp_path)
+    assert "10 fake users (3.3%) put item 396 into the top 10 of 50%" in "".join(printed.values())
+    assert (tmp_path / "promoted" / "promote.png").is_file()
+
+
+@pytest.mark.slow
 def test_certificates_prove_something_as_the_page_says(tmp_path: Path) -> None:
     printed = carry_out(ENGLISH / "certify.md", tmp_path)
     assert "certified accuracy 0.0%" not in "".join(printed.values())
@@ -106,7 +113,9 @@ def test_certificates_prove_something_as_the_page_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["adaptive-attack.md", "certify.md", "defences.md", "other-threats.md"])
+@pytest.mark.parametrize(
+    "page", ["adaptive-attack.md", "certify.md", "defences.md", "other-threats.md", "recommenders.md"]
+)
 def test_blocks_of_python_run_as_they_are(page: str) -> None:
     parts = [*blocks(ENGLISH / page), ("", "", "")]
     texts = [(text, after) for (language, name, text), after in pairwise(parts) if language == "python" and not name]

@@ -19,6 +19,7 @@ from click.core import ParameterSource
 
 from sparring import __version__
 from sparring.allocator import keep_freed
+from sparring.domains.recommenders.commands import promote
 from sparring.errors import BadInput, MayPass, named
 from sparring.progress import learning, watching
 from sparring.tables import TABLES
@@ -602,6 +603,9 @@ def demo(out: Path, language: Any) -> int:
     from sparring.demo import run
 
     return run(out, _console(), language=language)
+
+
+cli.add_command(promote)
 
 
 def _bout(given: dict[str, Any]) -> tuple[Victim, Data, Ball]:

@@ -19,7 +19,7 @@ SOON = 60.0
 
 
 @contextmanager
-def watching(victim: Victim | None = None) -> Iterator[Watch]:
+def watching(victim: Victim | None = None, *, unit: str = "examples") -> Iterator[Watch]:
     """A progress bar for each stage, where errors go to a terminal; elsewhere a line for each that is done.
 
     For an endpoint, first what bounds its queries, and then how many it has had so far.
@@ -32,7 +32,7 @@ def watching(victim: Victim | None = None) -> Iterator[Watch]:
 
         def tell(stage: str, done: int, total: int) -> None:
             if done == total:
-                click.echo(f"{stage}: {total} examples{_so_far(client)}", err=True)
+                click.echo(f"{stage}: {total} {unit}{_so_far(client)}", err=True)
 
         with _said_now_and_then(client):
             yield tell
