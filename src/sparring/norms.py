@@ -84,6 +84,16 @@ def in_eps(norm: Norm, eps: float, width: float) -> float:
     return eps
 
 
+def in_input_units(norm: Norm, x: Tensor) -> float:
+    """A norm's `measure` where eps is in input units."""
+    return 1.0
+
+
+def as_it_is(norm: Norm, eps: float) -> float:
+    """A norm's `said` where eps is said as it is."""
+    return eps
+
+
 @dataclass(frozen=True)
 class Between:
     """All points between two others, coordinate by coordinate."""
@@ -107,6 +117,8 @@ class Linf:
     name: str = "linf"
     counts: ClassVar[bool] = False
     unit = in_eps
+    measure = in_input_units
+    said = as_it_is
 
     def size(self, delta: Tensor) -> Tensor:
         """`max |delta_i|`."""
@@ -142,6 +154,8 @@ class L2:
     name: str = "l2"
     counts: ClassVar[bool] = False
     unit = in_eps
+    measure = in_input_units
+    said = as_it_is
     around = around
 
     def size(self, delta: Tensor) -> Tensor:
@@ -192,6 +206,8 @@ class L1:
     name: str = "l1"
     counts: ClassVar[bool] = False
     unit = in_eps
+    measure = in_input_units
+    said = as_it_is
     around = around
 
     def size(self, delta: Tensor) -> Tensor:
@@ -249,6 +265,8 @@ class L0:
 
     name: str = "l0"
     counts: ClassVar[bool] = True
+    measure = in_input_units
+    said = as_it_is
     around = around
 
     def unit(self, eps: float, width: float) -> float:

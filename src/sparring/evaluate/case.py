@@ -104,4 +104,5 @@ def treated(victim: Victim, diagnosis: Diagnosis) -> Victim:
 
 def whole_box(threat: Ball, x: Tensor) -> Ball:
     """The threat at the size at which it holds the whole box, around inputs like the first of these."""
-    return threat.at(float(threat.norm.size(torch.full_like(x[:1], threat.high - threat.low))))
+    measure = float(torch.as_tensor(threat.norm.measure(x[:1])).max()) or 1.0
+    return threat.at(float(threat.norm.size(torch.full_like(x[:1], threat.high - threat.low))) / measure)

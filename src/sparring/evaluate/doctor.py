@@ -123,7 +123,7 @@ def inputs_are_in_the_box(patient: Patient, question: Question) -> Check:
 )
 def eps_has_the_unit_of_the_data(patient: Patient, question: Question) -> Check:
     """Is eps in the unit of the inputs?"""
-    threat, share = patient.threat, patient.threat.eps / patient.span
+    threat, share = patient.threat, patient.reach / patient.span
     if threat.norm.name == "patch":
         return _has_pixels(patient, question)
     evidence = f"{threat} is {share:.3g} of the range"

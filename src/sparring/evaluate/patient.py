@@ -107,6 +107,11 @@ class Patient:
         """The range of a coordinate."""
         return self.threat.high - self.threat.low
 
+    @property
+    def reach(self) -> float:
+        """How far the threat goes, in input units: around the median of the sample, where that is not the same."""
+        return float(torch.as_tensor(self.threat.reach(self.x)).median())
+
     @cached_property
     def scaled(self) -> dict[str, float]:
         """How much of the sample is right at other scales, by what was done; -1 where the model refuses such inputs."""
@@ -140,7 +145,7 @@ class Patient:
         if self.threat.norm.counts:
             return u
         size = divisor(self.threat.norm.size(u))
-        return u * rows((self.threat.eps / size).clamp(max=1), u)
+        return u * rows((self.threat.reach(self.x) / size).clamp(max=1), u)
 
     def gradient(self, loss: Loss, x: Tensor | None = None, y: Tensor | None = None) -> Tensor | None:
         """The loss's gradient at the sample, or nothing where the model hands none out; or at `x`, with labels `y`."""

@@ -141,6 +141,7 @@ WAYS = {
         shake=carrying,
         nearest=None,
     ),
+    "snr": Way(nearest=None),
 }
 
 
