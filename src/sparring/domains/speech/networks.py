@@ -7,6 +7,10 @@ from torch import Tensor, nn
 from sparring.domains.speech.features import LogMel, Mel
 from sparring.networks import fresh
 
+FLOOR = 1e-3
+"""Energies far below it count as silence: it is about 40 dB below loud speech. With one of 1e-6 the network hears any
+noise in the silence that recordings are filled up with, and training against noise at 25 dB got nowhere."""
+
 
 class KeywordSpotter(nn.Module):
     """A log-mel spectrogram, normalised band by band, and three convolutions (after Sainath and Parada, 2015).
@@ -17,7 +21,9 @@ class KeywordSpotter(nn.Module):
 
     def __init__(self, classes: int, rate: int, mels: int, width: int) -> None:
         super().__init__()
-        self.features = LogMel(Mel(rate, n_fft=rate * 32 // 1000, hop=rate * 16 // 1000, mels=mels, low=20.0))
+        self.features = LogMel(
+            Mel(rate, n_fft=rate * 32 // 1000, hop=rate * 16 // 1000, mels=mels, low=20.0), floor=FLOOR
+        )
         self.normal = nn.BatchNorm1d(mels)
         wide = 2 * width
         self.heard = nn.Sequential(
