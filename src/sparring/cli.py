@@ -126,7 +126,9 @@ BOUNDS = click.option(
     "--bounds", nargs=2, type=float, default=(0.0, 1.0), show_default=True, help="Range of the inputs."
 )
 THREAT = _options(
-    click.option("--threat", required=True, metavar="NORM:EPS", help="linf:8/255, l2:0.5, l1:10, l0:20, patch:0.02."),
+    click.option(
+        "--threat", required=True, metavar="NORM:EPS", help="linf:8/255, l2:0.5, l1:10, l0:20, patch:0.02, snr:30."
+    ),
     BOUNDS,
 )
 THREAT_IF_ANY = _options(
@@ -273,7 +275,8 @@ def attack(**given: Any) -> int:
         passes = f"{found.learning.forward:,} forward and {found.learning.backward:,} backward passes"
         click.echo(f"{entry.name} learned from the first {found.learned_from} examples: {passes}")
     click.echo(f"{entry.name} on {threat}: broke {len(found.broken)} of {attacked} examples that the model gets right")
-    click.echo(f"{found.survive_storage} of them survive storage in 8 bits")
+    bits = 8 if getattr(data, "stored", None) is None else 16
+    click.echo(f"{found.survive_storage} of them survive storage in {bits} bits")
     if found.rejected and entry.aims == "smallest perturbation":
         click.echo(f"{found.rejected} of its finds are outside of the threat: it looks for the nearest, however far")
     elif found.rejected:
@@ -333,7 +336,7 @@ def explain(**given: Any) -> None:
 @click.option("--recipe", metavar="NAME", help="Settings to begin with: a name (sparring list recipes) or a TOML file.")
 @click.option("--data", metavar="DATA", help="A name (digits, mnist), .npz, folder, .csv, factory.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N examples.")
-@click.option("--threat", metavar="NORM:EPS", help="What to be robust to: linf:8/255, l2:0.5, l1:10, l0:20.")
+@click.option("--threat", metavar="NORM:EPS", help="What to be robust to: linf:8/255, l2:0.5, l1:10, l0:20, snr:30.")
 @click.option("--bounds", nargs=2, type=float, help="Range of the inputs. [default: 0 1]")
 @click.option("--method", metavar="NAME", help="The objective: adversarial, trades, mart, ... [default: adversarial]")
 @click.option("--epochs", type=click.IntRange(min=1), help="Times through the data.")
@@ -597,7 +600,7 @@ def _bout(given: dict[str, Any]) -> tuple[Victim, Data, Ball]:
 
     threat = _threat(given)
     if not isinstance(threat, Ball):
-        need = "a norm (linf, l2, l1 or l0), or patch"
+        need = "a norm (linf, l2, l1 or l0), patch or snr"
         raise BadInput(f"threat {threat}", need, "use sparring attack, which takes any threat")
     return *_met(given), threat
 

@@ -605,7 +605,7 @@ def _slope_errors(patient: Patient, x: Tensor) -> Tensor:
     direction = gradient.nan_to_num().sign() + 0.1 * patient.rng.at("slope").sign(*x.shape[1:]).to(gradient)
     errors = []
     with torch.no_grad():
-        for h in (1e-3 * patient.span, 1e-2 * patient.span):
+        for h in (1e-3 * patient.span * patient.grain, 1e-2 * patient.span * patient.grain):
             up, down = (patient.step(x + side * h * direction - patient.x) for side in (1, -1))
             rise = margin(patient.model(patient.x + up), goal) - margin(patient.model(patient.x + down), goal)
             errors.append(_off((gradient * (up - down)).flatten(1).sum(1), rise))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -107,6 +109,16 @@ class Patient:
         """The range of a coordinate."""
         return self.threat.high - self.threat.low
 
+    @cached_property
+    def grain(self) -> float:
+        """The step in which files store inputs, in steps of 8 bits over the range: those of sounds are far finer."""
+        stored: Callable[[Tensor], Tensor] | None = getattr(self.data, "stored", None)
+        if stored is None:
+            return 1.0
+        kept = stored(torch.linspace(0, self.span / 255, 1025)).tolist()  # in order
+        apart = [high - low for low, high in pairwise(kept) if high > low]
+        return min(apart) / (self.span / 255) if apart else 1.0
+
     @property
     def reach(self) -> float:
         """How far the threat goes, in input units: around the median of the sample, where that is not the same."""
@@ -140,8 +152,14 @@ class Patient:
         return (self.x + u).clamp(self.threat.low, self.threat.high) - self.x if refuses else u
 
     def specks(self, noise: Streams) -> Tensor:
-        """Uniform noise of 4/255 of the range, or of eps where that is less."""
-        u = 4 / 255 * self.span * (2 * noise.uniform(*self.x.shape[1:], device=self.x.device).to(self.x) - 1)
+        """Uniform noise of four of the steps that files store, 4/255 of the range, or of eps where that is less."""
+        u = (
+            4
+            / 255
+            * self.span
+            * self.grain
+            * (2 * noise.uniform(*self.x.shape[1:], device=self.x.device).to(self.x) - 1)
+        )
         if self.threat.norm.counts:
             return u
         size = divisor(self.threat.norm.size(u))
