@@ -26,7 +26,8 @@ def test_an_audit_within_decibels_ends_in_a_verdict_that_can_be_trusted(spotter)
     data = first(fsdd(), 16)
     found = sparring.audit(spotter, data, snr(35), suite="quick", passes=5)
     assert found.verdict == "trusted", found.reasons
-    assert found.threat == {"norm": "snr", "eps": pytest.approx(10**-1.75), "low": -1.0, "high": 1.0}
+    share = pytest.approx(10**-1.75)
+    assert found.threat == {"norm": "snr", "eps": share, "low": -1.0, "high": 1.0, "decibels": 35}
     assert found.clean_accuracy.estimate > 0.7
     assert found.robust_accuracy.estimate < 0.6
     curve = [point.robust_accuracy for point in sorted(found.curve, key=lambda point: point.eps)]

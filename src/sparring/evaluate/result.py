@@ -232,7 +232,9 @@ def recorded(threat: Boxed) -> dict[str, float | str]:
     """A threat, as results have it: a ball by norm and eps, any other by name; with bounds where there are any."""
     box = {name: end for name, end in (("low", threat.low), ("high", threat.high)) if math.isfinite(end)}
     if isinstance(threat, Ball):
-        return {"norm": threat.norm.name, "eps": threat.eps, **box}
+        said = threat.norm.said(threat.eps)
+        decibels = {"decibels": round(said, 6)} if said != threat.eps and math.isfinite(said) else {}
+        return {"norm": threat.norm.name, "eps": threat.eps, **box, **decibels}
     return {"name": str(threat), **box}
 
 
