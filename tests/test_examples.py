@@ -84,6 +84,14 @@ def test_training_robustly_ends_in_a_network_that_stands() -> None:
     assert robust > 40
 
 
+def test_a_keyword_spotter_hears_noise_and_falls_to_attacks(sparring_data: Path) -> None:
+    shares = [percents(line) for line in output("speech.py", "2").splitlines()]
+    assert len(shares) == 4
+    assert shares[0][0] > 80
+    assert all(attacked <= noisy for noisy, attacked in shares)
+    assert shares[2][1] < shares[2][0] - 40
+
+
 def test_models_that_do_not_classify_are_attacked_by_the_same_attack() -> None:
     lines = output("other_tasks.py", "3").splitlines()
     assert [line.split(":")[0] for line in lines] == ["regression"] * 2 + ["segmentation"] * 2

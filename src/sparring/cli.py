@@ -135,10 +135,7 @@ BOUNDS = click.option(
 )
 THREAT = _options(
     click.option(
-        "--threat",
-        required=True,
-        metavar="NORM:EPS",
-        help="linf:8/255, l2:0.5, l1:10, l0:20, patch:0.02; of texts typos:2.",
+        "--threat", required=True, metavar="NORM:EPS", help="linf:8/255, l2:0.5, l0:20, patch:0.02, snr:30, typos:2."
     ),
     BOUNDS,
 )
@@ -287,7 +284,8 @@ def attack(**given: Any) -> int:
         click.echo(f"{entry.name} learned from the first {found.learned_from} examples: {passes}")
     click.echo(f"{entry.name} on {threat}: broke {len(found.broken)} of {attacked} examples that the model gets right")
     if found.texts is None:
-        click.echo(f"{found.survive_storage} of them survive storage in 8 bits")
+        bits = 8 if getattr(data, "stored", None) is None else 16
+        click.echo(f"{found.survive_storage} of them survive storage in {bits} bits")
     if found.rejected and entry.aims == "smallest perturbation":
         click.echo(f"{found.rejected} of its finds are outside of the threat: it looks for the nearest, however far")
     elif found.rejected:
@@ -347,7 +345,7 @@ def explain(**given: Any) -> None:
 @click.option("--recipe", metavar="NAME", help="Settings to begin with: a name (sparring list recipes) or a TOML file.")
 @click.option("--data", metavar="DATA", help="A name (digits, mnist), .npz, folder, .csv, factory.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N examples.")
-@click.option("--threat", metavar="NORM:EPS", help="What to be robust to: linf:8/255, l2:0.5, l1:10, l0:20.")
+@click.option("--threat", metavar="NORM:EPS", help="What to be robust to: linf:8/255, l2:0.5, l1:10, l0:20, snr:30.")
 @click.option("--bounds", nargs=2, type=float, help="Range of the inputs. [default: 0 1]")
 @click.option("--method", metavar="NAME", help="The objective: adversarial, trades, mart, ... [default: adversarial]")
 @click.option("--epochs", type=click.IntRange(min=1), help="Times through the data.")
@@ -614,7 +612,7 @@ def _bout(given: dict[str, Any]) -> tuple[Victim, Data, Ball]:
 
     victim, data, threat = _fighters(given)
     if not isinstance(threat, Ball):
-        need = "a norm (linf, l2, l1 or l0), patch, or words to replace (typos, ...)"
+        need = "a norm (linf, l2, l1 or l0), patch, snr, or words to replace (typos, ...)"
         raise BadInput(f"threat {threat}", need, "use sparring attack, which takes any threat")
     return victim, data, threat
 

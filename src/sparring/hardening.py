@@ -260,7 +260,9 @@ def _settings(
     if isinstance(threat, str):
         said["threat"] = threat
     if isinstance(threat, Ball):
-        said.update(threat=f"{threat.norm.name}:{float(threat.eps)!r}", bounds=(threat.low, threat.high))
+        said.update(
+            threat=f"{threat.norm.name}:{threat.norm.said(float(threat.eps))!r}", bounds=(threat.low, threat.high)
+        )
     if method is not None:
         said["objective"] = {"name": method}
     chosen = Settings.of({} if name is None else read_recipe(name), said, given)

@@ -23,7 +23,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def mlp(seed: int = 0, *, hidden: int = 128) -> nn.Sequential:
     """784-128-10 with ReLU: the first network of every course."""
-    return _fresh(seed, lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, 10)))
+    return fresh(seed, lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, 10)))
 
 
 def wong_cnn(seed: int = 0) -> nn.Sequential:
@@ -31,7 +31,7 @@ def wong_cnn(seed: int = 0) -> nn.Sequential:
 
     Its state dict has the names of the published ones: `0`, `2`, `5`, `7`.
     """
-    return _fresh(
+    return fresh(
         seed,
         lambda: nn.Sequential(
             nn.Conv2d(1, 16, 4, stride=2, padding=1),
@@ -86,12 +86,12 @@ class SmallCNN(nn.Module):
 
 def small_cnn(seed: int = 0) -> SmallCNN:
     """TRADES' network for MNIST (Zhang et al., 2019)."""
-    return _fresh(seed, SmallCNN)
+    return fresh(seed, SmallCNN)
 
 
 def slim_cnn(seed: int = 0) -> nn.Sequential:
     """TRADES' network without its dropout and its second linear layer: as robust, and it trains faster."""
-    return _fresh(
+    return fresh(
         seed,
         lambda: nn.Sequential(
             nn.Conv2d(1, 32, 3),
@@ -148,17 +148,17 @@ def _strided(width: int, hidden: int) -> list[nn.Module]:
 
 def ink_cnn(seed: int = 0) -> nn.Sequential:
     """`wong_cnn` behind a layer of `ink`, its linear layer a little narrower: fewer weights in all, 160,866."""
-    return _fresh(seed, lambda: nn.Sequential(*ink(nn.Softplus(BEND)), *_strided(16, 96)))
+    return fresh(seed, lambda: nn.Sequential(*ink(nn.Softplus(BEND)), *_strided(16, 96)))
 
 
 def slim_ink_cnn(seed: int = 0) -> nn.Sequential:
     """`slim_cnn` behind a layer of `ink`: fewer weights than TRADES' network, 272,874 of its 312,202."""
-    return _fresh(seed, lambda: nn.Sequential(*ink(nn.Softplus(BEND)), nn.Conv2d(4, 32, 3), *list(slim_cnn())[1:]))
+    return fresh(seed, lambda: nn.Sequential(*ink(nn.Softplus(BEND)), nn.Conv2d(4, 32, 3), *list(slim_cnn())[1:]))
 
 
 def certified_ink_cnn(seed: int = 0) -> nn.Sequential:
     """`ink_cnn` twice as wide, its ink bent by a ReLU: bounds know what is flat, and ask for more of a network."""
-    return _fresh(seed, lambda: nn.Sequential(*ink(nn.ReLU()), *_strided(32, 256)))
+    return fresh(seed, lambda: nn.Sequential(*ink(nn.ReLU()), *_strided(32, 256)))
 
 
 def certified_cnn(seed: int = 0, *, width: int = 24, hidden: int = 200) -> nn.Sequential:
@@ -166,7 +166,7 @@ def certified_cnn(seed: int = 0, *, width: int = 24, hidden: int = 200) -> nn.Se
 
     The layers of Gowal et al.'s small network (2018), normalised and `settled_weights` as by Shi et al. (2021).
     """
-    return _fresh(
+    return fresh(
         seed,
         lambda: settled_weights(
             nn.Sequential(
@@ -270,7 +270,7 @@ def preact_resnet18(seed: int = 0, *, width: int = 64, classes: int = 10, channe
     With a last BatchNorm and ReLU, as Wong et al. (2020) and Rice et al. (2020) have it: 11,172,170 weights.
     """
     stages = [(width, 1), (2 * width, 2), (4 * width, 2), (8 * width, 2)]
-    return _fresh(seed, lambda: _residual(width, stages, 2, channels, classes))
+    return fresh(seed, lambda: _residual(width, stages, 2, channels, classes))
 
 
 def slim_resnet18(seed: int = 0) -> nn.Sequential:
@@ -290,10 +290,10 @@ def wide_resnet(
     if blocks < 1 or rest:
         raise BadInput(f"a WideResNet of depth {depth}", "6 n + 4", "take 10, 16, 28, 34 or 70")
     stages = [(16 * width, 1), (32 * width, 2), (64 * width, 2)]
-    return _fresh(seed, lambda: _residual(16, stages, blocks, channels, classes))
+    return fresh(seed, lambda: _residual(16, stages, blocks, channels, classes))
 
 
-def _fresh(seed: int, make: Callable[[], Network]) -> Network:
+def fresh(seed: int, make: Callable[[], Network]) -> Network:
     """A network with torch's own initial weights, from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

@@ -84,6 +84,16 @@ def in_eps(norm: Norm, eps: float, width: float) -> float:
     return eps
 
 
+def in_input_units(norm: Norm, x: Tensor) -> float:
+    """A norm's `measure` where eps is in input units."""
+    return 1.0
+
+
+def as_it_is(norm: Norm, eps: float) -> float:
+    """A norm's `said` where eps is said as it is."""
+    return eps
+
+
 @dataclass(frozen=True)
 class Between:
     """All points between two others, coordinate by coordinate."""
@@ -108,6 +118,8 @@ class Linf:
     counts: ClassVar[bool] = False
     whole: ClassVar[bool] = False
     unit = in_eps
+    measure = in_input_units
+    said = as_it_is
 
     def size(self, delta: Tensor) -> Tensor:
         """`max |delta_i|`."""
@@ -144,6 +156,8 @@ class L2:
     counts: ClassVar[bool] = False
     whole: ClassVar[bool] = False
     unit = in_eps
+    measure = in_input_units
+    said = as_it_is
     around = around
 
     def size(self, delta: Tensor) -> Tensor:
@@ -195,6 +209,8 @@ class L1:
     counts: ClassVar[bool] = False
     whole: ClassVar[bool] = False
     unit = in_eps
+    measure = in_input_units
+    said = as_it_is
     around = around
 
     def size(self, delta: Tensor) -> Tensor:
@@ -253,6 +269,8 @@ class L0:
     name: str = "l0"
     counts: ClassVar[bool] = True
     whole: ClassVar[bool] = True
+    measure = in_input_units
+    said = as_it_is
     around = around
 
     def unit(self, eps: float, width: float) -> float:

@@ -67,33 +67,39 @@ class nesterov:  # noqa: N801
     size: float
     decay: float = 1.0
 
-    def init(self, x: Tensor) -> Tensor:
-        """No velocity."""
-        return torch.zeros_like(x)
+    def init(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """No velocity, and the unit of eps."""
+        return torch.zeros_like(x), ascent(self.norm).init(x)
 
-    def update(self, g: Tensor, state: Tensor, i: int) -> tuple[Tensor, Tensor]:
+    def update(self, g: Tensor, state: tuple[Tensor, Tensor | None], i: int) -> tuple[Tensor, Any]:
         """From one point ahead to the next."""
-        velocity, _ = momentum(self.decay).update(g, state, i)
-        return self.size * (self.norm.ascent(velocity) + self.decay * (velocity - state)), velocity
+        before, measure = state
+        velocity, _ = momentum(self.decay).update(g, before, i)
+        move, _ = ascent(self.norm).update(velocity, measure, i)
+        ahead = self.decay * (velocity - before)
+        return self.size * (move + (ahead if measure is None else ahead * rows(measure, ahead))), (velocity, measure)
 
 
 @dataclass(frozen=True)
 class ascent:  # noqa: N801
-    """The norm's direction of ascent, at size one."""
+    """The norm's direction of ascent, at size one in the unit of eps."""
 
     norm: Norm
 
-    def init(self, x: Tensor) -> None:
-        """No state."""
+    def init(self, x: Tensor) -> Tensor | None:
+        """That unit at every row, where it is not that of the inputs."""
+        measure = self.norm.measure(x)
+        return measure if isinstance(measure, Tensor) else None
 
-    def update(self, g: Tensor, state: None, i: int) -> tuple[Tensor, None]:
-        """The direction."""
-        return self.norm.ascent(g), None
+    def update(self, g: Tensor, state: Tensor | None, i: int) -> tuple[Tensor, Tensor | None]:
+        """The direction. A new tensor, that may be written to."""
+        move = self.norm.ascent(g)
+        return move if state is None else move.mul_(rows(state, move)), state
 
 
 @dataclass(frozen=True)
 class scale:  # noqa: N801
-    """A constant step size, in input units."""
+    """A constant step size, in the unit of eps."""
 
     size: float
 

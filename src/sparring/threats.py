@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparring.errors import BadInput
-from sparring.norms import NORMS
+from sparring.norms import NORMS, Around, divisor
 from sparring.registry import members, register
 from sparring.streams import Streams
 from sparring.types import Boxed, Near, Norm
@@ -23,7 +23,8 @@ TOLERANCE = 1e-6
 class Ball:
     """Every `z` within `eps` of `x` in a norm, and within the box of valid inputs.
 
-    `eps`, `low` and `high` are in input units; for L0 `eps` counts coordinates, for patches it is a share of the image.
+    `eps`, `low` and `high` are in input units; for L0 `eps` counts coordinates, for patches it is a share of the image,
+    and for `snr` of the length of `x` itself.
     """
 
     norm: Norm
@@ -61,11 +62,17 @@ class Ball:
 
     def whole(self, x: Tensor) -> Ball:
         """The threat at the size at which it holds the whole box, around inputs like the first of these."""
-        return self.at(float(self.norm.size(torch.full_like(x[:1], self.high - self.low))))
+        measure = float(torch.as_tensor(self.norm.measure(x[:1])).max()) or 1.0
+        return self.at(float(self.norm.size(torch.full_like(x[:1], self.high - self.low))) / measure)
+
+    def reach(self, x: Tensor) -> Tensor | float:
+        """How far the ball goes, in the unit of `norm.size`: a number, or `(B,)` where rows differ."""
+        return self.eps * self.norm.measure(x)
 
     def distance(self, z: Tensor, x: Tensor) -> Tensor:
-        """The norm of `z - x`, `(B,)`."""
-        return self.norm.size(z - x)
+        """The norm of `z - x` in the unit of eps, `(B,)`."""
+        size, measure = self.norm.size(z - x), self.norm.measure(x)
+        return size / divisor(measure) if isinstance(measure, Tensor) else size
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
         """Whether `z` is within `eps` of `x` and in the box, `(B,)` bool. NaN and infinity are never inside.
@@ -76,22 +83,25 @@ class Ball:
         inside = ((z >= self.low) & (z <= self.high) & z.isfinite()).flatten(1).all(1)
         rounding = 2 * torch.finfo(z.dtype).eps * torch.maximum(z.abs(), x.abs())
         change = ((z - x).abs() - rounding).clamp(min=0)
-        return inside & (self.norm.size(change) <= self.eps * (1 + TOLERANCE))
+        return inside & (self.norm.size(change) <= self.reach(x) * (1 + TOLERANCE))
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         """The allowed point nearest to `z` (Euclidean)."""
-        return self.norm.project(z, x, self.eps, self.low, self.high)
+        return self.norm.project(z, x, self.reach(x), self.low, self.high)
 
     def around(self, x: Tensor) -> Near:
         """`project`, for one `x` and many `z`."""
-        return self.norm.around(x, self.eps, self.low, self.high)
+        reach = self.reach(x)
+        if isinstance(reach, Tensor):  # which would have to lose rows as x does
+            return Around(self.project, x)
+        return self.norm.around(x, reach, self.low, self.high)
 
     def sample(self, x: Tensor, rng: Streams) -> Tensor:
         """A uniform draw from the ball, inside the box."""
-        return self.norm.sample(x, self.eps, self.low, self.high, rng)
+        return self.norm.sample(x, self.reach(x), self.low, self.high, rng)
 
     def __str__(self) -> str:
-        return f"{self.norm.name}:{self.eps:g}"
+        return f"{self.norm.name}:{self.norm.said(self.eps):g}"
 
     @property
     def identity(self) -> str:

@@ -80,8 +80,16 @@ class Norm(Protocol):
         """What steps are measured in, in input units, where the box is so wide."""
         ...
 
+    def measure(self, x: Tensor) -> Tensor | float:
+        """What the eps of a ball around `x` is counted in, in input units: one, or `(B,)` where rows differ."""
+        ...
+
+    def said(self, eps: float) -> float:
+        """An eps as it is said after the norm's name: the number itself, or in decibels."""
+        ...
+
     def size(self, delta: Tensor) -> Tensor:
-        """The norm of every row, `(B,)`."""
+        """The norm of every row, `(B,)`, in input units."""
         ...
 
     def project(self, z: Tensor, x: Tensor, eps: Tensor | float, low: float, high: float) -> Tensor:

@@ -21,7 +21,8 @@ BOXES = [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)]
 SHAPES = [(1, 6, 6), (3, 5, 4), (2, 7, 3)]
 
 every_threat = pytest.mark.parametrize("kind", KINDS)
-every_image_threat = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("linf", "l2", "l1", "l0")])
+BALLS = ("linf", "l2", "l1", "l0", "snr")
+every_image_threat = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in BALLS])
 every_box = pytest.mark.parametrize(("low", "high"), BOXES)
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 

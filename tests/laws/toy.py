@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.domains.images.threats import Corruption, Pose
+from sparring.domains.speech.threats import LOUDNESS
 from sparring.norms import NORMS
 from sparring.registry import Entry, members
 from sparring.streams import Streams
@@ -22,7 +23,7 @@ CASES = [(name, norm) for name, entry in ATTACKS.items() for norm in entry.kinds
 BUDGET = {"steps": 8, "queries": 40, "draws": 4, "targets": 2, "scales": 2, "mixes": 1, "neighbours": 2, "runs": 4}
 BUDGET |= {"rounds": 4, "times": 3}
 SIZES = {"linf": 0.1, "l2": 0.5, "l1": 1.5, "l0": 4.0}
-SIZES |= {"pose": 20.0, "flow": 1.0, "recolour": 0.1, "patch": 0.25, "corruption": 2.0}
+SIZES |= {"pose": 20.0, "flow": 1.0, "recolour": 0.1, "patch": 0.25, "corruption": 2.0, "snr": 0.2}
 IN_INPUT_UNITS = ("linf", "l2", "l1", "recolour")
 
 
@@ -91,6 +92,8 @@ def threat_of(kind: str, low: float = 0.0, high: float = 1.0, share: float = 1.0
     eps = SIZES[kind] * share * (high - low if kind in IN_INPUT_UNITS else 1)
     if kind in NORMS:
         return Ball(NORMS[kind], eps, low, high)
+    if kind == "snr":  # as a share of the length of the input
+        return Ball(LOUDNESS, SIZES[kind] * share, low, high)
     if kind == "pose":
         return Pose(eps, eps / 200, low, high, angles=5, places=3)
     if kind == "corruption":

@@ -86,7 +86,9 @@ class ACG:
         gradient, score, x, z = search.climb(z, x, z)
         near = self.threat.around(x)
         now = best = _Place(z, score, gradient, gradient, gradient)
-        pace = _Pace(torch.full_like(score, 2 * self.threat.unit), 0 * score, score.isinf(), score)
+        pace = _Pace(
+            2 * self.threat.unit * self.threat.norm.measure(x) * torch.ones_like(score), 0 * score, score.isinf(), score
+        )
         checkpoints, interval_start = _checkpoints(self.steps), 0
         for i in search.steps(self.steps):
             # s(k) = g(k) + beta s(k-1); z(k+1) = P(z(k) + eta s(k))
@@ -103,7 +105,9 @@ class ACG:
         return search.best
 
 
-@register("attacks", "acg", norms=("linf", "l2"), passes="steps + steps", paper="Yamamura et al., 2022")
+@register(
+    "attacks", "acg", norms=("linf", "l2"), threats=("snr",), passes="steps + steps", paper="Yamamura et al., 2022"
+)
 def acg(threat: Ball, *, steps: int = 100, loss: Loss = margin) -> ACG:
     """Conjugate directions with APGD's step sizes, on the margin (Yamamura et al., 2022)."""
     return ACG(threat=threat, steps=steps, loss=loss)

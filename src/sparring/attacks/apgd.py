@@ -70,7 +70,7 @@ class APGD:
         _, x, z = search.judge(x, x, z)
         gradient, score, x, z = search.climb(z, x, z)
         ones = torch.ones_like(score)
-        size = 2 * self.threat.unit * ones
+        size = 2 * self.threat.unit * self.threat.norm.measure(x) * ones
         row = _Climb(self.threat.around(x), z, z, score, z, gradient, score, size, 0 * ones, ones < 0, score)
         checkpoints, interval_start = _checkpoints(self.steps), 0
         for i in search.steps(self.steps):
@@ -140,19 +140,19 @@ class TargetedAPGD:
         return search.best
 
 
-@register("attacks", "apgd-ce", passes="steps + steps", paper="Croce and Hein, 2020")
+@register("attacks", "apgd-ce", threats=("snr",), passes="steps + steps", paper="Croce and Hein, 2020")
 def apgd_ce(threat: Ball, *, steps: int = 100) -> APGD:
     """Auto-PGD on the cross-entropy (Croce and Hein, 2020)."""
     return APGD(threat=threat, steps=steps)
 
 
-@register("attacks", "apgd-dlr", passes="steps + steps", paper="Croce and Hein, 2020")
+@register("attacks", "apgd-dlr", threats=("snr",), passes="steps + steps", paper="Croce and Hein, 2020")
 def apgd_dlr(threat: Ball, *, steps: int = 100) -> APGD:
     """Auto-PGD on the difference of logits ratio, blind to the scale of the logits (Croce and Hein, 2020)."""
     return APGD(threat=threat, steps=steps, loss=dlr)
 
 
-@register("attacks", "apgd-t", passes="targets (steps + steps)", paper="Croce and Hein, 2020")
+@register("attacks", "apgd-t", threats=("snr",), passes="targets (steps + steps)", paper="Croce and Hein, 2020")
 def apgd_t(threat: Ball, *, steps: int = 100, targets: int = 9) -> TargetedAPGD:
     """Auto-PGD towards each of the likeliest wrong classes (Croce and Hein, 2020)."""
     return TargetedAPGD(threat=threat, steps=steps, targets=targets)

@@ -130,6 +130,7 @@ class DeepFool:
     aims="smallest perturbation",
     family="minimum norm",
     norms=("linf", "l2"),
+    threats=("snr",),
     passes="steps + steps x classes",
     paper="Moosavi-Dezfooli et al., 2016",
 )

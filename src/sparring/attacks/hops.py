@@ -69,7 +69,7 @@ class Hops:
         return search.best
 
 
-@register("attacks", "hops", threats=("patch",), passes="times (steps + steps)", paper="Wales and Doye, 1997")
+@register("attacks", "hops", threats=("patch", "snr"), passes="times (steps + steps)", paper="Wales and Doye, 1997")
 def hops(threat: Ball, *, steps: int = 20, times: int = 8, loss: Loss = cross_entropy) -> Hops:
     """Short runs with a cosine step, each from the best point so far with a fifth of it drawn anew."""
     step = chain(ascent(threat.norm), cosine(0.5 * threat.unit, steps))

@@ -25,7 +25,7 @@ def uniform(threat: Ball, x: Tensor, rng: Streams) -> Tensor:
 def gaussian(threat: Ball, x: Tensor, rng: Streams) -> Tensor:
     """Gaussian noise, scaled to size eps."""
     noise = rng.normal(*x.shape[1:], device=x.device).to(x.dtype)
-    return threat.project(x + noise * rows(threat.unit / threat.norm.size(noise), x), x)
+    return threat.project(x + noise * rows(threat.unit * threat.norm.measure(x) / threat.norm.size(noise), x), x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Noise:
 
 CONTROL: dict[str, Any] = {
     "needs": "scores",
-    "threats": ("patch",),
+    "threats": ("patch", "snr"),
     "aims": "control",
     "family": "control",
     "passes": "draws + 0",

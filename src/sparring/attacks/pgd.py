@@ -48,7 +48,7 @@ class PGD:
         return search.best
 
 
-@register("attacks", "fgsm", threats=("patch",), passes="1 + 1", paper="Goodfellow et al., 2015")
+@register("attacks", "fgsm", threats=("patch", "snr"), passes="1 + 1", paper="Goodfellow et al., 2015")
 def fgsm(threat: Ball, *, loss: Loss = cross_entropy) -> PGD:
     """The best point for the linearised loss: for Linf one step of eps up the sign (Goodfellow et al., 2015).
 
@@ -58,7 +58,7 @@ def fgsm(threat: Ball, *, loss: Loss = cross_entropy) -> PGD:
     return PGD(threat=threat, step=step, loss=loss, steps=1, random_start=False)
 
 
-@register("attacks", "bim", threats=("patch",), passes="steps + steps", paper="Kurakin et al., 2017")
+@register("attacks", "bim", threats=("patch", "snr"), passes="steps + steps", paper="Kurakin et al., 2017")
 def bim(threat: Ball, *, steps: int = 10, loss: Loss = cross_entropy) -> PGD:
     """FGSM in small steps from the input itself (Kurakin et al., 2017).
 
@@ -68,28 +68,28 @@ def bim(threat: Ball, *, steps: int = 10, loss: Loss = cross_entropy) -> PGD:
     return PGD(threat=threat, step=step, loss=loss, steps=steps, random_start=False)
 
 
-@register("attacks", "pgd", threats=("patch",), passes="steps + steps", paper="Madry et al., 2018")
+@register("attacks", "pgd", threats=("patch", "snr"), passes="steps + steps", paper="Madry et al., 2018")
 def pgd(threat: Ball, *, steps: int = 40, loss: Loss = cross_entropy) -> PGD:
     """Small steps up the gradient from a random start in the ball (Madry et al., 2018)."""
     step = chain(ascent(threat.norm), scale(4 * threat.unit / steps))
     return PGD(threat=threat, step=step, loss=loss, steps=steps)
 
 
-@register("attacks", "pgd-cosine", threats=("patch",), passes="steps + steps", paper="Liu et al., 2022")
+@register("attacks", "pgd-cosine", threats=("patch", "snr"), passes="steps + steps", paper="Liu et al., 2022")
 def pgd_cosine(threat: Ball, *, steps: int = 20, loss: Loss = cross_entropy) -> PGD:
     """PGD whose step falls from eps to nothing along a cosine: short runs, for many restarts (Liu et al., 2022)."""
     step = chain(ascent(threat.norm), cosine(threat.unit, steps))
     return PGD(threat=threat, step=step, loss=loss, steps=steps)
 
 
-@register("attacks", "mi-fgsm", threats=("patch",), passes="steps + steps", paper="Dong et al., 2018")
+@register("attacks", "mi-fgsm", threats=("patch", "snr"), passes="steps + steps", paper="Dong et al., 2018")
 def mi_fgsm(threat: Ball, *, steps: int = 10, decay: float = 1.0, loss: Loss = cross_entropy) -> PGD:
     """BIM with momentum, whose examples transfer better (Dong et al., 2018)."""
     step = chain(momentum(decay), ascent(threat.norm), scale(4 * threat.unit / steps))
     return PGD(threat=threat, step=step, loss=loss, steps=steps, random_start=False)
 
 
-@register("attacks", "ni-fgsm", passes="steps + steps", paper="Lin et al., 2020")
+@register("attacks", "ni-fgsm", threats=("snr",), passes="steps + steps", paper="Lin et al., 2020")
 def ni_fgsm(threat: Ball, *, steps: int = 10, decay: float = 1.0, loss: Loss = cross_entropy) -> PGD:
     """MI-FGSM that takes its gradient where the momentum will carry it (Lin et al., 2020)."""
     step = nesterov(threat.norm, 4 * threat.unit / steps, decay)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sparring.domains.images.windows import Window
+from sparring.domains.speech.threats import LOUDNESS
 from sparring.errors import BadInput
 from sparring.losses import margin
 from sparring.norms import rows
@@ -110,7 +111,7 @@ class Mass:
         delta = torch.zeros_like(x)
         top, left = (x.shape[2] - height * down) // 2, (x.shape[3] - width * across) // 2
         delta[:, :, top : top + height * down, left : left + width * across] = grid
-        return _stretch(delta * rows(threat.eps / threat.norm.size(delta).clamp(min=1e-12), x), x, threat)
+        return _stretch(delta * rows(threat.reach(x) / threat.norm.size(delta).clamp(min=1e-12), x), x, threat)
 
     def move(self, z: Tensor, x: Tensor, threat: Ball, share: float, rng: Streams) -> Tensor:
         """Carry mass from square to square while squares cover more than nine pixels, then change a patch.
@@ -121,7 +122,8 @@ class Mass:
             return self.carry(z, x, threat, share, rng)
         _, _, inside = Window.draw(share, x, rng).place(x)
         # Between 1 and 0.01 of eps; exp, not a power: torch rounds powers differently from one batch to another.
-        size = rows(rng.at("size").uniform(1, device=x.device).flatten().mul(math.log(0.01)).exp(), x) * threat.eps
+        size = rng.at("size").uniform(1, device=x.device).flatten().mul(math.log(0.01)).exp()
+        size = rows(size * threat.reach(x), x)
         signs = rng.at("signs").sign(x.shape[1], 1, 1, device=x.device).to(x.dtype)
         patch = inside * signs * size / inside.sum((2, 3), keepdim=True, dtype=x.dtype).pow(1 / self.power)
         return self.fine(z, x, threat, patch, rng)
@@ -142,7 +144,9 @@ class Mass:
         delta = z - x
         old = delta * target
         new = target * (drawn * signs + old / self.length(old))
-        mass = threat.eps**self.power / x.shape[1] + self.length(delta * (target | source)).pow(self.power)
+        mass = rows(threat.reach(x) ** self.power, x) / x.shape[1] + self.length(delta * (target | source)).pow(
+            self.power
+        )
         new = new / self.length(new) * mass.pow(1 / self.power)
         return _stretch(torch.where(target, new, delta.masked_fill(source, 0)), x, threat, least=2)
 
@@ -182,12 +186,13 @@ def shift(z: Tensor, x: Tensor, threat: Ball, patch: Tensor, rng: Streams) -> Te
 
 def _stretch(delta: Tensor, x: Tensor, threat: Ball, least: float = 1) -> Tensor:
     """The point of the threat nearest to the change, made `least` times eps long first where it is shorter."""
-    short = least * threat.eps / threat.norm.size(delta).clamp(min=1e-12)
+    short = least * threat.reach(x) / threat.norm.size(delta).clamp(min=1e-12)
     return threat.project(x + delta * rows(short.clamp(min=1), x), x)
 
 
 _L2, _L1 = Mass(power=2, falls=2, fine=tilt), Mass(power=1, falls=4, fine=shift)
 _MOVES = {"linf": (stripes, recolour), "l2": (_L2.tiles, _L2.move), "l1": (_L1.tiles, _L1.move)}
+_MOVES[LOUDNESS.name] = _MOVES["l2"]
 
 
 @register(
@@ -195,6 +200,7 @@ _MOVES = {"linf": (stripes, recolour), "l2": (_L2.tiles, _L2.move), "l1": (_L1.t
     "square",
     needs="scores",
     norms=("linf", "l2", "l1"),
+    threats=("snr",),
     family="scores",
     passes="queries + 0",
     paper="Andriushchenko et al., 2020",
@@ -203,7 +209,7 @@ def square(threat: Ball, *, queries: int = 5000) -> RandomSearch:
     """Random search with squares that shrink; needs the scores alone (Andriushchenko et al., 2020)."""
     if threat.norm.name not in _MOVES:
         raise BadInput(
-            f"the square attack on {threat}", "linf, l2 or l1", "choose another attack: sparring list attacks"
+            f"the square attack on {threat}", "linf, l2, l1 or snr", "choose another attack: sparring list attacks"
         )
     start, move = _MOVES[threat.norm.name]
     return RandomSearch(threat=threat, start=start, move=move, share=Stairs(0.8), queries=queries)

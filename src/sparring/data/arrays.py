@@ -80,6 +80,11 @@ class Subset:
         """What the whole data set says of itself."""
         return tuple(getattr(self.data, "notes", ()))
 
+    @property
+    def stored(self) -> Callable[[Tensor], Tensor] | None:
+        """How inputs of the whole data set are stored."""
+        return getattr(self.data, "stored", None)
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -92,7 +97,8 @@ class Subset:
 class Lazy:
     """Labelled examples whose inputs are made when they are asked for.
 
-    `read` gives the inputs `(B, *shape)` float32 at some positions; `y` is `(N,)` int64, already checked.
+    `read` gives the inputs `(B, *shape)` float32 at some positions; `y` is `(N,)` int64, already checked. `stored` says
+    what a file would make of such inputs, where that is not 8 bits over the box, as of pictures.
     """
 
     name: str
@@ -100,6 +106,7 @@ class Lazy:
     y: Array
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    stored: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.y)

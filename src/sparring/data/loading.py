@@ -12,11 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sparring.data.arrays import Array, Arrays, numbers
+from sparring.data.arrays import Array, Arrays, Lazy, numbers
+from sparring.data.folders import splits
 from sparring.data.hugging_face import alone, load_hugging_face, parted
 from sparring.data.named import DATASETS
 from sparring.data.npz import arrays, load_npz
-from sparring.data.pictures import load_folder, splits
+from sparring.data.pictures import load_folder
+from sparring.data.sounds import has_sounds, load_sounds
 from sparring.data.table import load_csv
 from sparring.data.texts import Texts, load_tsv
 from sparring.errors import BadInput, named
@@ -32,7 +34,7 @@ def load(spec: str, *, split: str = "test") -> Data:
 
     - a name in `DATASETS`: `digits`, `mnist:train`
     - an `.npz` with `x` and `y`, or `x_test` and `y_test`; a `.csv` with a label column; a `.tsv` of texts and labels
-    - a folder of images, one subfolder a class or with a `labels.csv`
+    - a folder of images or of WAV files, one subfolder a class or with a `labels.csv`
     - `hf:NAME` or `hf:NAME/SPLIT`, for the library `datasets`
     - `package.module:factory` or `path/to/file.py:factory`, giving a `Data`, a pair `(x, y)` or `(texts, y)`, or a
       torch `Dataset` of pairs; its code runs
@@ -174,7 +176,7 @@ def _plain(value: Any, name: str) -> Array:
 def _from_path(path: Path, split: str) -> Data:
     """A file or folder that is there, or an `.npz` or `.csv` that may not be."""
     if path.is_dir():
-        return load_folder(path, split)
+        return _folder(path, split)
     if path.suffix.lower() == ".npz":
         return load_npz(path, [("x", "y"), (f"x_{split}", f"y_{split}")])
     if path.suffix.lower() == ".csv":
@@ -184,13 +186,18 @@ def _from_path(path: Path, split: str) -> Data:
     raise BadInput(f"'{path}'", "an .npz, a .csv, a .tsv of texts, or a folder", "convert it, or give file.py:factory")
 
 
+def _folder(path: Path, split: str = "test") -> Lazy:
+    """A folder of recordings, if there are any in it, else of images."""
+    return load_sounds(path, split) if has_sounds(path) else load_folder(path, split)
+
+
 def _split_of(path: Path, split: str) -> Data:
     """The split that was asked for after a colon."""
     name = f"{path.resolve().name}:{split}"
     if path.is_dir():
         if not (path / split).is_dir():
             raise BadInput(f"'{path}' has no folder '{split}'", "the split as a subfolder", "check the name")
-        found = load_folder(path, split) if split in splits(path) else load_folder(path / split)
+        found = _folder(path, split) if split in splits(path) else _folder(path / split)
         return replace(found, name=name)
     if path.suffix.lower() == ".npz":
         return load_npz(path, [(f"x_{split}", f"y_{split}")], name)

@@ -16,6 +16,7 @@ from sparring.data.arrays import Array, Arrays, Lazy, labels
 from sparring.data.downloads import fetch
 from sparring.data.npz import read_npz
 from sparring.data.pictures import Packed
+from sparring.data.sounds import Joined, sixteen_bits
 from sparring.data.texts import Texts, load_tsv
 from sparring.errors import BadInput
 from sparring.types import Data
@@ -147,6 +148,33 @@ def sst2(split: str = "test") -> Texts:
     return replace(load_tsv(place), name=f"sst2:{split}", classes=("negative", "positive"))
 
 
+FSDD_SECONDS = 1
+"""The length that recordings of `fsdd` are filled up or cut to; one in a hundred is longer."""
+
+
+def fsdd(split: str = "test") -> Lazy:
+    """Free Spoken Digit Dataset (Jackson et al.): 2,700 / 300 recordings of six speakers, `(B, 8000)` in [-1, 1].
+
+    One second at 8 kHz: recordings are filled with silence at their end, or cut. The test split is the official one,
+    takes 0 to 4 of every speaker and digit; both splits go from take to take, so that any first part of them has all
+    digits and speakers. From `SPARRING_DATA/speech/fsdd.npz` only.
+
+    Raises:
+        BadInput: a split other than train and test, no such file in SPARRING_DATA.
+
+    """
+    _known("fsdd", split)
+    place = given("speech/fsdd.npz")
+    if place is None:
+        raise BadInput("fsdd", "the file speech/fsdd.npz in SPARRING_DATA", "set SPARRING_DATA to the folder of data")
+    parts = read_npz(place, [("audio", "offsets", "digit", "speaker", "take", "sr")])
+    audio, offsets, digit, speaker, take, rate = parts
+    order = np.lexsort((speaker, digit, take))
+    order = order[(take[order] < 5) == (split == "test")]
+    read = Joined(audio, offsets, order, FSDD_SECONDS * int(rate))
+    return Lazy(f"fsdd:{split}", read, digit[order].astype(np.int64), DIGITS, stored=sixteen_bits)
+
+
 DATASETS: Mapping[str, Loader] = {
     "digits": Loader("10,000 MNIST digits inside the package, 8,000 train and 2,000 test", digits),
     "mnist": Loader("MNIST handwritten digits, 60,000 train and 10,000 test", mnist),
@@ -154,6 +182,7 @@ DATASETS: Mapping[str, Loader] = {
     "cifar10": Loader("CIFAR-10 photos of 10 classes, 50,000 train and 10,000 test", cifar10),
     "cifar10-jpeg": Loader("CIFAR-10 after lossy JPEG compression, from SPARRING_DATA only", cifar10_jpeg),
     "sst2": Loader("SST-2, sentences of film reviews, 6,920 train and 1,821 test, from SPARRING_DATA only", sst2),
+    "fsdd": Loader("Spoken digits at 8 kHz, 2,700 train and 300 test, from SPARRING_DATA only", fsdd),
 }
 
 MNIST_FILE = (

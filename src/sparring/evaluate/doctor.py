@@ -123,7 +123,7 @@ def inputs_are_in_the_box(patient: Patient, question: Question) -> Check:
 )
 def eps_has_the_unit_of_the_data(patient: Patient, question: Question) -> Check:
     """Is eps in the unit of the inputs?"""
-    threat, share = patient.threat, patient.threat.eps / patient.span
+    threat, share = patient.threat, patient.reach / patient.span
     if threat.discrete:
         return _has_words(patient, question)
     if threat.norm.name == "patch":
@@ -626,7 +626,7 @@ def _slope_errors(patient: Patient, x: Tensor) -> Tensor:
     direction = gradient.nan_to_num().sign() + 0.1 * patient.rng.at("slope").sign(*x.shape[1:]).to(gradient)
     errors = []
     with torch.no_grad():
-        for h in (1e-3 * patient.span, 1e-2 * patient.span):
+        for h in (1e-3 * patient.span * patient.grain, 1e-2 * patient.span * patient.grain):
             up, down = (patient.step(x + side * h * direction - patient.x) for side in (1, -1))
             rise = margin(patient.model(patient.x + up), goal) - margin(patient.model(patient.x + down), goal)
             errors.append(_off((gradient * (up - down)).flatten(1).sum(1), rise))

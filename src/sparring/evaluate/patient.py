@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -108,6 +110,21 @@ class Patient:
         return self.threat.high - self.threat.low
 
     @cached_property
+    def grain(self) -> float:
+        """The step in which files store inputs, in steps of 8 bits over the range: those of sounds are far finer."""
+        stored: Callable[[Tensor], Tensor] | None = getattr(self.data, "stored", None)
+        if stored is None:
+            return 1.0
+        kept = stored(torch.linspace(0, self.span / 255, 1025)).tolist()  # in order
+        apart = [high - low for low, high in pairwise(kept) if high > low]
+        return min(apart) / (self.span / 255) if apart else 1.0
+
+    @property
+    def reach(self) -> float:
+        """How far the threat goes, in input units: around the median of the sample, where that is not the same."""
+        return float(torch.as_tensor(self.threat.reach(self.x)).median())
+
+    @cached_property
     def scaled(self) -> dict[str, float]:
         """How much of the sample is right at other scales, by what was done; -1 where the model refuses such inputs."""
         mean, std = self.x.mean(), self.x.std().clamp(min=1e-6)
@@ -135,12 +152,18 @@ class Patient:
         return (self.x + u).clamp(self.threat.low, self.threat.high) - self.x if refuses else u
 
     def specks(self, noise: Streams) -> Tensor:
-        """Uniform noise of 4/255 of the range, or of eps where that is less."""
-        u = 4 / 255 * self.span * (2 * noise.uniform(*self.x.shape[1:], device=self.x.device).to(self.x) - 1)
+        """Uniform noise of four of the steps that files store, 4/255 of the range, or of eps where that is less."""
+        u = (
+            4
+            / 255
+            * self.span
+            * self.grain
+            * (2 * noise.uniform(*self.x.shape[1:], device=self.x.device).to(self.x) - 1)
+        )
         if self.threat.norm.counts:
             return u
         size = divisor(self.threat.norm.size(u))
-        return u * rows((self.threat.eps / size).clamp(max=1), u)
+        return u * rows((self.threat.reach(self.x) / size).clamp(max=1), u)
 
     def gradient(self, loss: Loss, x: Tensor | None = None, y: Tensor | None = None) -> Tensor | None:
         """The loss's gradient at the sample, or nothing where the model hands none out; or at `x`, with labels `y`."""

@@ -127,7 +127,7 @@ class Bounds:
 
     def _survives(self, z: Tensor, label: Tensor) -> bool:
         """Whether an input that changes the answer still does so out of an 8-bit file."""
-        return bool(Untargeted(label).reached(self._said(as_stored(z, self.threat))))
+        return bool(Untargeted(label).reached(self._said(as_stored(z, self.threat, self.data))))
 
     def _said(self, x: Tensor) -> Tensor:
         """The outputs of the network itself: the graph's, in float64, may break a tie that float32 has."""

@@ -234,7 +234,9 @@ def recorded(threat: Boxed) -> dict[str, float | str]:
     if isinstance(threat, Ball) and threat.discrete:
         return {"norm": threat.norm.name, "eps": threat.eps}
     if isinstance(threat, Ball):
-        return {"norm": threat.norm.name, "eps": threat.eps, **box}
+        said = threat.norm.said(threat.eps)
+        decibels = {"decibels": round(said, 6)} if said != threat.eps and math.isfinite(said) else {}
+        return {"norm": threat.norm.name, "eps": threat.eps, **box, **decibels}
     return {"name": str(threat), **box}
 
 

@@ -124,9 +124,9 @@ class Ring:
                 stored = torch.zeros_like(claimed)
                 rounds = attack is not None and not getattr(
                     self.threat, "discrete", False
-                )  # names are kept to the letter
+                )  # words are kept as they are
                 if rounds and bool(inside.any()):
-                    stored[inside] = goal[inside].reached(judge(as_stored(z[inside], self.threat)))
+                    stored[inside] = goal[inside].reached(judge(as_stored(z[inside], self.threat, self.data)))
         labels = y.tolist()
         distance, predicted = self.threat.distance(z, x).tolist(), outputs.argmax(1).tolist()
         nearness = margin(outputs, goal).tolist()
@@ -212,8 +212,11 @@ def accept(x: Tensor, data: Data, threat: Boxed) -> None:
         )
 
 
-def as_stored(z: Tensor, threat: Boxed) -> Tensor:
-    """`z` as an 8-bit file would give it back: the box in 255 steps."""
+def as_stored(z: Tensor, threat: Boxed, data: Data) -> Tensor:
+    """`z` as a file would give it back: as the data say, else an 8-bit one, the box in 255 steps."""
+    stored: Callable[[Tensor], Tensor] | None = getattr(data, "stored", None)
+    if stored is not None:
+        return stored(z)
     step = (threat.high - threat.low) / 255
     return (threat.low + ((z - threat.low) / step).round() * step).clamp(threat.low, threat.high)
 

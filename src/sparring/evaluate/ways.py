@@ -194,6 +194,7 @@ WAYS = {
         shake=carrying,
         nearest=None,
     ),
+    "snr": Way(nearest=None),
 }
 
 

@@ -450,7 +450,7 @@ def _objective(table: Named, threat: Ball, classes: int) -> Objective:
 
 def _within(entry: Entry, threat: Ball) -> None:
     """Refuse what is not for threats of this norm."""
-    if threat.norm.name not in entry.norms:
+    if threat.norm.name not in entry.kinds:
         fitting = f"a norm of {', '.join(entry.norms)}" if entry.norms else f"the threat {' or '.join(entry.threats)}"
         raise BadInput(f"{entry.name} for {threat}", fitting, "choose another one, or another threat")
 

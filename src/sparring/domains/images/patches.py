@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from sparring.domains.images.threats import bounded, images, sized
 from sparring.domains.images.windows import Window
-from sparring.norms import L1, around
+from sparring.norms import L1, around, as_it_is, in_input_units
 from sparring.registry import register
 from sparring.streams import Streams
 from sparring.threats import Ball
@@ -96,6 +96,8 @@ class Square:
     name: str = "patch"
     counts: ClassVar[bool] = True
     whole: ClassVar[bool] = False
+    measure = in_input_units
+    said = as_it_is
     around = around
 
     def unit(self, eps: float, width: float) -> float:

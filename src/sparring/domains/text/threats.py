@@ -19,7 +19,7 @@ from sparring.data.lexicon import Lexicon, parted
 from sparring.data.texts import Texts
 from sparring.domains.text.rewritings import Rewriting, Synonyms, lookalikes, typing_errors
 from sparring.errors import BadInput
-from sparring.norms import around, rows
+from sparring.norms import around, as_it_is, in_input_units, rows
 from sparring.registry import members, register
 from sparring.streams import Streams
 from sparring.threats import Ball
@@ -40,6 +40,8 @@ class Words:
     table: Tensor = field(repr=False)
     counts: ClassVar[bool] = True
     whole: ClassVar[bool] = True
+    measure = in_input_units
+    said = as_it_is
     around = around
 
     def __eq__(self, other: object) -> bool:

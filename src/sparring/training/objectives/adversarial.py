@@ -41,7 +41,9 @@ class Adversarial(MinMax):
         return functional.cross_entropy(network(z), labels, label_smoothing=self.smoothing)
 
 
-@register("objectives", "adversarial", family="adversarial", passes="k + 1", paper="Madry et al., 2018")
+@register(
+    "objectives", "adversarial", threats=("snr",), family="adversarial", passes="k + 1", paper="Madry et al., 2018"
+)
 def adversarial(threat: Ball, attack: Maximiser = inner_pgd, *, smoothing: float = 0.0) -> Adversarial:
     """Be right on the worst inputs of the threat that an attack finds (Madry et al., 2018).
 
@@ -51,7 +53,7 @@ def adversarial(threat: Ball, attack: Maximiser = inner_pgd, *, smoothing: float
     return Adversarial(threat=threat, attack=attack, smoothing=smoothing)
 
 
-@register("objectives", "fgsm-rs", family="adversarial", passes="1 + 1", paper="Wong et al., 2020")
+@register("objectives", "fgsm-rs", threats=("snr",), family="adversarial", passes="1 + 1", paper="Wong et al., 2020")
 def fgsm_rs(threat: Ball, *, alpha: float = 1.25, smoothing: float = 0.0) -> Adversarial:
     """Adversarial training by one long step from a random start (Wong et al., 2020).
 
@@ -62,7 +64,7 @@ def fgsm_rs(threat: Ball, *, alpha: float = 1.25, smoothing: float = 0.0) -> Adv
     return Adversarial(threat=threat, attack=settled(random_start, alpha=alpha), smoothing=smoothing)
 
 
-@register("objectives", "n-fgsm", family="adversarial", passes="1 + 1", paper="de Jorge et al., 2022")
+@register("objectives", "n-fgsm", threats=("snr",), family="adversarial", passes="1 + 1", paper="de Jorge et al., 2022")
 def n_fgsm(threat: Ball, *, noise: float = 2.0, alpha: float = 1.0, smoothing: float = 0.0) -> Adversarial:
     """Adversarial training by one step from strong noise, left outside the ball (de Jorge et al., 2022).
 
@@ -114,7 +116,7 @@ class LogitPairing(MinMax):
         return right + self.weight * (clean - attacked).square().mean()
 
 
-@register("objectives", "alp", family="adversarial", passes="k + 2", paper="Kannan et al., 2018")
+@register("objectives", "alp", threats=("snr",), family="adversarial", passes="k + 2", paper="Kannan et al., 2018")
 def alp(threat: Ball, attack: Maximiser = inner_pgd, *, weight: float = 0.5) -> LogitPairing:
     """Be right, and say the same, on inputs and on their worst neighbours (Kannan et al., 2018)."""
     not_negative(weight=weight)
@@ -184,7 +186,7 @@ def multi_average(threat: Ball, attack: Maximiser = inner_pgd, *, others: Threat
     return Average(tuple(Adversarial(threat=ball, attack=attack) for ball in _balls(threat, others)))
 
 
-@register("objectives", "mixup", family="adversarial", passes="k + 1", paper="Zhang et al., 2018")
+@register("objectives", "mixup", threats=("snr",), family="adversarial", passes="k + 1", paper="Zhang et al., 2018")
 def mixup(threat: Ball, attack: Maximiser = inner_pgd, *, classes: int = 10, alpha: float = 0.2) -> Mixup:
     """Adversarial training on mixtures of two examples (Zhang et al., 2018); `Mixup` does it to any objective."""
     return Mixup(adversarial(threat, attack), classes, alpha)

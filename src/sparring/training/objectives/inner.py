@@ -14,6 +14,7 @@ from sparring.limits import not_negative
 from sparring.losses import cross_entropy
 from sparring.registry import find, members
 from sparring.search import finite, forward, slope
+from sparring.steps import ascent
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.training.fitting import counted, fits, settings_of
@@ -26,8 +27,8 @@ from sparring.views import settled
 class Ascent:
     """Climb the loss from a random point of `start`, and hand over where that ends (Madry et al., 2018).
 
-    `z <- project(z + size ascent(gradient))` (section 2.1 there), with `size` in input units. Costs `steps` forward and
-    backward passes and not one more: `PGD` judges what it found, and keeps the best, which an evaluation needs and
+    `z <- project(z + size ascent(gradient))` (section 2.1 there), with `size` in the unit of eps. Costs `steps` forward
+    and backward passes and not one more: `PGD` judges what it found, and keeps the best, which an evaluation needs and
     training does not. Gradients are exact ones; training on smoothed gradients teaches a network to fool them.
     """
 
@@ -39,12 +40,13 @@ class Ascent:
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The last point, `(B, *shape)`."""
-        z, project, ascent = self.start.sample(x, rng), self.threat.around(x), self.threat.norm.ascent
-        for _ in range(self.steps):
+        z, project, step = self.start.sample(x, rng), self.threat.around(x), ascent(self.threat.norm)
+        unit = step.init(x)
+        for i in range(self.steps):
             point, outputs = forward(model, z)
             with torch.enable_grad():
                 gradient = slope(self.loss(outputs, goal).sum(), point)
-            move = ascent(finite(gradient))
+            move, unit = step.update(finite(gradient), unit, i)
             z = project(torch.add(z, move, alpha=self.size, out=move))  # memory written to a moment ago is the fastest
         return z
 

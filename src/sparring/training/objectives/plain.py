@@ -22,7 +22,7 @@ def standard(network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng
     return functional.cross_entropy(network(x), labels)
 
 
-@register("objectives", "standard", family="baseline", passes="1")
+@register("objectives", "standard", threats=("snr",), family="baseline", passes="1")
 def natural(threat: Ball) -> Objective:
     """Be right on the data as it is, whatever the threat."""
     return standard
@@ -43,7 +43,9 @@ class LabelSmoothing:
         return functional.cross_entropy(network(x), labels, label_smoothing=self.smoothing)
 
 
-@register("objectives", "label-smoothing", family="baseline", passes="1", paper="Szegedy et al., 2016")
+@register(
+    "objectives", "label-smoothing", threats=("snr",), family="baseline", passes="1", paper="Szegedy et al., 2016"
+)
 def label_smoothing(threat: Ball, *, smoothing: float = 0.1) -> LabelSmoothing:
     """Be a little unsure of every label (Szegedy et al., 2016): known to be broken, for comparison."""
     fractions(smoothing=smoothing)

@@ -50,7 +50,9 @@ class TRADES(MinMax):
         return functional.cross_entropy(logits, labels) + self.beta * divergence(logits, network(z)).mean()
 
 
-@register("objectives", "trades", family="smoothness", passes="k + 2, 1 forward", paper="Zhang et al., 2019")
+@register(
+    "objectives", "trades", threats=("snr",), family="smoothness", passes="k + 2, 1 forward", paper="Zhang et al., 2019"
+)
 def trades(threat: Ball, attack: Maximiser = inner_pgd, *, beta: float = 6.0) -> TRADES:
     """Trade accuracy on the data against constancy around it (Zhang et al., 2019)."""
     not_negative(beta=beta)
@@ -85,7 +87,9 @@ class SCORE(MinMax):
         return (right + self.beta * (squares(logits, network(z)) - self.least).relu()).mean()
 
 
-@register("objectives", "score", family="smoothness", passes="k + 2, 1 forward", paper="Pang et al., 2022")
+@register(
+    "objectives", "score", threats=("snr",), family="smoothness", passes="k + 2, 1 forward", paper="Pang et al., 2022"
+)
 def score(
     threat: Ball, attack: Maximiser = inner_pgd, *, beta: float = 4.0, smoothing: float = 0.1, least: float = 0.0
 ) -> SCORE:
@@ -119,7 +123,7 @@ class MART(MinMax):
         return boosted + self.weight * (divergence(clean, attacked) * unsure).mean()
 
 
-@register("objectives", "mart", family="smoothness", passes="k + 2", paper="Wang et al., 2020")
+@register("objectives", "mart", threats=("snr",), family="smoothness", passes="k + 2", paper="Wang et al., 2020")
 def mart(threat: Ball, attack: Maximiser = inner_pgd, *, weight: float = 5.0) -> MART:
     """Adversarial training that looks at which inputs are misclassified already (Wang et al., 2020)."""
     not_negative(weight=weight)
