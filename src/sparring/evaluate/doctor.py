@@ -417,7 +417,7 @@ def labels_belong_to_the_inputs(patient: Patient, question: Question) -> Check:
                 )
     if accuracy > chance and len(patient.data) < ENOUGH:
         return question.skipped(
-            f"{accuracy:.0%} of {len(y)} examples is right; chance is {chance:.0%}, and so few do not tell the two apart"
+            f"{accuracy:.0%} of {len(y)} examples is right; chance is {chance:.0%}, and so few do not tell them apart"
         )
     if renamed <= max(0.5, accuracy + 0.3):
         return question.failed(evidence)

@@ -124,7 +124,7 @@ class Ring:
                 stored = torch.zeros_like(claimed)
                 rounds = attack is not None and not getattr(
                     self.threat, "discrete", False
-                )  # words are kept as they are
+                )  # words are kept
                 if rounds and bool(inside.any()):
                     stored[inside] = goal[inside].reached(judge(as_stored(z[inside], self.threat, self.data)))
         labels = y.tolist()
