@@ -56,7 +56,6 @@ bench: .venv/installed-peers .venv/installed-bench .venv/installed-onnx
 	.venv/bin/python benchmarks/defences.py --data cifar10-jpeg --examples 100
 	.venv/bin/python benchmarks/texts.py --examples 100 --few 30
 	.venv/bin/python benchmarks/recommenders.py
-	.venv/bin/python benchmarks/speech.py
 
 docs: .venv/installed
 	.venv/bin/python tools/reference.py

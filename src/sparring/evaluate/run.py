@@ -122,9 +122,7 @@ class Ring:
                 inside = claimed if attack is None else claimed & attack.threat.contains(z, x)
                 counts = inside & allowed
                 stored = torch.zeros_like(claimed)
-                rounds = attack is not None and not getattr(
-                    self.threat, "discrete", False
-                )  # words are kept
+                rounds = attack is not None and not getattr(self.threat, "discrete", False)  # words are kept
                 if rounds and bool(inside.any()):
                     stored[inside] = goal[inside].reached(judge(as_stored(z[inside], self.threat, self.data)))
         labels = y.tolist()
