@@ -54,7 +54,7 @@ bench: .venv/installed-peers .venv/installed-bench .venv/installed-onnx
 	.venv/bin/python benchmarks/speech.py
 	.venv/bin/python benchmarks/defences.py --data mnist --examples 100
 	.venv/bin/python benchmarks/defences.py --data cifar10-jpeg --examples 100
-	.venv/bin/python benchmarks/texts.py --examples 100 --few 30
+	.venv/bin/python benchmarks/texts.py
 	.venv/bin/python benchmarks/recommenders.py
 
 docs: .venv/installed

@@ -87,9 +87,16 @@ def register(kind: Kind, name: str, **facts: Any) -> Callable[[Factory], Factory
 
 
 def members(kind: Kind) -> Mapping[str, Entry]:
-    """All members of a kind, by name, in the order in which they were registered."""
+    """All members of a kind, by name, in an order that is always the same."""
     importlib.import_module(_HOMES.get(kind, "sparring.attacks"))  # registration happens on import
-    return _MEMBERS.get(kind, {})
+    found = _MEMBERS.get(kind, {})
+    return dict(sorted(found.items(), key=_norms_first)) if kind == "threats" else found
+
+
+def _norms_first(item: tuple[str, Entry]) -> tuple[bool, str]:
+    """Threats are in modules that may be imported before all others: norms, then by module, whatever came first."""
+    home = item[1].make.__module__
+    return home != "sparring.threats", home
 
 
 def find(kind: Kind, name: str) -> Entry:
