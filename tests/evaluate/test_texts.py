@@ -334,12 +334,3 @@ def test_a_network_of_transformers_behind_its_tokenizer_is_read_and_left_as_it_w
     assert status == 0
     read = json.loads((place / "sparring-audit" / "result.json").read_text(encoding="utf-8"))
     assert read["robust_accuracy"] == json.loads(found.robust_accuracy.model_dump_json())
-
-
-@pytest.mark.parametrize(("wrong", "outcome", "verdict"), [(6, "skipped", "trusted"), (16, "fail", "invalid")])
-def test_a_model_that_beats_chance_is_not_refused_for_the_few_texts_it_is_asked(wrong, outcome, verdict):
-    texts = sentences(20).texts
-    few = Texts("few", texts, [int(lead(text) > 0) ^ (i < wrong) for i, text in enumerate(texts)])
-    found = sparring.audit(critic, few, "typos:1", suite="quick")
-    assert {check.name: check.outcome for check in found.checks}["labels"] == outcome
-    assert found.verdict == verdict

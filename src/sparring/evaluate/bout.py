@@ -227,8 +227,9 @@ def _ask(plan: Suite, bout: Bout) -> None:
     few = [standing[place] for place in spread(len(standing), SAMPLE)]
     half = case.threat.times(0.5)
     bout.fight("half-eps", "half", case.climber(steps=20, times=1)(half), few)
-    strong = "black box" if case.threat.discrete else "white box"
-    white = tuple(stage.attack for stage in plan.stages if stage.role == strong)[-3:]
+    white = tuple(stage.attack for stage in plan.stages if stage.role == "white box")[:3]
+    if case.threat.discrete:
+        white = tuple(stage.attack for stage in plan.opening if stage.role == "black box")[-3:]
     for role in ("control", "single step"):
         weak = bout.roles.get(role, ())
         fell = [example for example in right if example in bout.broken and bout.broken[example].stage in weak]

@@ -415,10 +415,6 @@ def labels_belong_to_the_inputs(patient: Patient, question: Question) -> Check:
                     f"{known} of {others} examples of other classes are",
                     remedy="look at the accuracy of each class",
                 )
-    if accuracy > chance and len(patient.data) < ENOUGH:
-        return question.skipped(
-            f"{accuracy:.0%} of {len(y)} examples is right; chance is {chance:.0%}, and so few do not tell them apart"
-        )
     if renamed <= max(0.5, accuracy + 0.3):
         return question.failed(evidence)
     shifts = {int((c - r) % classes) for r, c in zip(rows, columns, strict=True) if confusion[r, c] > 0}
@@ -431,9 +427,6 @@ def labels_belong_to_the_inputs(patient: Patient, question: Question) -> Check:
 
 MORE = 512, 4096
 """Examples that are asked for their classes where those of the sample do not tell: few first, as they mostly do."""
-
-ENOUGH = 50
-"""Examples among which what is right more often than chance is so surely, of a model that is of any use."""
 
 BY_LUCK = 5e-4
 """The chance that answers without regard to the inputs find as many, below which they do regard them: at each look."""
