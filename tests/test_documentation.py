@@ -80,6 +80,7 @@ def test_a_killed_run_goes_on_as_the_page_says(tmp_path: Path) -> None:
     assert Result.load(tmp_path / "long" / "result.json").examples == 300
 
 
+@pytest.mark.slow
 def test_texts_are_audited_attacked_and_defended_as_the_page_says(tmp_path: Path) -> None:
     printed = carry_out(ENGLISH / "texts.md", tmp_path)
     bare, corrected = (line.split() for line in printed["python defended.py"].splitlines())
