@@ -80,6 +80,7 @@ def test_an_audit_leaves_just_what_no_wording_breaks(eps):
     assert found.curve[1].certified_accuracy == found.curve[1].robust_accuracy
     if eps == 1:
         assert found.certified_accuracy == found.robust_accuracy
+    assert "100% still do" in next(check.evidence for check in found.checks if check.name == "storage")
 
 
 def test_what_all_wordings_leave_is_proved_though_only_decisions_are_told():
@@ -326,6 +327,8 @@ def test_a_network_of_transformers_behind_its_tokenizer_is_read_and_left_as_it_w
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert all(weight.requires_grad and weight.grad is None for weight in network.parameters())
     assert found.settings["framework"] == "text"
+    pipeline = transformers.pipeline("text-classification", model=network, tokenizer=tokenizer)
+    assert sparring.audit(pipeline, labelled, "typos:1", suite="quick").robust_accuracy == found.robust_accuracy
     for part in (network, tokenizer):
         part.save_pretrained(place / "folder")
     rows = zip(data.texts, said.tolist(), strict=True)

@@ -340,7 +340,7 @@ def accuracy_falls_without_bounds(record: Record, question: Question) -> Check |
     remedy="part of the damage is gone once an image is stored: say which of the two you mean",
 )
 def success_survives_storage(record: Record, question: Question) -> Check | None:
-    """Are examples that fell still broken by what was found when it is stored in 8 bits?"""
+    """Are examples that fell still broken by what was found when it is stored as files keep such inputs?"""
     survives: dict[int, bool] = {}
     for stage in record.outcomes.values():
         for example, one in stage.items():
@@ -350,8 +350,8 @@ def success_survives_storage(record: Record, question: Question) -> Check | None
         return None
     share = clopper_pearson(sum(survives.values()), len(survives))
     evidence = (
-        f"of {len(survives)} examples that fell, {share.estimate:.0%} still do when what broke them is rounded to 8 "
-        f"bits (at most {share.high:.0%}, by the 95% interval)"
+        f"of {len(survives)} examples that fell, {share.estimate:.0%} still do when what broke them is stored "
+        f"as files keep it (at most {share.high:.0%}, by the 95% interval)"
     )
     return question.answered(evidence, bad=share.high < 0.5)
 

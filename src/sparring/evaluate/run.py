@@ -122,8 +122,7 @@ class Ring:
                 inside = claimed if attack is None else claimed & attack.threat.contains(z, x)
                 counts = inside & allowed
                 stored = torch.zeros_like(claimed)
-                rounds = attack is not None and not getattr(self.threat, "discrete", False)  # words are kept
-                if rounds and bool(inside.any()):
+                if attack is not None and bool(inside.any()):
                     stored[inside] = goal[inside].reached(judge(as_stored(z[inside], self.threat, self.data)))
         labels = y.tolist()
         distance, predicted = self.threat.distance(z, x).tolist(), outputs.argmax(1).tolist()
@@ -140,7 +139,7 @@ class Ring:
                 distance=distance[row] if inside[row] and attack is not None else None,
                 margin=nearness[row] if finite[row] and (attack is None or bool(allowed[row])) else None,
                 rejected=bool(outside[row] if attack is None else claimed[row] & ~inside[row]),
-                survives_storage=bool(stored[row]) if inside[row] and rounds else None,
+                survives_storage=bool(stored[row]) if inside[row] and attack is not None else None,
                 z=z[row] if inside[row] and attack is not None and example < self.kept else None,
             )
             for row, example in enumerate(examples)
