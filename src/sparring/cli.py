@@ -142,6 +142,9 @@ THREAT = _options(
 THREAT_IF_ANY = _options(
     click.option("--threat", metavar="NORM:EPS", help="As for an audit. [default: linf, 8/255 of the range]"), BOUNDS
 )
+TASK = click.option(
+    "--task", metavar="TASK", help="What MODEL is asked, if not a class: segmentation:0.5, regression:TOLERANCE, ..."
+)
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 RUN = _options(
     SEED,
@@ -162,6 +165,7 @@ def _share(context: click.Context, option: click.Parameter, value: float | None)
 @MODEL
 @DATA
 @THREAT
+@TASK
 @click.option(
     "--budget", default="standard", show_default=True, help="Which suite of attacks: quick, standard or thorough."
 )
@@ -191,6 +195,8 @@ def audit(**given: Any) -> int:
     victim, data, threat = _bout(given)
     if given["certify"] is not None and given["defence"] is not None:
         raise BadInput("--certify with --defence", "one of them", "certificates are for networks that torch sees whole")
+    if given["task"] is not None and given["defence"] is not None:
+        raise BadInput("--task with --defence", "one of them", "defences are for classifiers: put it into MODEL")
     if given["train"] is not None and given["defence"] is None:
         raise BadInput("--train without --defence", "a defence that learns", "see: sparring list defences")
     judge = partial(run, certify=given["certify"]) if given["defence"] is None else _defended(given)
@@ -223,6 +229,7 @@ def audit(**given: Any) -> int:
 @MODEL
 @DATA
 @THREAT_IF_ANY
+@TASK
 def doctor(**given: Any) -> int:
     """Look over model, data and threat before any attack.
 
@@ -248,6 +255,7 @@ def doctor(**given: Any) -> int:
 @MODEL
 @DATA
 @THREAT
+@TASK
 @click.option("--attack", "name", required=True, metavar="NAME", help="sparring list attacks; or file.py:factory.")
 @click.option("--set", "assigned", multiple=True, metavar="KEY=VALUE", help="A setting of the attack, as steps=100.")
 @RUN
@@ -636,7 +644,8 @@ def _read(given: dict[str, Any], threat: Rewrites) -> tuple[Victim, Data, Ball]:
     if given["device"] != "cpu":
         raise BadInput(f"--device {given['device']} for a model of texts", "cpu", "let the factory place the model")
     model = load(given["model"], weights=given["weights"], trust=given["trust"])
-    return met(model, _examples(given), threat, limit=given["limit"], name=given["model"])
+    task = given.get("task")  # refused there: texts have classes
+    return met(model, _examples({**given, "task": None}), threat, limit=given["limit"], name=given["model"], task=task)
 
 
 def _defended(given: dict[str, Any]) -> Callable[..., Result]:
@@ -744,6 +753,11 @@ def _examples(given: dict[str, Any]) -> Data:
     """The data that were asked for; a split only of what has splits."""
     from sparring.data import load, load_split
 
+    if given.get("task") is not None:
+        from sparring.data.asked import load_for
+        from sparring.tasks import parse
+
+        return load_for(given["data"], parse(given["task"]), given["split"])
     return load(given["data"]) if given["split"] is None else load_split(given["data"], given["split"])
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparring.errors import BadInput
+from sparring.types import Goal
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ class Values(Measured):
 
     def reached(self, outputs: Tensor) -> Tensor:
         """Rows beyond the tolerance (`sign` -1: within). Outputs that are no numbers are no success."""
-        return (self.margin(outputs) > 0) & _finite(outputs)
+        return (self.margin(outputs) > 0) & finite(outputs)
 
     def margin(self, outputs: Tensor) -> Tensor:
         """The largest error less the tolerance."""
@@ -232,7 +233,7 @@ class Direction(Measured):
 
     def reached(self, outputs: Tensor) -> Tensor:
         """Rows below the threshold (`sign` -1: above). Outputs that are no numbers are no success."""
-        return (self.margin(outputs) > 0) & _finite(outputs)
+        return (self.margin(outputs) > 0) & finite(outputs)
 
     def margin(self, outputs: Tensor) -> Tensor:
         """The threshold less the cosine."""
@@ -361,6 +362,11 @@ class Endless(Measured):
         return Endless(self.goal[rows])
 
 
+def endless(goal: Goal) -> Never | Endless:
+    """The same climb to the very end, through success."""
+    return Endless(goal) if isinstance(goal, Measured) else Never(goal.labels, goal.sign)
+
+
 def aligned(reference: Tensor, outputs: Tensor) -> Tensor:
     """The reference in the shape of the outputs: one value an example may be `(B,)` or `(B, 1)`.
 
@@ -384,5 +390,6 @@ def _missing(outputs: Tensor) -> Tensor:
     return _flat(outputs).isnan().any(1)
 
 
-def _finite(outputs: Tensor) -> Tensor:
+def finite(outputs: Tensor) -> Tensor:
+    """Rows that hold neither NaN nor infinity, `(B,)` bool."""
     return _flat(outputs).isfinite().all(1)

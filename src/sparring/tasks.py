@@ -100,6 +100,18 @@ class Task(ABC):
     def misfit(self, outputs: Tensor, labels: Tensor) -> str:
         """What keeps these outputs (of `view`) and labels from being a model's of this task; empty if nothing does."""
 
+    def classes(self, outputs: Tensor) -> int:
+        """How many classes an answer is one of; 0 where it is none."""
+        return 0
+
+    def told(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What a record says that was right, and what was answered, `(B,)` int64 each: places in `ANSWERS`, or classes.
+
+        They differ exactly where the goal is reached.
+        """
+        wrong = self.goal(labels).reached(outputs).long()
+        return torch.zeros_like(wrong), wrong
+
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """How well each row is answered, `(B,)`: the figure that `measures` names."""
         goal = self.goal(labels)
@@ -120,7 +132,7 @@ class Task(ABC):
         answers, said = self.labels(y, name)
         if len(rows) != len(answers):
             raise BadInput(f"{name} has {len(rows)} inputs and {len(answers)} labels", "one label an input", "align")
-        return Lazy(name, Rows(rows), answers, notes=(*notes, *said))
+        return Lazy(name, Rows(rows), answers, notes=(*notes, *said), task=self)
 
     def __str__(self) -> str:
         settings = {field.name: getattr(self, field.name) for field in _settings(type(self))}
@@ -155,6 +167,14 @@ class Classification(Task):
     def misfit(self, outputs: Tensor, labels: Tensor) -> str:
         """Outputs that are not (B, K), a single output, labels that are no classes, NaN or infinity."""
         return _class_misfit(outputs, labels)
+
+    def classes(self, outputs: Tensor) -> int:
+        """As many as there are outputs."""
+        return outputs.shape[1] if outputs.dim() == 2 else 0
+
+    def told(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The labels, and the classes that were named."""
+        return labels, outputs.argmax(1)
 
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """1 where the class is right, else 0."""
@@ -362,6 +382,16 @@ class Embedding(Task):
         """Outputs and references of two shapes, NaN or infinity."""
         fits = outputs.dim() == 2 and outputs.shape == labels.shape
         return _unusable(outputs) if fits else _shapes(outputs, labels)
+
+
+ANSWERS = ("right", "wrong")
+"""What an answer is called that is no class."""
+
+
+def of(data: Data) -> Task:
+    """What is asked of a model on these examples: for a class, unless they say otherwise."""
+    task: Task | None = getattr(data, "task", None)
+    return task or Classification()
 
 
 TASKS: dict[str, type[Task]] = {

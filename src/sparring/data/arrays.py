@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from sparring.errors import BadInput, line
 from sparring.types import Data
+
+if TYPE_CHECKING:
+    from sparring.tasks import Task
 
 Array = NDArray[Any]
 
@@ -60,10 +63,11 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Subset:
-    """Some examples of a data set, in a given order, read through it."""
+    """Some examples of a data set, in a given order, read through it; `asked` is a task, in place of that of all."""
 
     data: Data
     rows: Sequence[int]
+    asked: Task | None = None
 
     @property
     def name(self) -> str:
@@ -85,6 +89,11 @@ class Subset:
         """How inputs of the whole data set are stored."""
         return getattr(self.data, "stored", None)
 
+    @property
+    def task(self) -> Task | None:
+        """What a model is asked."""
+        return self.asked or getattr(self.data, "task", None)
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -98,7 +107,8 @@ class Lazy:
     """Labelled examples whose inputs are made when they are asked for.
 
     `read` gives the inputs `(B, *shape)` float32 at some positions; `y` is `(N,)` int64, already checked. `stored` says
-    what a file would make of such inputs, where that is not 8 bits over the box, as of pictures.
+    what a file would make of such inputs, where that is not 8 bits over the box, as of pictures. `task` is what a model
+    is asked, where that is not a class; the labels are as that wants them.
     """
 
     name: str
@@ -107,12 +117,13 @@ class Lazy:
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     stored: Callable[[Tensor], Tensor] | None = None
+    task: Task | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
     def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Inputs `(B, *shape)` float32 and labels `(B,)` int64; reads these examples only."""
+        """Inputs `(B, *shape)` float32 and labels `(B,)` int64, or the task's; reads these examples only."""
         rows = np.asarray(indices, dtype=np.int64)
         return self.read(rows.tolist()), torch.from_numpy(self.y[rows])
 

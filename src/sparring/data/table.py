@@ -20,10 +20,20 @@ DO = "encode text as numbers, fill gaps"
 
 
 def load_csv(path: Path) -> Arrays:
-    """A comma-separated table with a header: the label in the column `label` or `y`, else `target`; the rest, numbers.
+    """A table as a data set: see `read_csv`.
 
-    Inputs are `(B, features)` float32, columns in the order of the file. Labels are numbers, or words: these become
-    classes in alphabetical order, as scikit-learn's `classes_` are. The table is held in memory.
+    Raises:
+        BadInput: what `read_csv` or `Arrays` refuses.
+    """
+    return Arrays(path.name, *read_csv(path))
+
+
+def read_csv(path: Path) -> tuple[Array, Array, tuple[str, ...]]:
+    """Inputs, labels and class names of a comma-separated table with a header.
+
+    The label is in the column `label` or `y`, else `target`; the rest are numbers. Inputs are `(B, features)` float32,
+    columns in the order of the file. Labels are numbers, or words: these become classes in alphabetical order, as
+    scikit-learn's `classes_` are. The table is held in memory.
 
     Raises:
         BadInput: no such file, one that is not UTF-8, no or two label columns, a column without a name (as pandas
@@ -74,7 +84,7 @@ def load_csv(path: Path) -> Arrays:
     if not (np.abs(cells) <= LARGEST).all():  # NaN is not, too
         raise _fault(path, columns, text)
     x, y = np.delete(cells, found[0], axis=1).astype(np.float32), cells[:, found[0]]
-    return Arrays(path.name, x, y if text is None else words.ranked(y), words.classes)
+    return x, y if text is None else words.ranked(y), words.classes
 
 
 class Words:

@@ -29,7 +29,7 @@ from sparring.evaluate.outputs import agree
 from sparring.evaluate.routes import Part, parts, together
 from sparring.evaluate.run import asked, home, one_thread, own_draws
 from sparring.evaluate.suites import around
-from sparring.goals import Never, Untargeted
+from sparring.goals import Untargeted, endless
 from sparring.losses import cross_entropy, dlr, margin, probability_margin, targeted_margin
 from sparring.mending import Stage, bridged, mended, nearby, obstacles, rescaled, survey
 from sparring.models.loading import adopt
@@ -110,7 +110,7 @@ class Onward:
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """The best point of all its steps, `(B, *shape)`."""
-        return self.attack(model, x, Never(goal.labels, goal.sign), rng)
+        return self.attack(model, x, endless(goal), rng)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +293,8 @@ def candidates(threat: Ball, found: Findings, classes: int) -> tuple[Candidate, 
         views |= dict.fromkeys([seen, (*seen, rescaled), (*seen, settled(smoothed, beta=25.0)), (*seen, near)])
     if not found.blind:
         views[drawn] = None
-    losses: tuple[Loss, ...] = (margin, cross_entropy, probability_margin, *((dlr,) if classes >= 3 else ()))
+    of_classes: tuple[Loss, ...] = (probability_margin, dlr)[: 2 if classes >= 3 else bool(classes)]
+    losses: tuple[Loss, ...] = (margin, cross_entropy, *of_classes)
     first = Candidate(threat=threat, onward=found.random)
     tried = [
         replace(first, views=(part, *drawn), loss=one, onward=True)

@@ -31,6 +31,7 @@ from sparring.evaluate.result import (
 from sparring.evaluate.run import asked, home, own_draws
 from sparring.evaluate.statistics import clopper_pearson
 from sparring.models.victim import inference
+from sparring.tasks import ANSWERS, Classification, of
 
 if TYPE_CHECKING:
     from sparring.report.gallery import Gallery
@@ -57,6 +58,9 @@ def assembled(case: Case, story: Story) -> Result:
             return None
         return sum(size >= eps for size in story.proved.values()) / count if eps else len(correct) / count
 
+    task = of(case.data)
+    of_classes = isinstance(task, Classification)
+    classes = case.data.classes if of_classes else ANSWERS
     accuracy = clopper_pearson(len(correct), count)
     robust = clopper_pearson(len(correct) - len(broken), count)
     if not story.fought:  # nothing was attacked: that bounds nothing but what the clean accuracy does
@@ -119,7 +123,8 @@ def assembled(case: Case, story: Story) -> Result:
             "framework": case.victim.framework,
             "access": case.access,
             "data": case.data.name,
-            "classes": json.dumps(case.data.classes, ensure_ascii=False) if case.data.classes else "",
+            "classes": json.dumps(classes, ensure_ascii=False) if classes else "",
+            **({} if of_classes else {"task": str(task)}),
         },
         environment=environment(),
         per_example=rows,
@@ -205,23 +210,31 @@ def pictures(case: Case, story: Story, ledger: Ledger) -> Gallery:
     from sparring.report.gallery import Picture, confidence
 
     found: list[Picture] = []
-    model, probabilities = asked(case.victim), case.victim.probabilities
+    task, probabilities = of(case.data), case.victim.probabilities
+    model = task.view(asked(case.victim))
     for example in sorted(story.broken):
         z = ledger.point(story.broken[example].stage, example)
         if z is None or len(found) == PICTURES:
             break
         x, y = case.data.take([example])
         with torch.no_grad(), inference(case.victim), own_draws(case.seed, "pictures", example):
-            before, after = model(torch.cat([x, z.unsqueeze(0)]).to(home(case.victim))).cpu().numpy()
+            said = model(torch.cat([x, z.unsqueeze(0)]).to(home(case.victim))).cpu()
+        if isinstance(task, Classification):
+            label, measured = int(y), ""
+            before, after = (confidence(one, probabilities) for one in said.numpy())
+        else:
+            label, measured = 0, task.measures
+            before, after = ((number,) for number in task.measure(said, torch.cat([y, y])).tolist())
         found.append(
             Picture(
                 index=example,
-                label=int(y),
-                clean=confidence(before, probabilities),
-                attacked=confidence(after, probabilities),
+                label=label,
+                clean=before,
+                attacked=after,
                 x=x[0].numpy(),
                 z=z.numpy(),
                 words=_words(case, x[0], z),
+                measured=measured,
             )
         )
     return tuple(found)

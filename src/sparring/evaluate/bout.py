@@ -142,7 +142,7 @@ class Bout:
             examples=len(case.data),
             roles=self.roles,
             outcomes=self.outcomes,
-            chance=_chance(clean),
+            chance=_chance(clean) if case.diagnosis.classes else 0.0,
         )
         return run_checks.read(record)
 

@@ -13,6 +13,7 @@ from sparring.evaluate.run import DRAWS
 from sparring.evaluate.suites import Suite, among_winners, build, last_resort
 from sparring.evaluate.ways import way_of
 from sparring.models.victim import Victim
+from sparring.tasks import of
 from sparring.threats import Ball
 from sparring.types import Access, Attack, Data, Defence
 
@@ -86,6 +87,7 @@ class Case:
             "model": identity.of_model(self.victim, self.data, steady=self.draws == 1),
             "defence": None if self.behind is None else identity.of_attack(self.behind),
             "data": identity.of_data(self.data),
+            **({} if self.diagnosis.classes else {"task": str(of(self.data))}),
             "threat": self.threat.identity,
             "suite": self.suite,
             "passes": self.passes,

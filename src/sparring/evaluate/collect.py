@@ -33,6 +33,7 @@ from sparring.models.victim import Victim, inference, scores, unwritten
 from sparring.registry import Entry, members
 from sparring.spelling import hint
 from sparring.streams import Streams
+from sparring.tasks import Classification
 from sparring.threats import Ball, linf
 from sparring.training.fitting import counted, fits, settings_of
 from sparring.types import Amortised, Attack, Boxed, Data
@@ -96,9 +97,10 @@ def collect(
 ) -> Catch:
     """Attack every example that the model gets right, and write the successes to `out/adversarial.npz`.
 
-    The file holds `index` (N,), `label` (N,), `prediction` (N,), `x` and `z` (N, *shape) float32, and `distance`
-    (N,). `out/attack.json` says what was run and what it cost. A killed run resumes from the ledger in `out`. The
-    doctor looks first, as before an audit; within 8/255 of the range, where the threat is no ball.
+    The file holds `index` (N,), `label` (N,), `prediction` (N,), `x` and `z` (N, *shape) float32, and `distance` (N,).
+    Where answers are no classes, labels are as the task has them, and predictions 1: places in `tasks.ANSWERS`.
+    `out/attack.json` says what was run and what it cost. A killed run resumes from the ledger in `out`. The doctor
+    looks first, as before an audit; within 8/255 of the range, where the threat is no ball.
 
     `settings` are those of the attack's factory; `loss` may be one of `LOSSES` by name, where the factory's is a
     function. `restarts` fits every attack that does not learn: so many runs, each on what still stands within the
@@ -127,6 +129,7 @@ def collect(
             "attack": identity.of_attack(attack),
             "seed": seed,
             **({"code": code} if code else {}),
+            **({} if isinstance(ring.task, Classification) else {"task": str(ring.task)}),
         }
         stage = f"{entry.name} (attack)" if entry.name == CLEAN else entry.name
         size = ring.batch_size(batch_size)
@@ -315,7 +318,7 @@ def _taught(ring: Ring, stage: str, attack: Attack) -> tuple[Attack, int, Cost]:
     start, view, lessons = time.perf_counter(), ring.attacked(), range(min(LESSONS, len(ring.data)))
     x, y = (part.to(home(ring.victim)) for part in ring.data.take(lessons))
     with inference(ring.victim):
-        learned = attack.fit(view, x, Untargeted(y), Streams.of(ring.seed, lessons).at(stage).at("learn"))
+        learned = attack.fit(view, x, ring.task.goal(y), Streams.of(ring.seed, lessons).at(stage).at("learn"))
     return learned, len(lessons), ring.cost(start, view)
 
 

@@ -23,7 +23,6 @@ from sparring.evaluate.adaptive import SURVEYED
 from sparring.evaluate.checks import Look, Question, asks
 from sparring.evaluate.given import with_gradients
 from sparring.evaluate.identity import copies
-from sparring.evaluate.outputs import apart
 from sparring.evaluate.patient import Patient
 from sparring.evaluate.result import Check
 from sparring.evaluate.routes import HALF, choices, rivals
@@ -38,6 +37,7 @@ from sparring.models.victim import Victim, are_probabilities, as_written, frozen
 from sparring.norms import rows
 from sparring.steepness import steep
 from sparring.streams import Streams
+from sparring.tasks import Classification, of
 from sparring.threats import Ball
 from sparring.types import Data
 from sparring.views import Counted
@@ -187,6 +187,8 @@ def examples_are_different(patient: Patient, question: Question) -> Check:
 def labels_fit_the_outputs(patient: Patient, question: Question) -> Check:
     """Do the outputs have a finite score for every class, and the labels name classes?"""
     outputs, y = patient.outputs, patient.y
+    if not isinstance(patient.task, Classification):
+        return _fits_the_task(patient, question)
     if outputs.dim() != 2 or outputs.shape[0] != len(y):
         return question.failed(f"outputs have shape {tuple(outputs.shape)} for {len(y)} inputs, not (B, K)")
     if outputs.shape[1] < 2:
@@ -201,6 +203,16 @@ def labels_fit_the_outputs(patient: Patient, question: Question) -> Check:
         evidence = f"scores are {apart_by:.1g} apart, too little for float32"
         return question.failed(evidence, remedy="scale the outputs up")
     return question.passed(f"{outputs.shape[1]} finite scores, {reach}")
+
+
+def _fits_the_task(patient: Patient, question: Question) -> Check:
+    """Are outputs and labels such as the task wants them?"""
+    task, question = patient.task, question.at(patient.task.needs)
+    if misfit := task.misfit(patient.outputs, patient.y):
+        return question.failed(misfit, remedy=f"{task} asks for {task.needs}; choose another task, or wrap the model")
+    return question.passed(
+        f"outputs {tuple(patient.outputs.shape[1:])} and labels {tuple(patient.y.shape[1:])} of {task}"
+    )
 
 
 @asks(
@@ -269,7 +281,8 @@ def answers_are_the_same_each_time(patient: Patient, question: Question) -> Chec
     """Do five calls on the same inputs agree?"""
     if patient.steady:
         return question.passed(f"five calls agree to {patient.change:.1g}")
-    flips = float((patient.again.argmax(2) != patient.outputs.argmax(1)).float().mean())
+    said, *again = (patient.task.told(one, patient.y)[1] for one in (patient.outputs, *patient.again))
+    flips = float((torch.stack(again) != said).float().mean())
     evidence = f"outputs change by {patient.change:.2g} of the best class's lead between calls"
     return question.failed(f"{evidence}, and {flips:.1%} of decisions")
 
@@ -287,11 +300,11 @@ def rows_do_not_see_each_other(patient: Patient, question: Question) -> Check:
     alone = []
     with torch.no_grad():
         for row in patient.x[:4]:  # by itself indeed: `patient.model` would repeat it
-            alone.append(answering(patient.victim)(row.unsqueeze(0)))
+            alone.append(patient.task.view(answering(patient.victim))(row.unsqueeze(0)))
             patient.model.forward += 1
     if any(outputs.shape != patient.outputs[:1].shape for outputs in alone):
         return question.failed(f"outputs have shape {tuple(alone[0].shape)} when an input comes alone")
-    change = float(apart(patient.outputs, torch.cat([*alone, patient.outputs[4:]])).max())
+    change = float(patient.apart(torch.cat([*alone, patient.outputs[4:]])).max())
     if change > 1e-3:
         return question.failed(f"outputs differ by {change:.2g} of the best class's lead when inputs come alone")
     return question.passed(f"alone or together, outputs agree to {change:.1g}")
@@ -370,7 +383,7 @@ def small_changes_are_seen(patient: Patient, question: Question) -> Check:
     specks = 1e-4 * (noise.sign(*shape, device=patient.x.device) * size).to(patient.x)
     near = (patient.x + patient.span * specks).clamp(patient.threat.low, patient.threat.high)
     with torch.no_grad():  # beside calls that nobody listened to: some modules take a faster way then
-        same = float((patient.model(near) == patient.again[-1]).all(1).float().mean())
+        same = float((patient.model(near) == patient.again[-1]).reshape(len(near), -1).all(1).float().mean())
     evidence = (
         f"{same:.0%} of the sample keep their outputs to the last bit when every coordinate changes by 1e-4 or more"
     )
@@ -390,6 +403,8 @@ def small_changes_are_seen(patient: Patient, question: Question) -> Check:
 )
 def labels_belong_to_the_inputs(patient: Patient, question: Question) -> Check:
     """Does the model know the labels better than chance, or are they shifted or shuffled?"""
+    if not patient.classes:
+        return _own_labels_fit_best(patient, question)
     predicted, y, classes = patient.outputs.argmax(1), patient.y, patient.outputs.shape[1]
     accuracy = float((predicted == y).float().mean())
     chance = float(torch.bincount(y, minlength=classes).max()) / len(y)
@@ -423,6 +438,20 @@ def labels_belong_to_the_inputs(patient: Patient, question: Question) -> Check:
         f"{evidence}; with the labels {kind}, {renamed:.0%} would be",
         remedy="give labels in the order of the model's outputs, counted from 0",
     )
+
+
+def _own_labels_fit_best(patient: Patient, question: Question) -> Check:
+    """Is the sample right more often with its own labels than with those of other examples?"""
+    count, right = len(patient.y), int(patient.right(patient.outputs).sum())
+    with_others = [
+        float((~patient.task.goal(patient.y.roll(by, 0)).reached(patient.outputs)).float().mean())
+        for by in range(1, min(count, 9))
+    ]
+    chance = sum(with_others) / len(with_others) if with_others else 0.0
+    evidence = f"{right / count:.0%} of the sample is right, and with labels of other examples {chance:.0%}"
+    if clopper_pearson(count, count).low <= chance and right:
+        return question.skipped(f"{evidence}; so few cannot beat that")
+    return question.answered(evidence, bad=clopper_pearson(right, count).low <= chance)
 
 
 MORE = 512, 4096
@@ -464,7 +493,7 @@ def _others_known(patient: Patient, count: int) -> tuple[int, int, float]:
 def scaling_is_right(patient: Patient, question: Question) -> Check:
     """Would the model do much better on the same inputs at another scale: normalised twice, or never?"""
     calls = (patient.outputs, *([] if patient.steady else patient.again))  # of random ones the best, as of the others
-    accuracy, others = max(float((one.argmax(1) == patient.y).float().mean()) for one in calls), patient.scaled
+    accuracy, others = max(float(patient.right(one).float().mean()) for one in calls), patient.scaled
     best = max(others, key=lambda name: others[name])
     gain, count = others[best] - accuracy, len(patient.y)
     if gain > 0.2 and clopper_pearson(round(gain * count), count).low > 0.1:  # of a few examples that may be luck
@@ -594,7 +623,7 @@ def gradients_are_slopes(patient: Patient, question: Question) -> Check:
     where autograd takes one of two slopes, and central differences take the middle. And at borders between decisions,
     where those are seen to jump that a gradient goes past.
     """
-    if patient.steady and float(apart(patient.outputs, patient.differentiated).max()) > 1e-3:
+    if patient.steady and float(patient.apart(patient.differentiated).max()) > 1e-3:
         return question.failed("the model gives other answers where a gradient is asked for")
     if patient.victim.rounds:
         return question.skipped("gradients go straight through the rounding: they are no slopes of its steps")
@@ -604,7 +633,7 @@ def gradients_are_slopes(patient: Patient, question: Question) -> Check:
     evidence = f"autograd and finite differences differ by {error:.1%} (median of {count}), on {some} by more than half"
     if error > 0.3 or clopper_pearson(some, count).low > 0.03:
         return question.failed(evidence)
-    decisions = len(set(patient.outputs.argmax(1).tolist()))
+    decisions = len(set(patient.outputs.argmax(1).tolist())) if patient.classes else 0
     jumps = float(_border_errors(patient).median()) if decisions > 1 else 0.0
     if jumps > 0.3:
         return question.failed(f"autograd and finite differences differ by {jumps:.1%} at borders between decisions")
@@ -612,8 +641,9 @@ def gradients_are_slopes(patient: Patient, question: Question) -> Check:
 
 
 def _slope_errors(patient: Patient, x: Tensor) -> Tensor:
-    """By how much of its size the margin's slope at `x` differs from its gradient's, at the better of two steps."""
-    gradient, goal = patient.gradient(margin, x), Untargeted(patient.y)
+    """By how much of its size a slope at `x` differs from what its gradient says, at the better of two steps."""
+    loss, goal = patient.probe, patient.goal
+    gradient = patient.gradient(loss, x)
     if gradient is None:
         return torch.ones(len(x))
     direction = gradient.nan_to_num().sign() + 0.1 * patient.rng.at("slope").sign(*x.shape[1:]).to(gradient)
@@ -621,7 +651,7 @@ def _slope_errors(patient: Patient, x: Tensor) -> Tensor:
     with torch.no_grad():
         for h in (1e-3 * patient.span * patient.grain, 1e-2 * patient.span * patient.grain):
             up, down = (patient.step(x + side * h * direction - patient.x) for side in (1, -1))
-            rise = margin(patient.model(patient.x + up), goal) - margin(patient.model(patient.x + down), goal)
+            rise = loss(patient.model(patient.x + up), goal) - loss(patient.model(patient.x + down), goal)
             errors.append(_off((gradient * (up - down)).flatten(1).sum(1), rise))
     return torch.minimum(*errors)
 
@@ -643,7 +673,7 @@ def _border_errors(patient: Patient) -> Tensor:
             beyond = goal.reached(patient.model(at(middle)))
             low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
         rise = margin(patient.model(at(high)), goal) - margin(patient.model(at(low)), goal)
-    gradient = patient.gradient(margin, at((low + high) / 2), decided)
+    gradient = patient.gradient(margin, at((low + high) / 2), goal)
     if gradient is None:
         return torch.ones(count)
     return _off((gradient * rows(high - low, way) * way).flatten(1).sum(1), rise)
@@ -707,7 +737,7 @@ def losses_are_smooth(patient: Patient, question: Question) -> Check:
     The gradient half way, which foretells a bend too, and a kink in the background. After indicator I2 of Pintor et
     al. (2022), which takes all of the change: that of a steep plane too.
     """
-    goal, noise = Untargeted(patient.y), patient.rng.at("noise")
+    goal, noise = patient.goal, patient.rng.at("noise")
     loss, blind = margin(patient.outputs, goal), patient.margin_gradient is None
     moved = []
     for k in range(10):
@@ -760,7 +790,7 @@ def climbs_level_off(patient: Patient, question: Question) -> Check:
 )
 def climbs_change_more_than_the_scale(patient: Patient, question: Question) -> Check:
     """Do 30-step climbs shrink all scores at once, where they should change the decision?"""
-    if patient.outputs.shape[1] < 3:
+    if patient.classes < 3:
         return question.skipped("fewer than three classes")
     leads = patient.climb.of(margin)
     size, share = (one[-1] / one[0] for one in (leads, patient.climb.of(dlr)))
@@ -768,7 +798,7 @@ def climbs_change_more_than_the_scale(patient: Patient, question: Question) -> C
     evidence = f"{float(alike.float().mean()):.0%} of 30-step climbs shrink all scores alike, and stand"
     if alike.float().mean() <= 0.1:
         return question.passed(evidence)
-    goal = Untargeted(patient.y)
+    goal = patient.goal
     z = pgd_cosine(patient.threat, steps=30, loss=dlr)(patient.model, patient.x, goal, patient.rng.at("scale"))
     with torch.no_grad():
         fell = int((alike & goal.reached(patient.model(z))).sum())
@@ -808,10 +838,10 @@ def more_digits_change_nothing(patient: Patient, question: Question) -> Check:
         return question.skipped("the model is too large to copy")
     try:
         with torch.no_grad(), as_written():
-            outputs = copy.deepcopy(module).double()(patient.x.double())
+            outputs = patient.task.view(copy.deepcopy(module).double())(patient.x.double())
     except Exception as error:  # whatever it raises: it may say which type it takes
         return question.skipped(f"it does not run there ({line(error)[:80]})")
-    change = float(apart(patient.outputs.double(), outputs).max())
+    change = float(patient.apart(outputs).max())
     evidence = f"in double precision outputs change by {change:.1g} of the best class's lead"
     return question.answered(evidence, bad=change > 1e-3)
 
@@ -864,6 +894,9 @@ OF_AMOUNTS = (
 )
 """Looks at inputs as amounts, which the numbers of words are not."""
 
+OF_CLASSES = (outputs_are_logits, classes_are_balanced, climbs_change_more_than_the_scale)
+"""Looks at outputs as a score for every class."""
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -907,7 +940,8 @@ def examine(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> Diagn
     places = spread(len(data), SAMPLE)
     x, y = data.take(places)
     x, y = x.to(home(victim)), y.to(home(victim))
-    patient = Patient(Counted(asked(victim)), victim, data, threat, x, y, Streams.of(seed, places).at("doctor"))
+    model, rng = of(data).view(asked(victim)), Streams.of(seed, places).at("doctor")
+    patient = Patient(Counted(model), victim, data, threat, x, y, rng)
     checks = _seen((model_is_in_inference_mode,), patient)  # as it came; the rest is asked as it is attacked
     with inference(victim):
         for group in (INPUTS, OUTPUTS, BEHAVIOUR, *((GRADIENTS, SLOPES) if victim.access == "gradients" else ())):
@@ -920,16 +954,21 @@ def examine(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> Diagn
                 break  # the groups after it could not even run, or would only repeat it
         seen = vars(patient)
         climbed = "climb" in seen
-        rival = climbed and patient.steady and _rivals(patient)
+        rival = climbed and bool(patient.classes) and patient.steady and _rivals(patient)
     return Diagnosis(
         checks=tuple(checks),
-        classes=patient.outputs.shape[1] if "outputs" in seen and patient.outputs.dim() == 2 else 0,
+        classes=patient.classes if "outputs" in seen else 0,
         differentiable=victim.access == "gradients" and seen.get("margin_gradient", x) is not None,  # or not asked
-        winners=tuple(sorted({*y.tolist(), *patient.climb.outputs.argmax(2).flatten().tolist()})) if climbed else (),
+        winners=_winners(patient) if climbed and patient.classes else (),
         rivals=rival,
         forward=patient.model.forward,
         backward=patient.model.backward,
     )
+
+
+def _winners(patient: Patient) -> tuple[int, ...]:
+    """The classes that are labels of the sample, or decisions on the climb."""
+    return tuple(sorted({*patient.y.tolist(), *patient.climb.outputs.argmax(2).flatten().tolist()}))
 
 
 def _rivals(patient: Patient) -> bool:
@@ -941,8 +980,10 @@ def _rivals(patient: Patient) -> bool:
 
 
 def _seen(looks: Sequence[Look[Patient]], patient: Patient) -> list[Check]:
-    names = OF_AMOUNTS if patient.threat.discrete else ()
-    asked = (
-        look.question.skipped("inputs are words, no amounts") if look in names else look(patient) for look in looks
-    )
+    idle: dict[Look[Patient], str] = {}
+    if patient.threat.discrete:
+        idle |= dict.fromkeys(OF_AMOUNTS, "inputs are words, no amounts")
+    if not isinstance(patient.task, Classification):
+        idle |= dict.fromkeys(OF_CLASSES, "answers are no classes")
+    asked = (look.question.skipped(idle[look]) if look in idle else look(patient) for look in looks)
     return [check for check in asked if check is not None]

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from sparring.data import Arrays, agreed, first, load
+from sparring.data.asked import asked, load_for
 from sparring.data.texts import Texts, whole
 from sparring.domains.text.reader import reading
 from sparring.domains.text.threats import Rewrites, Wording, rewriting
 from sparring.errors import BadInput
 from sparring.models.loading import adopt
 from sparring.models.victim import Victim
+from sparring.tasks import Task
+from sparring.tasks import parse as parse_task
 from sparring.threats import Ball, parse
 from sparring.types import Boxed, Data
 
@@ -23,14 +26,17 @@ Examples = Data | tuple[Tensor, Tensor] | tuple[Sequence[str], Sequence[int]] | 
 """A data set; inputs `(N, *shape)`, or N texts, with labels `(N,)`; or a name or a path, as on the command line."""
 
 
-def examples(data: Examples, limit: int | None = None) -> Data:
-    """The data set, or the first of its examples.
+def examples(data: Examples, limit: int | None = None, task: Task | str | None = None) -> Data:
+    """The data set, or the first of its examples; with what is asked of a model on them, where that is not a class.
 
     Raises:
-        BadInput: something else, or what `sparring.data.load` refuses.
+        BadInput: something else, or what `sparring.data.load` or the task refuses.
     """
-    if isinstance(data, str):
-        found: Data = load(data)
+    if task is not None:
+        wanted = parse_task(task) if isinstance(task, str) else task
+        found = load_for(data, wanted) if isinstance(data, str) else asked(data, wanted)
+    elif isinstance(data, str):
+        found = load(data)
     elif isinstance(data, tuple) and len(data) == 2 and len(data[0]) and isinstance(data[0][0], str):
         texts, y = cast("tuple[Sequence[str], Sequence[int]]", data)
         found = Texts("data", texts, y)
@@ -48,17 +54,25 @@ def examples(data: Examples, limit: int | None = None) -> Data:
 
 
 def met(
-    model: object, data: Examples, threat: Boxed | Rewrites | str, *, limit: int | None = None, name: str | None = None
+    model: object,
+    data: Examples,
+    threat: Boxed | Rewrites | str,
+    *,
+    limit: int | None = None,
+    name: str | None = None,
+    task: Task | str | None = None,
 ) -> tuple[Victim, Data, Ball]:
     """Model, data and threat, once they have met: texts are numbered together with what their words may become.
 
     Raises:
         BadInput: words replaced where there are none, or another threat on texts; and what each of them refuses.
     """
-    subject = examples(data, limit)
+    subject = examples(data, limit, task)
     threat = rewriting(threat) or threat if isinstance(threat, str) else threat
     texts = whole(subject)
     if isinstance(threat, Rewrites):
+        if task is not None:
+            raise BadInput(f"task {task} on {subject.name}, which are texts", "a class a text", "leave the task out")
         if texts is None:
             raise BadInput(f"{threat} on {subject.name}", "texts", "see: sparring list threats")
         numbered, wording = threat.over(texts)

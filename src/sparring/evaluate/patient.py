@@ -16,13 +16,14 @@ from sparring.evaluate.outputs import STEADY, apart
 from sparring.evaluate.routes import Reading
 from sparring.evaluate.run import stuck
 from sparring.functions import unwatched
-from sparring.goals import Never, Untargeted
+from sparring.goals import finite
 from sparring.losses import margin
 from sparring.models.victim import Victim
 from sparring.norms import divisor, rows
 from sparring.streams import Streams
+from sparring.tasks import Task, of
 from sparring.threats import Ball
-from sparring.types import Data, Loss
+from sparring.types import Data, Goal, Loss
 from sparring.views import Counted
 
 
@@ -32,7 +33,7 @@ class Climb:
 
     end: Tensor
     outputs: Tensor
-    goal: Untargeted
+    goal: Goal
 
     def of(self, loss: Loss) -> Tensor:
         """A loss on the way, `(32, B)`."""
@@ -50,6 +51,38 @@ class Patient:
     x: Tensor
     y: Tensor
     rng: Streams
+
+    @property
+    def task(self) -> Task:
+        """What the model is asked."""
+        return of(self.data)
+
+    @cached_property
+    def goal(self) -> Goal:
+        """To make the model wrong."""
+        return self.task.goal(self.y)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the model tells apart; 0 where its answers are none."""
+        return self.task.classes(self.outputs)
+
+    def right(self, outputs: Tensor) -> Tensor:
+        """Which rows of the sample are answered rightly by such outputs, `(B,)` bool."""
+        return ~self.goal.reached(outputs) & finite(outputs)
+
+    def apart(self, others: Tensor) -> Tensor:
+        """By how much other outputs `(..., B, K)` of the sample differ from the first, `(..., B)`, as decisions see it.
+
+        Where answers are no classes, by how much nearer or further from wrong they are, in units of the median of that.
+        """
+        outputs = self.outputs.to(others)
+        if self.classes:
+            return apart(outputs, others)
+        if others.dim() > outputs.dim():
+            return torch.stack([self.apart(one) for one in others])
+        before, after = (margin(one, self.goal) for one in (outputs, others))
+        return ((after - before) / divisor(before.abs().median())).tanh().abs().detach()
 
     @cached_property
     def eight_bits(self) -> bool:
@@ -97,7 +130,7 @@ class Patient:
     @cached_property
     def change(self) -> float:
         """By how much that is apart from the first, at most."""
-        return float(apart(self.outputs, self.again).max())
+        return float(self.apart(self.again).max())
 
     @property
     def steady(self) -> bool:
@@ -139,7 +172,7 @@ class Patient:
 
         def right(z: Tensor) -> float:
             try:
-                return float((self.model(z).argmax(1) == self.y).float().mean())
+                return float(self.right(self.model(z)).float().mean())
             except BadInput:
                 return -1.0
 
@@ -165,14 +198,14 @@ class Patient:
         size = divisor(self.threat.norm.size(u))
         return u * rows((self.threat.reach(self.x) / size).clamp(max=1), u)
 
-    def gradient(self, loss: Loss, x: Tensor | None = None, y: Tensor | None = None) -> Tensor | None:
-        """The loss's gradient at the sample, or nothing where the model hands none out; or at `x`, with labels `y`."""
+    def gradient(self, loss: Loss, x: Tensor | None = None, goal: Goal | None = None) -> Tensor | None:
+        """The loss's gradient at the sample, or nothing where the model hands none out; or at `x`, for another goal."""
         point = (self.x if x is None else x).detach().clone().requires_grad_()
         outputs = self.model(point)
         if not outputs.requires_grad:
             return None
         try:
-            total = loss(outputs, Untargeted(self.y if y is None else y)).sum()
+            total = loss(outputs, goal or self.goal).sum()
             (gradient,) = torch.autograd.grad(total, point, allow_unused=True)
         except (NotImplementedError, RuntimeError) as error:
             if "derivative" in str(error):  # as of torch.floor_divide, which has none
@@ -183,9 +216,26 @@ class Patient:
         return gradient
 
     @cached_property
+    def probe(self) -> Loss:
+        """What slopes are taken of: the margin; and of answers that are no classes the sum of all, weighed at random.
+
+        Their margins have kinks of their own, as where another pixel becomes the next to fall.
+        """
+        if self.classes:
+            return margin
+        weights = self.rng.at("probe").uniform(*self.outputs.shape[1:], device=self.outputs.device)
+        return lambda outputs, goal: (weights.to(outputs) * outputs).reshape(len(outputs), -1).sum(1)
+
+    @cached_property
     def margin_gradient(self) -> Tensor | None:
-        """The gradient of the margin, on which several looks are taken."""
-        return self.gradient(margin)
+        """The gradient of the margin, on which several looks are taken.
+
+        Beside the inputs where it vanishes on all of them and answers are no classes: of a perfect one it may.
+        """
+        found = self.gradient(margin)
+        if self.classes or found is None or bool(found.any()):
+            return found
+        return self.gradient(margin, self.x + self.step(self.specks(self.rng.at("beside"))))
 
     @property
     def slope(self) -> Tensor:
@@ -208,5 +258,5 @@ class Patient:
             trace.append(outputs.detach())
             return outputs
 
-        z = pgd(self.threat, steps=30, loss=margin)(noted, self.x, Never(self.y), self.rng.at("climb"))
-        return Climb(end=z, outputs=torch.stack(trace), goal=Untargeted(self.y))
+        z = pgd(self.threat, steps=30, loss=margin)(noted, self.x, self.task.never(self.y), self.rng.at("climb"))
+        return Climb(end=z, outputs=torch.stack(trace), goal=self.goal)

@@ -22,10 +22,11 @@ from torch import Tensor
 from sparring.allocator import keep_freed
 from sparring.errors import BadInput, line, named
 from sparring.evaluate.ledger import Cost, Ledger, Outcome
-from sparring.goals import Untargeted
+from sparring.goals import finite
 from sparring.losses import margin
 from sparring.models.victim import Victim, as_written, inference
 from sparring.streams import Streams
+from sparring.tasks import Classification, Task, of
 from sparring.types import Attack, Boxed, Data, Model
 from sparring.views import Counted, eot, logarithms, steady
 
@@ -72,15 +73,21 @@ class Ring:
     draws: int = 1
     kept: int = GALLERY
 
+    @property
+    def task(self) -> Task:
+        """What the model is asked."""
+        return of(self.data)
+
     def exact(self) -> Counted:
         """The model on which claims are judged."""
-        model = asked(self.victim)
+        model = self.task.view(asked(self.victim))
         return Counted(model if self.draws == 1 else eot(model, self.draws))
 
     def attacked(self) -> Counted:
         """The view that gradients go through: log-probabilities where the model gives probabilities."""
         model = self.exact()
-        return Counted(logarithms(model)) if self.victim.probabilities else model
+        logs = self.victim.probabilities and isinstance(self.task, Classification)
+        return Counted(logarithms(model)) if logs else model
 
     def batch_size(self, asked_for: int | None) -> int:
         """The examples in a batch: as asked for, or by free memory, but for a model that is random.
@@ -108,7 +115,7 @@ class Ring:
         x, y = self.data.take(examples)
         device = home(self.victim)
         x, y = x.to(device), y.to(device)
-        goal, view, judge = Untargeted(y), self.attacked(), self.exact()
+        goal, view, judge = self.task.goal(y), self.attacked(), self.exact()
         with one_thread(), inference(self.victim), own_draws(self.seed, stage, examples[0]):
             z = x if attack is None else attack(view, x, goal, Streams.of(self.seed, examples).at(stage))
             with torch.no_grad():
@@ -124,20 +131,20 @@ class Ring:
                 stored = torch.zeros_like(claimed)
                 if attack is not None and bool(inside.any()):
                     stored[inside] = goal[inside].reached(judge(as_stored(z[inside], self.threat, self.data)))
-        labels = y.tolist()
-        distance, predicted = self.threat.distance(z, x).tolist(), outputs.argmax(1).tolist()
+        labels, predicted = (part.tolist() for part in self.task.told(outputs, y))
+        distance = self.threat.distance(z, x).tolist()
         nearness = margin(outputs, goal).tolist()
         outside = ((x < self.threat.low - 1e-6) | (x > self.threat.high + 1e-6)).flatten(1).any(1)
-        finite = (outputs.isfinite().all(1) & x.isfinite().flatten(1).all(1)).tolist()
+        usable = (finite(outputs) & finite(x)).tolist()
         outcomes = [
             Outcome(
                 example=example,
                 label=labels[row],
-                prediction=predicted[row] if finite[row] else -1,
+                prediction=predicted[row] if usable[row] else -1,
                 reached=bool(inside[row]),
                 counts=bool(counts[row]),
                 distance=distance[row] if inside[row] and attack is not None else None,
-                margin=nearness[row] if finite[row] and (attack is None or bool(allowed[row])) else None,
+                margin=nearness[row] if usable[row] and (attack is None or bool(allowed[row])) else None,
                 rejected=bool(outside[row] if attack is None else claimed[row] & ~inside[row]),
                 survives_storage=bool(stored[row]) if inside[row] and attack is not None else None,
                 z=z[row] if inside[row] and attack is not None and example < self.kept else None,

@@ -87,7 +87,10 @@ def _run(threat: Ball, loss: Loss, *, beta: float, temperature: float = 0.0, ste
 
 
 def menu(threat: Ball, classes: int) -> tuple[Stage, ...]:
-    """Slices of about forty passes: losses, targets and smoothnesses, of which each network falls to some."""
+    """Slices of about forty passes: losses, targets and smoothnesses, of which each network falls to some.
+
+    Answers that are no classes, 0 of them, have no targets and no probabilities.
+    """
     targets = min(classes - 1, 3) if classes > 2 else 0
     slices: dict[str, Attack] = {
         "cross-entropy": _run(threat, cross_entropy, beta=10, temperature=20),
@@ -98,10 +101,10 @@ def menu(threat: Ball, classes: int) -> tuple[Stage, ...]:
             for rank in range(targets)
         },
         **({"any class": RunnerUp(attack=_run(threat, targeted_margin, beta=15), rank=None)} if classes > 4 else {}),
-        "probability margin": _run(threat, probability_margin, beta=10),
+        **({"probability margin": _run(threat, probability_margin, beta=10)} if classes else {}),
         "exact cross-entropy": pgd_cosine(threat, loss=cross_entropy),
         "exact margin": pgd_cosine(threat, loss=margin),
-        "hops": mixed_hops(threat, steps=20, times=5),
+        "hops": mixed_hops(threat, classes, steps=20, times=5),
         **(way_of(threat).own(threat) or {"margin around": around(threat)}),
     }
     return tuple(Stage(name, attack, "white box") for name, attack in slices.items())
@@ -114,9 +117,9 @@ def around(threat: Ball, *, steps: int = 10) -> Transfer:
     return Transfer(threat=threat, step=step, copies=copies, now=0.5, loss=margin, steps=steps)
 
 
-def longer(threat: Ball) -> tuple[Stage, ...]:
+def longer(threat: Ball, classes: int) -> tuple[Stage, ...]:
     """Slices of hundreds or thousands of passes, for what nearly falls."""
-    slices = {"many hops": mixed_hops(threat, steps=10, times=40), **way_of(threat).longer(threat)}
+    slices = {"many hops": mixed_hops(threat, classes, steps=10, times=40), **way_of(threat).longer(threat)}
     return tuple(Stage(name, attack, "white box") for name, attack in slices.items())
 
 
@@ -138,7 +141,7 @@ def among_winners(threat: Ball, winners: tuple[int, ...]) -> Stage:
     return Stage("margin among winners", Through(view=view, attack=_run(threat, margin, beta=15)), "white box")
 
 
-def mixed_hops(threat: Ball, *, steps: int, times: int) -> Hops:
+def mixed_hops(threat: Ball, classes: int, *, steps: int, times: int) -> Hops:
     """Each run from the best point of all so far, on the losses and the smoothnesses of the menu in turn."""
     share = 1 / steps
     step = chain(ascent(threat.norm), cosine((0.1 + 4 * share) * threat.unit, steps))
@@ -146,6 +149,7 @@ def mixed_hops(threat: Ball, *, steps: int, times: int) -> Hops:
     runs = (
         (partial(smoothed, beta=beta) if beta else exact, PGD(threat=threat, step=step, loss=loss, steps=steps))
         for loss, beta in kinds
+        if classes or loss is not probability_margin
     )
     return Hops(runs=tuple(runs), times=times, shake=way_of(threat).shake(2 * share))
 
@@ -192,7 +196,7 @@ def standard(threat: Ball, access: Access, classes: int) -> Suite:
     return Suite(
         opening=(*controls(threat, 2), Stage("fgsm", fgsm(threat), "single step"), *_first(threat)),
         menu=menu(threat, classes),
-        longer=longer(threat),
+        longer=longer(threat, classes),
         closing=black_box(threat, 400),
         passes=80,
         tolerance=0.001,
@@ -208,7 +212,7 @@ def thorough(threat: Ball, access: Access, classes: int) -> Suite:
     return Suite(
         opening=(*controls(threat, 10), Stage("fgsm", fgsm(threat), "single step"), *_first(threat)),
         menu=menu(threat, classes),
-        longer=longer(threat),
+        longer=longer(threat, classes),
         closing=(Stage("apgd-ce", apgd_ce(threat, steps=100), "white box"), *targeted, *black_box(threat, 5000)),
         passes=1000,
         hardest=128,

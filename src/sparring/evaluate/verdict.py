@@ -19,6 +19,7 @@ from sparring.evaluate.result import Result
 from sparring.evaluate.run import Ring, Runner, Watch, one_thread, own_draws, silent, workforce
 from sparring.evaluate.suites import Suite
 from sparring.models.victim import unwritten
+from sparring.tasks import Classification, Task, of
 from sparring.threats import Ball
 from sparring.types import Defence
 
@@ -29,6 +30,7 @@ def audit(
     data: Examples,
     threat: Ball | Rewrites | str,
     *,
+    task: Task | str | None = None,
     suite: str = "standard",
     passes: int | None = None,
     certify: str | None = None,
@@ -48,9 +50,11 @@ def audit(
     `model` is of any framework (`sparring.models.adopt`); `data` a `Data`, inputs `(N, *shape)` in the threat's bounds
     with labels `(N,)`, or the name of a data set; `threat` a ball, or its text (`"linf:8/255"`). Of texts `data` is a
     pair (texts, labels), `threat` says how words are replaced (`"typos:2"`), and `model` takes a list of texts
-    (`sparring.domains.text.reader.reading`). With `out`, a folder,
-    the run keeps a ledger there, from which `resume` goes on, and leaves `result.json` and `gallery.npz`.
-    `watch(stage, done, total)` is told of progress.
+    (`sparring.domains.text.reader.reading`). With `out`, a folder, the run keeps a ledger there, from which `resume`
+    goes on, and leaves `result.json` and `gallery.npz`. `watch(stage, done, total)` is told of progress.
+
+    `task` says what the model is asked, where that is no class (`"segmentation:0.5"`, see `sparring.tasks`), and what
+    the labels are then. Accuracy is the share of examples that are answered rightly by its measure.
 
     `passes` is the budget of the suite's rounds, forward and backward passes an example, where it is not to be the
     suite's own. `certify` names a certificate: with all cheaper ones it is asked, after the first attacks, which of the
@@ -76,9 +80,12 @@ def audit(
             that cannot be certified, where that was asked for.
     """
     started = time.perf_counter()
-    victim, subject, threat = met(model, data, threat, limit=limit, name=name)
+    victim, subject, threat = met(model, data, threat, limit=limit, name=name, task=task)
     if threat.norm.name == "linf" and threat.eps > threat.high - threat.low:
         raise BadInput(f"{threat} on inputs from {threat.low:g} to {threat.high:g}", "an eps within them", "lower it")
+    if certify is not None and not isinstance(of(subject), Classification):
+        given = f"certificates of {of(subject)}"
+        raise BadInput(given, "a classification: they bound what other classes score", "leave certify out")
     if passes is not None and passes < 0:
         raise BadInput(f"passes={passes}", "0 or more", "leave it out for the suite's own")
     folder = Path(out) if out is not None else None

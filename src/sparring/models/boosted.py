@@ -87,17 +87,19 @@ def read_lightgbm(path: Path) -> Any:
 
 
 def xgboost(obj: Any) -> Victim:
-    """Attack an XGBoost classifier; one of its scikit-learn kind up to the best iteration that early stopping found."""
+    """Attack an XGBoost model; one of its scikit-learn kind up to the best iteration that early stopping found."""
     labels: tuple[Any, ...] = ()
     if type(obj).__name__ == "Booster":
         booster, margin = obj, of_booster(obj)
     else:
-        from xgboost import XGBClassifier
+        from xgboost import XGBClassifier, XGBRegressor
 
-        if not isinstance(obj, XGBClassifier):
-            raise BadInput(f"XGBoost's {type(obj).__name__}", "a classifier", "regressors and rankers have no labels")
+        if isinstance(obj, XGBRegressor) and obj.__sklearn_is_fitted__():
+            return regressor(partial(obj.predict, validate_features=False), "xgboost", type(obj).__name__)
+        if not isinstance(obj, XGBClassifier | XGBRegressor):
+            raise BadInput(f"XGBoost's {type(obj).__name__}", "a classifier or a regressor", "rankers have no labels")
         if not obj.__sklearn_is_fitted__():
-            raise BadInput(f"{type(obj).__name__} is not fitted", "a fitted classifier", "call fit(x, y) first")
+            raise BadInput(f"{type(obj).__name__} is not fitted", "a fitted one", "call fit(x, y) first")
         booster, labels = obj.get_booster(), tuple(obj.classes_)
         margin = partial(obj.predict, output_margin=True, validate_features=False)
     learner = json.loads(booster.save_config())["learner"]
@@ -120,17 +122,19 @@ def of_booster(booster: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def lightgbm(obj: Any) -> Victim:
-    """Attack a LightGBM classifier, at the best iteration where early stopping found one."""
+    """Attack a LightGBM model, at the best iteration where early stopping found one."""
     labels: tuple[Any, ...] = ()
     if type(obj).__name__ == "Booster":
         booster = obj
     else:
-        from lightgbm import LGBMClassifier
+        from lightgbm import LGBMClassifier, LGBMRegressor
 
-        if not isinstance(obj, LGBMClassifier):
-            raise BadInput(f"LightGBM's {type(obj).__name__}", "a classifier", "regressors and rankers have no labels")
+        if isinstance(obj, LGBMRegressor) and obj.__sklearn_is_fitted__():
+            return regressor(obj.booster_.predict, "lightgbm", type(obj).__name__)
+        if not isinstance(obj, LGBMClassifier | LGBMRegressor):
+            raise BadInput(f"LightGBM's {type(obj).__name__}", "a classifier or a regressor", "rankers have no labels")
         if not obj.__sklearn_is_fitted__():
-            raise BadInput(f"{type(obj).__name__} is not fitted", "a fitted classifier", "call fit(x, y) first")
+            raise BadInput(f"{type(obj).__name__} is not fitted", "a fitted one", "call fit(x, y) first")
         booster, labels = obj.booster_, tuple(obj.classes_)
     objective = str(booster.dump_model(num_iteration=1).get("objective", "custom"))
     return victim(
@@ -139,6 +143,14 @@ def lightgbm(obj: Any) -> Victim:
         labels,
         framework="lightgbm",
         name=type(obj).__name__,
+    )
+
+
+def regressor(predict: Callable[[np.ndarray], Any], framework: str, name: str) -> Victim:
+    """Attack by what it predicts, for the task of regression."""
+    notes = ("no gradients: trees are flat; answers are predict",)
+    return function.answers(
+        lambda x: predict(x.reshape(len(x), math.prod(x.shape[1:]))), name=name, framework=framework, notes=notes
     )
 
 

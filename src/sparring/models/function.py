@@ -42,11 +42,39 @@ def scores(
             raise BadInput(
                 f"{title} answered {len(x)} examples with an array of shape {tuple(out.shape)}",
                 "scores of shape (examples, classes)",
-                "return one score a class; for decisions use sparring.models.function.labels",
+                "return one score a class; for decisions use sparring.models.function.labels, for numbers that are no "
+                "scores sparring.models.function.answers",
             )
         return out.to(dtype=torch.float32, device=x.device)
 
     return Victim(call=call, access="scores", framework=framework, name=title, probabilities=probabilities, notes=notes)
+
+
+def answers(
+    f: Callable[[Any], Any],
+    *,
+    name: str | None = None,
+    takes: Takes = "numpy",
+    framework: str = "function",
+    notes: tuple[str, ...] = (),
+) -> Victim:
+    """Attack a function whose answers are no classes: `f((B, *shape)) -> (B,)` or `(B, *any)`, for a task of its kind.
+
+    What the numbers mean is said by the task (`sparring.tasks`): values, label maps, vectors.
+
+    Raises:
+        BadInput: when called, if what `f` returns are no numbers, as many rows of them as there are examples.
+    """
+    title = name or called(f)
+
+    def call(x: Tensor) -> Tensor:
+        out = answer(f, x, takes, title)
+        if out.ndim < 1 or len(out) != len(x) or out.is_complex():
+            given = f"{title} answered {len(x)} examples with an array of shape {tuple(out.shape)}"
+            raise BadInput(given, "numbers for every example", "return one row an example")
+        return out.to(dtype=torch.float32, device=x.device)
+
+    return Victim(call=call, access="scores", framework=framework, name=title, notes=notes)
 
 
 def labels(

@@ -1,4 +1,4 @@
-"""scikit-learn classifiers: rewritten exactly in torch where that can be done, by their scores or labels elsewhere."""
+"""scikit-learn models: rewritten exactly in torch where that can be done, by their scores or labels elsewhere."""
 
 from __future__ import annotations
 
@@ -28,6 +28,33 @@ LINEAR = (
     "PassiveAggressiveClassifier",
     "LinearDiscriminantAnalysis",
 )
+LINEAR_REGRESSION = (
+    "LinearRegression",
+    "Ridge",
+    "RidgeCV",
+    "Lasso",
+    "LassoCV",
+    "LassoLars",
+    "LassoLarsCV",
+    "LassoLarsIC",
+    "ElasticNet",
+    "ElasticNetCV",
+    "Lars",
+    "LarsCV",
+    "OrthogonalMatchingPursuit",
+    "OrthogonalMatchingPursuitCV",
+    "BayesianRidge",
+    "ARDRegression",
+    "HuberRegressor",
+    "QuantileRegressor",
+    "SGDRegressor",
+    "LinearSVR",
+    "TheilSenRegressor",
+    "MultiTaskLasso",
+    "MultiTaskElasticNet",
+)
+"""Regressors that predict `coef_ x + intercept_`."""
+
 BY_DECISION = frozenset(
     {
         *LINEAR,
@@ -57,7 +84,7 @@ HANDED = ("final_estimator_", "estimator_", "base_estimator_", "estimator")
 @torch.inference_mode(False)
 @torch.random.fork_rng(devices=())  # torch's layers draw their weights before they are given the estimator's
 def adopt(obj: Any) -> Victim:
-    """Attack a fitted scikit-learn classifier, a pipeline or a finished search over them.
+    """Attack a fitted scikit-learn classifier or regressor, a pipeline or a finished search over them.
 
     Gradients for linear classifiers (LogisticRegression, LinearSVC, RidgeClassifier, SGDClassifier, Perceptron,
     LinearDiscriminantAnalysis ...), MLPClassifier, SVC and NuSVC with linear, rbf, poly or sigmoid kernel, and
@@ -67,26 +94,31 @@ def adopt(obj: Any) -> Victim:
     attacked by `decision_function`, where the class it decides for is known to have the largest, else by
     `predict_proba`, else by its labels; `notes` says which.
 
+    A regressor gives what it predicts, `(B,)` or `(B, D)`, for the task of regression: linear ones and MLPRegressor,
+    in pipelines too, with gradients.
+
     Inputs `(B, *shape)` are flattened to `(B, features)`. Labels are positions in `classes_`.
 
     Raises:
-        BadInput: not fitted, not a classifier, or several labels an example.
+        BadInput: not fitted, neither a classifier nor a regressor, or several labels an example.
 
     """
     require("sklearn", "sklearn")
-    from sklearn.base import is_classifier
+    from sklearn.base import is_classifier, is_regressor
     from sklearn.exceptions import NotFittedError
     from sklearn.utils.validation import check_is_fitted
 
     name = " > ".join(kind(part) for part in parts(obj))
-    if not is_classifier(obj):
-        raise BadInput(
-            f"scikit-learn's {name}", "a classifier", "regressors, clusterers and transformers have no labels"
-        )
+    if not is_classifier(obj) and not is_regressor(obj):
+        need = "a classifier or a regressor"
+        raise BadInput(f"scikit-learn's {name}", need, "clusterers and transformers have no labels")
     try:
         check_is_fitted(obj)
     except NotFittedError:
-        raise BadInput(f"{name} is not fitted", "a fitted classifier", "call fit(x, y) first") from None
+        need = "a fitted classifier" if is_classifier(obj) else "a fitted regressor"
+        raise BadInput(f"{name} is not fitted", need, "call fit(x, y) first") from None
+    if is_regressor(obj):
+        return regressor(obj, name)
     listed = getattr(obj, "classes_", None)
     if listed is None:
         raise BadInput(f"{name} without classes_", "a classifier that knows its classes", "fit it; a search with refit")
@@ -113,8 +145,22 @@ def adopt(obj: Any) -> Victim:
     )
 
 
+def regressor(obj: Any, name: str) -> Victim:
+    """Attack by what it predicts, with gradients where every part of it has an exact form in torch."""
+    stages = [rewrite(part) for part in parts(obj)]
+    layers = [layer for stage in stages if stage is not None for layer in stage]
+    if all(stage is not None for stage in stages):
+        module = nn.Sequential(nn.Flatten(), *layers).eval()
+        return Victim(call=module, access="gradients", framework="scikit-learn", name=name, module=module)
+    missing = [kind(part) for part, stage in zip(parts(obj), stages, strict=True) if stage is None]
+    note = f"no gradients: {', '.join(missing)} has no exact form in torch here"
+    return function.answers(
+        lambda x: obj.predict(flat(x)), name=name, framework="scikit-learn", notes=(note, "answers are predict")
+    )
+
+
 def load(path: str | Path, *, trust: bool = False) -> Victim:
-    """Attack the scikit-learn classifier in a `.skops` file; only types that skops trusts are built.
+    """Attack the scikit-learn classifier or regressor in a `.skops` file; only types that skops trusts are built.
 
     With `trust` every type the file names is built, which can run code from the file: only for files of your own.
 
@@ -374,13 +420,28 @@ def linear_classifier(obj: Any) -> list[nn.Module] | None:
     return [layer, *logits(layer.out_features)]
 
 
+def linear_regressor(obj: Any) -> list[nn.Module] | None:
+    """Weights of one row an output."""
+    return [linear(obj.coef_, obj.intercept_)]
+
+
+def mlp_regressor(obj: Any) -> list[nn.Module] | None:
+    """Its layers, where the last is linear: newer losses may have another."""
+    return mlp_layers(obj) if obj.out_activation_ == "identity" else None
+
+
 def mlp(obj: Any) -> list[nn.Module] | None:
     """Its layers, without the last softmax or sigmoid."""
+    return [*mlp_layers(obj), *logits(obj.n_outputs_)]
+
+
+def mlp_layers(obj: Any) -> list[nn.Module]:
+    """Its layers, up to the last linear one."""
     activation = {"relu": nn.ReLU, "tanh": nn.Tanh, "logistic": nn.Sigmoid, "identity": nn.Identity}[obj.activation]
     layers: list[nn.Module] = []
     for weight, bias in zip(obj.coefs_, obj.intercepts_, strict=True):
         layers += [linear(weight.T, bias), activation()]
-    return [*layers[:-1], *logits(obj.n_outputs_)]
+    return layers[:-1]
 
 
 def svc(obj: Any) -> list[nn.Module] | None:
@@ -450,7 +511,9 @@ def pca(obj: Any) -> list[nn.Module] | None:
 
 REWRITERS: dict[str, Callable[[Any], list[nn.Module] | None]] = {
     **dict.fromkeys(LINEAR, linear_classifier),
+    **dict.fromkeys(LINEAR_REGRESSION, linear_regressor),
     "MLPClassifier": mlp,
+    "MLPRegressor": mlp_regressor,
     "SVC": svc,
     "NuSVC": svc,
     "StandardScaler": standard,

@@ -387,6 +387,8 @@ def _strip(axes: Axes, values: NDArray[np.float64], colour: str, dash: _Dash, zo
 def _said(probabilities: Sequence[float], picture: Picture, classes: Sequence[str]) -> str:
     if not len(probabilities):
         return ""
+    if picture.measured:
+        return f"{picture.measured}  {probabilities[0]:.3g}"
     best, p = top(probabilities, picture.label)[0]
     return f"{classes[best] if best < len(classes) else best}  {percent(p)}"
 

@@ -28,7 +28,8 @@ class Picture:
 
     `clean` and `attacked` are probabilities over the classes (see `confidence`), `x` and `z` arrays of one shape,
     in input units. One or three channels by height by width is an image; anything else is drawn as a line, but for what
-    has `words`, those of `x` and those of `z`, each with the space before it: that is a text.
+    has `words`, those of `x` and those of `z`, each with the space before it: that is a text. Where answers are no
+    classes they were `measured`, and `clean` and `attacked` hold the one number that this names.
     """
 
     index: int
@@ -38,6 +39,7 @@ class Picture:
     x: Array
     z: Array
     words: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    measured: str = ""
 
     def __post_init__(self) -> None:
         if self.x.shape != self.z.shape:
@@ -111,6 +113,7 @@ def save(gallery: Gallery, path: Path) -> None:
             f"clean{i}": np.asarray(picture.clean, dtype=np.float32),
             f"attacked{i}": np.asarray(picture.attacked, dtype=np.float32),
             **({} if picture.words is None else {f"words{i}": np.array(picture.words, dtype=np.str_)}),
+            **({f"measured{i}": np.array(picture.measured)} if picture.measured else {}),
         }
     with in_one_move(path) as file:
         np.savez_compressed(file, **arrays)
@@ -135,6 +138,7 @@ def load(path: Path) -> Gallery:
                     x=file[f"x{i}"],
                     z=file[f"z{i}"],
                     words=_words(file[f"words{i}"]) if f"words{i}" in file else None,
+                    measured=str(file[f"measured{i}"]) if f"measured{i}" in file else "",
                 )
                 for i, (index, label) in enumerate(zip(file["index"], file["label"], strict=True))
             )

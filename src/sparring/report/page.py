@@ -323,14 +323,14 @@ def _cell(value: object) -> str:
 def _card(picture: Picture, result: Result, name: str, say: Words) -> _Card:
     labels = derive.classes(result)
     row = next((row for row in result.per_example if row.index == picture.index), None)
-    clean, attacked = (_guesses(part, picture.label, labels) for part in (picture.clean, picture.attacked))
+    clean, attacked = (_guesses(part, picture, labels) for part in (picture.clean, picture.attacked))
     says = [guesses[0].name if guesses else "" for guesses in (clean, attacked)]
-    label = _class(picture.label, labels)
+    label = "" if picture.measured else say["label"].format(label=_class(picture.label, labels))
     if picture.kind != "image":
         panels = tuple(
             _Panel(say[which], "", "", False, guesses) for which, guesses in (("clean", clean), ("attacked", attacked))
         )
-        heads = picture.index, say["label"].format(label=label), _fate(row, say), panels
+        heads = picture.index, label, _fate(row, say), panels
         if picture.words is not None:
             return _Card(*heads, Markup(), "", _edited(*picture.words))
         drawn = Markup(figures.svg(figures.line(picture, say), name))  # noqa: S704
@@ -357,9 +357,7 @@ def _card(picture: Picture, result: Result, name: str, say: Words) -> _Card:
         pixelated,
         (),
     )
-    return _Card(
-        picture.index, say["label"].format(label=label), _fate(row, say), (*shown, change), Markup(), "", Markup()
-    )
+    return _Card(picture.index, label, _fate(row, say), (*shown, change), Markup(), "", Markup())
 
 
 def _edited(before: Sequence[str], after: Sequence[str]) -> Markup:
@@ -386,10 +384,13 @@ def _fate(row: Example | None, say: Words) -> str:
     return say["stood"] if row.clean == row.label else say["wrong"]
 
 
-def _guesses(probabilities: Sequence[float], label: int, labels: Sequence[str]) -> tuple[_Guess, ...]:
+def _guesses(said: Sequence[float], picture: Picture, labels: Sequence[str]) -> tuple[_Guess, ...]:
+    """The likeliest classes; or the number that was measured, which has no bar."""
+    if picture.measured:
+        return tuple(_Guess(picture.measured, f"{number:.3g}", 0.0, False) for number in said)
     return tuple(
-        _Guess(_class(k, labels), percent(p) if math.isfinite(p) else "NaN", _width(p), k == label)
-        for k, p in top(probabilities, label)
+        _Guess(_class(k, labels), percent(p) if math.isfinite(p) else "NaN", _width(p), k == picture.label)
+        for k, p in top(said, picture.label)
     )
 
 

@@ -1,0 +1,327 @@
+"""Audits of models that do not classify: known worst cases, faults that must be noticed, runs that go on."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparring import audit, cli, report
+from sparring.data import digits
+from sparring.data.asked import asked, load_for
+from sparring.errors import BadInput
+from sparring.evaluate import examine
+from sparring.evaluate.collect import collect
+from sparring.models.function import answers
+from sparring.models.loading import adopt
+from sparring.registry import find
+from sparring.tasks import Binary, Embedding, MultiLabel, Regression, Segmentation, parse
+from sparring.threats import linf
+
+EPS = 0.05
+
+
+def furthest(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the greatest that a linear model says within EPS and the box, `(B, D)` each."""
+    low, high = (x - EPS).clamp(0, 1), (x + EPS).clamp(0, 1)
+    up, down = weight.clamp(min=0).T, weight.clamp(max=0).T
+    return low @ up + high @ down + bias, high @ up + low @ down + bias
+
+
+@pytest.fixture(scope="module")
+def gauges() -> tuple[nn.Linear, Tensor, Tensor]:
+    """How ill patients will be: a linear model of measurements, and those on which it is judged."""
+    from sklearn.datasets import load_diabetes
+    from sklearn.linear_model import Ridge
+
+    x, y = load_diabetes(return_X_y=True)
+    x = ((x - x.min(0)) / (x.max(0) - x.min(0))).astype(np.float32)
+    model, net = Ridge(alpha=0.1).fit(x[:300], y[:300]), nn.Linear(10, 1)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor(model.coef_))
+        net.bias.fill_(float(model.intercept_))
+    return net, torch.tensor(x[300:]), torch.tensor(y[300:], dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def ink() -> tuple[nn.Module, Tensor, Tensor]:
+    """Where there is ink on a small page: one logit a pixel, and each looks at this pixel alone."""
+    net = nn.Conv2d(1, 1, 1)
+    with torch.no_grad():
+        net.weight.fill_(1.0)
+        net.bias.fill_(-0.52)
+    x = nn.functional.avg_pool2d(digits("test").take(range(60))[0], 2)
+    return net, x, (x[:, 0] > 0.5).long()
+
+
+def test_a_regression_stands_exactly_where_the_worst_case_is_within_the_tolerance(gauges):
+    net, x, y = gauges
+    task = Regression(80.0)
+    low, high = (end[:, 0] for end in furthest(x, net.weight.detach(), net.bias.detach()))
+    worst = torch.maximum((low - y).abs(), (high - y).abs())
+    found = audit(net, (x, y), linf(EPS), task=task, suite="quick")
+    assert found.verdict == "trusted"
+    assert found.clean_accuracy.estimate == pytest.approx(float(((net(x)[:, 0] - y).abs() <= 80).float().mean()))
+    assert found.robust_accuracy.estimate == pytest.approx(float((worst <= 80).float().mean()))
+    assert found.settings["task"] == "regression:80.0"
+    assert found.settings["classes"] == '["right", "wrong"]'
+    assert {(row.label, row.clean) for row in found.per_example} == {(0, 0), (0, 1)}
+
+
+def test_several_labels_stand_exactly_where_none_of_them_can_be_turned():
+    torch.manual_seed(1)
+    net, x = nn.Linear(8, 5), torch.rand(80, 8)
+    y = (net(x) > 0).long()
+    y[::9] = 1 - y[::9]
+    low, high = furthest(x, net.weight.detach(), net.bias.detach())
+    stands = torch.where(y > 0, low > 0, high <= 0).all(1)
+    found = audit(net, (x, y), linf(EPS), task="multi-label", suite="quick")
+    assert found.robust_accuracy.estimate == pytest.approx(float(stands.float().mean()))
+    assert found.verdict == "trusted"
+
+
+def test_a_segmentation_stands_exactly_where_too_few_pixels_can_be_turned(ink):
+    net, x, y = ink
+    least, most = ((end.clamp(0, 1) - 0.52)[:, 0] for end in (x - EPS, x + EPS))
+    stands = torch.where(y > 0, least > 0, most <= 0).flatten(1).float().mean(1) >= 0.97
+    found = audit(net, (x, y), linf(EPS), task=Segmentation(0.97), suite="quick")
+    assert 0.1 < found.robust_accuracy.estimate < 0.9
+    assert found.robust_accuracy.estimate == pytest.approx(float(stands.float().mean()))
+    assert found.verdict == "trusted", found.reasons
+
+
+def test_binary_answers_and_embeddings_are_audited_too():
+    x, y = digits("test").take(range(60))
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.Tanh(), nn.Linear(16, 8))
+    shown = audit(net, (x, net(x).detach()), linf(0.1), task=Embedding(0.5), suite="quick")
+    assert shown.clean_accuracy.estimate == 1.0
+    assert shown.robust_accuracy.estimate < 0.5
+    assert shown.verdict == "trusted", shown.reasons
+    one = nn.Sequential(nn.Flatten(), nn.Linear(784, 1))
+    with torch.no_grad():
+        said = (one(x)[:, 0] > 0).long()
+    found = audit(one, (x, said), linf(0.02), task=Binary(), suite="quick")
+    assert found.settings["classes"] == ""  # yes and no are classes
+    assert found.verdict == "trusted", found.reasons
+
+
+def test_regressors_of_scikit_learn_come_as_they_are(gauges):
+    from sklearn.datasets import load_diabetes
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.linear_model import LinearRegression
+    from sklearn.neural_network import MLPRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x, y = load_diabetes(return_X_y=True)
+    linear = make_pipeline(StandardScaler(), LinearRegression()).fit(x, y)
+    network = MLPRegressor(hidden_layer_sizes=(8,), max_iter=10, tol=1e9, random_state=0, n_iter_no_change=2)
+    network.fit(x, np.stack([y, -y], 1))
+    for model in (linear, network):
+        victim = adopt(model)
+        assert victim.access == "gradients"
+        said = victim(torch.tensor(x, dtype=torch.float32)).detach().numpy()
+        np.testing.assert_allclose(said.reshape(model.predict(x).shape), model.predict(x), rtol=1e-4, atol=1e-3)
+    forest = adopt(RandomForestRegressor(3, random_state=0).fit(x, y))
+    assert forest.access == "scores"
+    np.testing.assert_allclose(forest(torch.tensor(x[:5], dtype=torch.float32)), forest.call(torch.tensor(x[:5])))
+    net, given, wanted = gauges
+    told = answers(lambda rows: net(torch.tensor(rows)).detach().numpy()[:, 0], name="told")
+    found = audit(told, (given[:40], wanted[:40]), linf(EPS), task="regression:80", suite="quick")
+    assert found.verdict == "suspect"
+    assert any("gives scores alone" in reason for reason in found.reasons)
+
+
+def test_a_regression_without_gradients_is_not_called_robust(gauges):
+    net, x, y = gauges
+    found = audit(lambda z: net(z).detach() + 0 * z.sum(), (x, y), linf(EPS), task=Regression(80.0), suite="quick")
+    assert found.verdict == "suspect"
+    assert any(check.name == "gradients" and check.outcome == "fail" for check in found.checks)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "check", "said"),
+    [
+        (lambda y: y.roll(7), "labels", "with labels of other examples"),
+        (lambda y: y.unsqueeze(1).repeat(1, 3), "outputs-and-labels", "outputs have shape"),
+    ],
+)
+def test_labels_that_do_not_belong_to_the_inputs_are_invalid(gauges, spoil, check, said):
+    net, x, y = gauges
+    found = audit(net, (x, spoil(y)), linf(EPS), task=Regression(30.0), suite="quick")
+    assert found.verdict == "invalid"
+    failed = next(one for one in found.checks if one.name == check and one.outcome == "fail")
+    assert said in failed.evidence
+
+
+def test_neither_batches_nor_a_break_change_the_result(ink, tmp_path):
+    net, x, y = ink
+    task, few = Segmentation(0.97), (x[:20], y[:20])
+    first = audit(net, few, linf(EPS), task=task, suite="quick")
+    stop = iter(range(6))
+
+    def watch(stage: str, done: int, total: int) -> None:
+        if stage == "first margin" and next(stop, None) is None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        audit(net, few, linf(EPS), task=task, suite="quick", out=tmp_path, batch_size=2, watch=watch)
+    with pytest.raises(BadInput, match="differs in task"):
+        audit(net, few, linf(EPS), task=Segmentation(0.9), suite="quick", out=tmp_path, resume=True)
+    again = audit(net, few, linf(EPS), task=task, suite="quick", out=tmp_path, batch_size=7, resume=True)
+    assert again.per_example == first.per_example
+    assert again.passes == first.passes
+
+
+def test_the_report_shows_the_task_and_what_was_measured(ink, tmp_path):
+    net, x, y = ink
+    audit(net, (x[:20], y[:20]), linf(EPS), task=Segmentation(0.97), suite="quick", out=tmp_path, name="ink")
+    found, pictures = report.read(tmp_path)
+    assert {picture.measured for picture in pictures} == {"pixel accuracy"}
+    for picture in pictures:
+        assert picture.clean[0] >= 0.97 > picture.attacked[0]
+    page = report.write(tmp_path, [found], {found.name: pictures}).read_text()
+    assert "segmentation:0.97" in page
+    assert "pixel accuracy" in page
+    assert "true label" not in page
+
+
+def test_the_doctor_looks_at_what_is_asked(gauges):
+    net, x, y = gauges
+    task = Regression(80.0)
+    found = examine(adopt(net), task.data("gauges", x, y), linf(EPS))
+    outcomes = {check.name: check.outcome for check in found.checks}
+    assert outcomes["logits"] == outcomes["class-balance"] == outcomes["scale"] == "skipped"
+    assert outcomes["finite-differences"] == outcomes["labels"] == "pass"
+    assert found.classes == 0
+
+
+def test_certificates_are_for_classes_and_say_so(gauges):
+    net, x, y = gauges
+    with pytest.raises(BadInput, match="certificates of regression:80"):
+        audit(net, (x, y), linf(EPS), task="regression:80", certify="crown")
+
+
+def test_data_are_of_one_task(gauges):
+    _, x, y = gauges
+    data = parse("regression:1").data("gauges", x, y)
+    assert asked(data, Regression(1.0)).task == Regression(1.0)
+    with pytest.raises(BadInput, match="which is for regression:1"):
+        asked(data, Regression(2.0))
+    with pytest.raises(BadInput, match="a dict for the data"):
+        asked({}, Regression(2.0))
+
+
+def test_files_hold_labels_of_every_shape(tmp_path, gauges):
+    _, x, y = gauges
+    np.savez(tmp_path / "gauges.npz", x=x, y=y)
+    found = load_for(str(tmp_path / "gauges.npz"), Regression(1.0))
+    assert torch.equal(found.take([3])[1], y[3:4])
+    (tmp_path / "gauges.csv").write_text("a,b,y\n0.1,0.2,1.5\n0.3,0.4,2.5\n")
+    assert load_for(str(tmp_path / "gauges.csv"), Regression(1.0)).take([1])[1].tolist() == [2.5]
+    (tmp_path / "words.csv").write_text("a,y\n0.1,cat\n0.3,dog\n")
+    with pytest.raises(BadInput, match="labels of 'words.csv' that are words"):
+        load_for(str(tmp_path / "words.csv"), Regression(1.0))
+    with pytest.raises(BadInput, match="whose labels are classes"):
+        load_for("digits", Regression(1.0))
+    with pytest.raises(BadInput, match="labels of digits contain|name classes|labels"):
+        audit(lambda z: z.flatten(1).sum(1), "digits", linf(0.1), task="multi-label", limit=20)
+
+
+def test_one_attack_is_collected_with_labels_as_they_are(ink, tmp_path):
+    net, x, y = ink
+    data = Segmentation(0.97).data("ink", x[:20], y[:20])
+    found = collect(adopt(net), data, find("attacks", "pgd"), linf(EPS), tmp_path)
+    with np.load(found.file) as kept:
+        assert kept["label"].shape == (len(found.broken), 14, 14)
+        z = torch.tensor(kept["z"])
+    wrong = Segmentation(0.97).goal(y[list(found.broken)]).reached(Segmentation(0.97).view(net)(z))
+    assert found.broken
+    assert wrong.all()
+
+
+NET = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(0)
+    net = nn.Linear(4, 1)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[4.0, -3.0, 2.0, 0.0]]))
+        net.bias.fill_(1.0)
+    return net
+
+def data():
+    x = torch.rand(60, 4, generator=torch.Generator().manual_seed(1))
+    return x, make()(x).detach()[:, 0]
+"""
+
+
+def said(capsys, *words: str) -> tuple[int, str]:
+    """The status of a command, and what it printed."""
+    sys.argv[1:] = words
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    shown = capsys.readouterr()
+    return int(left.value.code or 0), shown.out + shown.err
+
+
+def test_the_command_line_audits_a_regression(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sparring"])
+    Path("net.py").write_text(NET)
+    of = ("net.py:make", "--data", "net.py:data", "--threat", "linf:0.05")
+    status, out = said(capsys, "doctor", *of, "--task", "regression:0.3")
+    assert status == 0, out
+    assert "answers are no classes" in out
+    status, out = said(capsys, "audit", *of, "--task", "regression:0.3", "--budget", "quick", "--out", "run")
+    assert status == 0, out
+    found = json.loads(Path("run/result.json").read_text())
+    assert found["verdict"] == "trusted"
+    assert found["robust_accuracy"]["estimate"] < 1  # 0.05 times 9 is beyond 0.3, unless the box is in the way
+    assert found["settings"]["task"] == "regression:0.3"
+    status, out = said(capsys, "attack", *of, "--task", "regression:0.3", "--attack", "pgd", "--out", "finds")
+    assert status == 0, out
+    assert "pgd on linf:0.05: broke" in out
+    for words, line in (
+        (("--task", "regresion:0.3"), "did you mean 'regression'"),
+        (("--task", "regression"), "regression:tolerance"),
+        (("--task", "regression:0.3", "--defence", "jpeg"), "--task with --defence"),
+        (("--task", "regression:0.3", "--certify", "crown"), "certificates of regression:0.3"),
+    ):
+        status, out = said(capsys, "audit", *of, *words, "--out", "no")
+        assert status == 2
+        assert line in out
+        assert out.count("\n") == 1
+
+
+def test_attacks_that_reason_about_classes_say_what_they_need(tmp_path, ink):
+    net, x, y = ink
+    with pytest.raises(BadInput, match="no class labels"):
+        collect(adopt(net), Segmentation(0.97).data("ink", x[:4], y[:4]), find("attacks", "fab"), linf(EPS), tmp_path)
+
+
+@pytest.mark.parametrize("threat", ["l2:0.5", "l1:2", "l0:12", "patch:0.05"])
+def test_every_norm_has_a_suite_for_other_tasks(ink, threat):
+    net, x, y = ink
+    found = audit(net, (x[:12], y[:12]), threat, task=Segmentation(0.985), suite="quick")
+    assert found.verdict in ("trusted", "suspect")
+    points = [point.robust_accuracy for point in found.curve]
+    assert points == sorted(points, reverse=True)
+    assert points[-1] < points[0]
+
+
+def test_labels_may_be_wrong_by_a_few(gauges):
+    net = nn.Linear(4, 6)
+    x = torch.rand(40, 4)
+    y = (net(x) > 0).long()
+    strict, mild = (
+        audit(net, (x, y), linf(0.2), task=MultiLabel(wrong), suite="quick").robust_accuracy.estimate
+        for wrong in (0, 2)
+    )
+    assert strict < mild
