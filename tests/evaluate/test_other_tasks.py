@@ -33,17 +33,17 @@ def furthest(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def gauges() -> tuple[nn.Linear, Tensor, Tensor]:
-    """How ill patients will be: a linear model of measurements, and those on which it is judged."""
-    from sklearn.datasets import load_diabetes
-    from sklearn.linear_model import Ridge
-
-    x, y = load_diabetes(return_X_y=True)
-    x = ((x - x.min(0)) / (x.max(0) - x.min(0))).astype(np.float32)
-    model, net = Ridge(alpha=0.1).fit(x[:300], y[:300]), nn.Linear(10, 1)
+    """How large a digit is, as a number, read off its pixels by ridge regression: and digits on which that is judged."""
+    (x, y), (given, wanted) = digits("train").take(range(1000)), digits("test").take(range(100))
+    x, given = (nn.functional.avg_pool2d(part, 2).flatten(1) for part in (x, given))
+    net = nn.Linear(196, 1)
     with torch.no_grad():
-        net.weight.copy_(torch.tensor(model.coef_))
-        net.bias.fill_(float(model.intercept_))
-    return net, torch.tensor(x[300:]), torch.tensor(y[300:], dtype=torch.float32)
+        centred = x - x.mean(0)
+        net.weight.copy_(
+            torch.linalg.solve(centred.T @ centred + 10 * torch.eye(196), centred.T @ (y - y.float().mean()))
+        )
+        net.bias.copy_(y.float().mean() - net.weight @ x.mean(0))
+    return net, given, wanted.float()
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +59,14 @@ def ink() -> tuple[nn.Module, Tensor, Tensor]:
 
 def test_a_regression_stands_exactly_where_the_worst_case_is_within_the_tolerance(gauges):
     net, x, y = gauges
-    task = Regression(80.0)
+    task = Regression(2.0)
     low, high = (end[:, 0] for end in furthest(x, net.weight.detach(), net.bias.detach()))
     worst = torch.maximum((low - y).abs(), (high - y).abs())
     found = audit(net, (x, y), linf(EPS), task=task, suite="quick")
     assert found.verdict == "trusted"
-    assert found.clean_accuracy.estimate == pytest.approx(float(((net(x)[:, 0] - y).abs() <= 80).float().mean()))
-    assert found.robust_accuracy.estimate == pytest.approx(float((worst <= 80).float().mean()))
-    assert found.settings["task"] == "regression:80.0"
+    assert found.clean_accuracy.estimate == pytest.approx(float(((net(x)[:, 0] - y).abs() <= 2).float().mean()))
+    assert found.robust_accuracy.estimate == pytest.approx(float((worst <= 2).float().mean()))
+    assert found.settings["task"] == "regression:2.0"
     assert found.settings["classes"] == '["right", "wrong"]'
     assert {(row.label, row.clean) for row in found.per_example} == {(0, 0), (0, 1)}
 
@@ -94,7 +94,7 @@ def test_a_segmentation_stands_exactly_where_too_few_pixels_can_be_turned(ink):
 
 
 def test_binary_answers_and_embeddings_are_audited_too():
-    x, y = digits("test").take(range(60))
+    x, _ = digits("test").take(range(60))
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.Tanh(), nn.Linear(16, 8))
     shown = audit(net, (x, net(x).detach()), linf(0.1), task=Embedding(0.5), suite="quick")
@@ -109,36 +109,19 @@ def test_binary_answers_and_embeddings_are_audited_too():
     assert found.verdict == "trusted", found.reasons
 
 
-def test_regressors_of_scikit_learn_come_as_they_are(gauges):
-    from sklearn.datasets import load_diabetes
-    from sklearn.ensemble import RandomForestRegressor
-    from sklearn.linear_model import LinearRegression
-    from sklearn.neural_network import MLPRegressor
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    x, y = load_diabetes(return_X_y=True)
-    linear = make_pipeline(StandardScaler(), LinearRegression()).fit(x, y)
-    network = MLPRegressor(hidden_layer_sizes=(8,), max_iter=10, tol=1e9, random_state=0, n_iter_no_change=2)
-    network.fit(x, np.stack([y, -y], 1))
-    for model in (linear, network):
-        victim = adopt(model)
-        assert victim.access == "gradients"
-        said = victim(torch.tensor(x, dtype=torch.float32)).detach().numpy()
-        np.testing.assert_allclose(said.reshape(model.predict(x).shape), model.predict(x), rtol=1e-4, atol=1e-3)
-    forest = adopt(RandomForestRegressor(3, random_state=0).fit(x, y))
-    assert forest.access == "scores"
-    np.testing.assert_allclose(forest(torch.tensor(x[:5], dtype=torch.float32)), forest.call(torch.tensor(x[:5])))
-    net, given, wanted = gauges
+def test_a_function_that_answers_with_numbers_is_attacked_by_these(gauges):
+    net, x, y = gauges
     told = answers(lambda rows: net(torch.tensor(rows)).detach().numpy()[:, 0], name="told")
-    found = audit(told, (given[:40], wanted[:40]), linf(EPS), task="regression:80", suite="quick")
+    found = audit(told, (x[:40], y[:40]), linf(EPS), task="regression:2", suite="quick")
     assert found.verdict == "suspect"
     assert any("gives scores alone" in reason for reason in found.reasons)
+    with pytest.raises(BadInput, match="one row an example"):
+        audit(answers(lambda rows: rows[:1, 0]), (x, y), linf(EPS), task="regression:2")
 
 
 def test_a_regression_without_gradients_is_not_called_robust(gauges):
     net, x, y = gauges
-    found = audit(lambda z: net(z).detach() + 0 * z.sum(), (x, y), linf(EPS), task=Regression(80.0), suite="quick")
+    found = audit(lambda z: net(z).detach() + 0 * z.sum(), (x, y), linf(EPS), task=Regression(2.0), suite="quick")
     assert found.verdict == "suspect"
     assert any(check.name == "gradients" and check.outcome == "fail" for check in found.checks)
 
@@ -152,7 +135,7 @@ def test_a_regression_without_gradients_is_not_called_robust(gauges):
 )
 def test_labels_that_do_not_belong_to_the_inputs_are_invalid(gauges, spoil, check, said):
     net, x, y = gauges
-    found = audit(net, (x, spoil(y)), linf(EPS), task=Regression(30.0), suite="quick")
+    found = audit(net, (x, spoil(y)), linf(EPS), task=Regression(1.0), suite="quick")
     assert found.verdict == "invalid"
     failed = next(one for one in found.checks if one.name == check and one.outcome == "fail")
     assert said in failed.evidence
@@ -192,7 +175,7 @@ def test_the_report_shows_the_task_and_what_was_measured(ink, tmp_path):
 
 def test_the_doctor_looks_at_what_is_asked(gauges):
     net, x, y = gauges
-    task = Regression(80.0)
+    task = Regression(2.0)
     found = examine(adopt(net), task.data("gauges", x, y), linf(EPS))
     outcomes = {check.name: check.outcome for check in found.checks}
     assert outcomes["logits"] == outcomes["class-balance"] == outcomes["scale"] == "skipped"
@@ -202,8 +185,8 @@ def test_the_doctor_looks_at_what_is_asked(gauges):
 
 def test_certificates_are_for_classes_and_say_so(gauges):
     net, x, y = gauges
-    with pytest.raises(BadInput, match="certificates of regression:80"):
-        audit(net, (x, y), linf(EPS), task="regression:80", certify="crown")
+    with pytest.raises(BadInput, match="certificates of regression:2"):
+        audit(net, (x, y), linf(EPS), task="regression:2", certify="crown")
 
 
 def test_data_are_of_one_task(gauges):
@@ -224,11 +207,11 @@ def test_files_hold_labels_of_every_shape(tmp_path, gauges):
     (tmp_path / "gauges.csv").write_text("a,b,y\n0.1,0.2,1.5\n0.3,0.4,2.5\n")
     assert load_for(str(tmp_path / "gauges.csv"), Regression(1.0)).take([1])[1].tolist() == [2.5]
     (tmp_path / "words.csv").write_text("a,y\n0.1,cat\n0.3,dog\n")
-    with pytest.raises(BadInput, match="labels of 'words.csv' that are words"):
+    with pytest.raises(BadInput, match=r"labels of 'words\.csv' that are words"):
         load_for(str(tmp_path / "words.csv"), Regression(1.0))
     with pytest.raises(BadInput, match="whose labels are classes"):
         load_for("digits", Regression(1.0))
-    with pytest.raises(BadInput, match="labels of digits contain|name classes|labels"):
+    with pytest.raises(BadInput, match="whose labels are classes"):
         audit(lambda z: z.flatten(1).sum(1), "digits", linf(0.1), task="multi-label", limit=20)
 
 

@@ -106,7 +106,7 @@ def test_labels_are_positions_in_classes():
     assert np.array_equal(victim(images(x)).argmax(1), theirs)
 
 
-def test_regressors_and_unfitted_models_are_refused():
+def test_regressors_tell_what_they_predict_and_their_boosters_are_refused():
     xgboost = pytest.importorskip("xgboost")
     lightgbm = pytest.importorskip("lightgbm")
     x, y = data(3)
@@ -114,10 +114,17 @@ def test_regressors_and_unfitted_models_are_refused():
         xgboost.XGBRegressor(n_estimators=2, n_jobs=1).fit(x, y),
         lightgbm.LGBMRegressor(n_estimators=2, n_jobs=1, verbose=-1).fit(x, y),
     ]
-    for bad in (*regressors, regressors[0].get_booster(), regressors[1].booster_):
+    for model in regressors:
+        np.testing.assert_allclose(boosted.adopt(model)(images(x)).numpy(), model.predict(x), rtol=1e-6)
+    for bad in (regressors[0].get_booster(), regressors[1].booster_):
         with pytest.raises(BadInput, match="need a classifier"):
             boosted.adopt(bad)
-    for bad in (xgboost.XGBClassifier(), lightgbm.LGBMClassifier()):
+
+
+def test_unfitted_models_are_refused():
+    xgboost = pytest.importorskip("xgboost")
+    lightgbm = pytest.importorskip("lightgbm")
+    for bad in (xgboost.XGBClassifier(), lightgbm.LGBMClassifier(), xgboost.XGBRegressor(), lightgbm.LGBMRegressor()):
         with pytest.raises(BadInput, match="not fitted"):
             boosted.adopt(bad)
     with pytest.raises(BadInput, match="type list"):

@@ -340,8 +340,8 @@ def test_what_is_not_a_fitted_classifier_of_one_label_is_refused():
         adapter.adopt(model_selection.GridSearchCV(linear_model.LogisticRegression(), {}, refit=False).fit(x, y))
     with pytest.raises(BadInput, match="not fitted"):
         adapter.adopt(linear_model.LogisticRegression())
-    with pytest.raises(BadInput, match="LinearRegression; need a classifier"):
-        adapter.adopt(linear_model.LinearRegression().fit(x, y))
+    with pytest.raises(BadInput, match="a fitted regressor"):
+        adapter.adopt(linear_model.LinearRegression())
     with pytest.raises(BadInput, match="need a classifier"):
         adapter.adopt(cluster.KMeans(2, n_init=1).fit(x))
     with pytest.raises(BadInput, match="several labels"):
@@ -395,3 +395,32 @@ def test_a_damaged_skops_file_is_refused_in_one_line(tmp_path):
         with pytest.raises(BadInput) as caught:
             adapter.load(tmp_path / f"{name}.skops")
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        linear_model.LinearRegression(),
+        linear_model.Ridge(),
+        pipeline.make_pipeline(preprocessing.StandardScaler(), linear_model.Lasso(0.1)),
+        neural_network.MLPRegressor(hidden_layer_sizes=(8,), max_iter=20, tol=1e9, n_iter_no_change=2),
+    ],
+    ids=str,
+)
+def test_regressors_predict_the_same_with_gradients(model):
+    x, y = datasets.load_diabetes(return_X_y=True)
+    both = np.stack([y, -y], 1) if isinstance(model, neural_network.MLPRegressor | linear_model.Ridge) else y
+    model.fit(x, both)
+    victim = adapter.adopt(model)
+    assert victim.access == "gradients"
+    said = victim(torch.tensor(x, dtype=torch.float32)).detach().numpy().reshape(model.predict(x).shape)
+    np.testing.assert_allclose(said, model.predict(x), rtol=1e-4, atol=1e-3)
+
+
+def test_other_regressors_tell_what_they_predict():
+    x, y = datasets.load_diabetes(return_X_y=True)
+    model = ensemble.RandomForestRegressor(3, random_state=0).fit(x, y)
+    victim = adapter.adopt(model)
+    assert victim.access == "scores"
+    assert "answers are predict" in victim.notes
+    np.testing.assert_allclose(victim(torch.tensor(x)).numpy(), model.predict(x.astype(np.float32)), rtol=1e-6)

@@ -283,7 +283,7 @@ def answers_are_the_same_each_time(patient: Patient, question: Question) -> Chec
         return question.passed(f"five calls agree to {patient.change:.1g}")
     said, *again = (patient.task.told(one, patient.y)[1] for one in (patient.outputs, *patient.again))
     flips = float((torch.stack(again) != said).float().mean())
-    evidence = f"outputs change by {patient.change:.2g} of the best class's lead between calls"
+    evidence = f"outputs change by {patient.change:.2g} of {patient.lead} between calls"
     return question.failed(f"{evidence}, and {flips:.1%} of decisions")
 
 
@@ -306,7 +306,7 @@ def rows_do_not_see_each_other(patient: Patient, question: Question) -> Check:
         return question.failed(f"outputs have shape {tuple(alone[0].shape)} when an input comes alone")
     change = float(patient.apart(torch.cat([*alone, patient.outputs[4:]])).max())
     if change > 1e-3:
-        return question.failed(f"outputs differ by {change:.2g} of the best class's lead when inputs come alone")
+        return question.failed(f"outputs differ by {change:.2g} of {patient.lead} when inputs come alone")
     return question.passed(f"alone or together, outputs agree to {change:.1g}")
 
 
@@ -842,7 +842,7 @@ def more_digits_change_nothing(patient: Patient, question: Question) -> Check:
     except Exception as error:  # whatever it raises: it may say which type it takes
         return question.skipped(f"it does not run there ({line(error)[:80]})")
     change = float(patient.apart(outputs).max())
-    evidence = f"in double precision outputs change by {change:.1g} of the best class's lead"
+    evidence = f"in double precision outputs change by {change:.1g} of {patient.lead}"
     return question.answered(evidence, bad=change > 1e-3)
 
 

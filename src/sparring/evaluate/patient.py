@@ -84,6 +84,11 @@ class Patient:
         before, after = (margin(one, self.goal) for one in (outputs, others))
         return ((after - before) / divisor(before.abs().median())).tanh().abs().detach()
 
+    @property
+    def lead(self) -> str:
+        """What `apart` counts in, in words."""
+        return "the best class's lead" if self.classes else "the median margin"
+
     @cached_property
     def eight_bits(self) -> bool:
         """Whether the inputs are images `(C, H, W)`, or lie on the grid that 8 bits can store."""

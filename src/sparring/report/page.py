@@ -20,7 +20,7 @@ from sparring.evaluate.result import AttackRecord, Check, Example, Interval, Res
 from sparring.evaluate.statistics import clopper_pearson
 from sparring.report import derive, figures
 from sparring.report.gallery import Gallery, Picture, Pixels, pixels, top
-from sparring.report.phrases import phrases
+from sparring.report.phrases import Tell, phrases
 from sparring.report.words import (
     Language,
     Words,
@@ -87,7 +87,7 @@ def page(
         coded=_coded,
         title=title,
         bouts=[
-            _bout(result, f"r{i}", gallery, say)
+            _bout(result, f"r{i}", gallery, say, tell)
             for i, (result, gallery) in enumerate(zip(results, pictures, strict=True))
         ],
         curves=_curves(valid, say),
@@ -177,7 +177,7 @@ class _Bout:
     cards: tuple[_Card, ...]
 
 
-def _bout(result: Result, key: str, gallery: Gallery, say: Words) -> _Bout:
+def _bout(result: Result, key: str, gallery: Gallery, say: Words, tell: Tell) -> _Bout:
     valid, n = result.verdict != "invalid", result.examples
     each = max(n, 1)
     counts = derive.fates(result)
@@ -219,7 +219,7 @@ def _bout(result: Result, key: str, gallery: Gallery, say: Words) -> _Bout:
         time=seconds_text(result.seconds),
         checks=tuple(sorted(result.checks, key=lambda check: _ORDER.index(check.outcome))),
         counts=say["checks_count"].format(**outcomes),
-        cards=tuple(_card(picture, result, f"g-{key}-{j}", say) for j, picture in enumerate(gallery)),
+        cards=tuple(_card(picture, result, f"g-{key}-{j}", say, tell) for j, picture in enumerate(gallery)),
     )
 
 
@@ -320,10 +320,10 @@ def _cell(value: object) -> str:
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _card(picture: Picture, result: Result, name: str, say: Words) -> _Card:
+def _card(picture: Picture, result: Result, name: str, say: Words, tell: Tell) -> _Card:
     labels = derive.classes(result)
     row = next((row for row in result.per_example if row.index == picture.index), None)
-    clean, attacked = (_guesses(part, picture, labels) for part in (picture.clean, picture.attacked))
+    clean, attacked = (_guesses(part, picture, labels, tell) for part in (picture.clean, picture.attacked))
     says = [guesses[0].name if guesses else "" for guesses in (clean, attacked)]
     label = "" if picture.measured else say["label"].format(label=_class(picture.label, labels))
     if picture.kind != "image":
@@ -384,10 +384,10 @@ def _fate(row: Example | None, say: Words) -> str:
     return say["stood"] if row.clean == row.label else say["wrong"]
 
 
-def _guesses(said: Sequence[float], picture: Picture, labels: Sequence[str]) -> tuple[_Guess, ...]:
+def _guesses(said: Sequence[float], picture: Picture, labels: Sequence[str], tell: Tell) -> tuple[_Guess, ...]:
     """The likeliest classes; or the number that was measured, which has no bar."""
     if picture.measured:
-        return tuple(_Guess(picture.measured, f"{number:.3g}", 0.0, False) for number in said)
+        return tuple(_Guess(tell(picture.measured), f"{number:.3g}", 0.0, False) for number in said)
     return tuple(
         _Guess(_class(k, labels), percent(p) if math.isfinite(p) else "NaN", _width(p), k == picture.label)
         for k, p in top(said, picture.label)
