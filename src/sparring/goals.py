@@ -186,17 +186,18 @@ class Values(Measured):
     """Regression: some output is off by more than a tolerance; with `sign` -1 all are as near as that to a target.
 
     Outputs and reference are `(B, D)`, or of any other shape that they have in common; one value an example may also
-    be `(B,)`. The tolerance is in the unit of the outputs.
+    be `(B,)`. The tolerance is in the unit of the outputs. `way` 1 counts only what is too large, -1 too small.
     """
 
     reference: Tensor
     tolerance: float
     sign: int = 1
+    way: int = 0
 
     def error(self, outputs: Tensor) -> Tensor:
         """How far every output is off, `(B, D)`. Its slope is never zero: a perfect answer can be climbed away from."""
         off = outputs - aligned(self.reference, outputs)
-        return _flat(torch.where(off < 0, -off, off))
+        return _flat(self.way * off if self.way else torch.where(off < 0, -off, off))
 
     def measure(self, outputs: Tensor) -> Tensor:
         """The largest error of a row."""

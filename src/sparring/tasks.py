@@ -73,6 +73,8 @@ class Task(ABC):
     """The outputs and labels that fit, in words."""
     measures: ClassVar[str]
     """What `measure` tells, in words."""
+    two_ways: ClassVar[bool] = False
+    """Whether an answer can be wrong in two ways, by being too large or too small, that attacks try one by one."""
 
     @abstractmethod
     def goal(self, labels: Tensor) -> Goal:
@@ -265,6 +267,7 @@ class Regression(Task):
     name = "regression"
     needs = "finite outputs in the shape of the labels"
     measures = "largest error"
+    two_ways = True
 
     tolerance: float
 

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from sparring import audit, cli, report
+from sparring.attacks import bim, each_way
 from sparring.data import digits
 from sparring.data.asked import asked, load_for
 from sparring.errors import BadInput
 from sparring.evaluate import examine
 from sparring.evaluate.collect import collect
+from sparring.losses import margin
 from sparring.models.function import answers
 from sparring.models.loading import adopt
 from sparring.registry import find
+from sparring.streams import Streams
 from sparring.tasks import Binary, Embedding, MultiLabel, Regression, Segmentation, parse
 from sparring.threats import linf
 
@@ -33,7 +36,7 @@ def furthest(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def gauges() -> tuple[nn.Linear, Tensor, Tensor]:
-    """How large a digit is, as a number, read off its pixels by ridge regression: and digits on which that is judged."""
+    """How large a digit is, read off its pixels by ridge regression: and digits on which that is judged."""
     (x, y), (given, wanted) = digits("train").take(range(1000)), digits("test").take(range(100))
     x, given = (nn.functional.avg_pool2d(part, 2).flatten(1) for part in (x, given))
     net = nn.Linear(196, 1)
@@ -297,6 +300,17 @@ def test_every_norm_has_a_suite_for_other_tasks(ink, threat):
     points = [point.robust_accuracy for point in found.curve]
     assert points == sorted(points, reverse=True)
     assert points[-1] < points[0]
+
+
+def test_a_value_that_cannot_fall_far_enough_is_raised():
+    def floored(x: Tensor) -> Tensor:
+        return x.clamp(min=0.4)
+
+    x, y = torch.full((3, 1), 0.43), torch.tensor([0.45, 0.45, 0.42])  # two answers are a little low, one is high
+    goal, rng = Regression(0.1).goal(y), Streams.of(0, range(3))
+    climb = bim(linf(0.2), loss=margin)
+    assert goal.reached(floored(climb(floored, x, goal, rng))).tolist() == [False, False, True]
+    assert goal.reached(floored(each_way(climb)(floored, x, goal, rng))).all()
 
 
 def test_labels_may_be_wrong_by_a_few(gauges):

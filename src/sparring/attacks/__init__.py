@@ -28,6 +28,7 @@ from sparring.attacks.jsma import JSMA, jsma, jsma_single
 from sparring.attacks.nes import EstimatedPGD, estimated, nes, spsa
 from sparring.attacks.noise import Noise, gaussian_noise, uniform_noise
 from sparring.attacks.one_pixel import OnePixel, one_pixel
+from sparring.attacks.one_way import OneWay, each_way
 from sparring.attacks.patch import BestPatch, UniversalPatch, patch, universal_patch
 from sparring.attacks.pdpgd import PDPGD, pdpgd
 from sparring.attacks.pgd import PGD, bim, fgsm, mi_fgsm, ni_fgsm, pgd, pgd_cosine
@@ -83,6 +84,7 @@ __all__ = [
     "Learned",
     "Noise",
     "OnePixel",
+    "OneWay",
     "RandomSearch",
     "RayS",
     "Restarts",
@@ -121,6 +123,7 @@ __all__ = [
     "ddn",
     "deepfool",
     "di_fgsm",
+    "each_way",
     "ead",
     "eot_pgd",
     "estimated",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
+from sparring.attacks import each_way
 from sparring.attacks.grid import Grid
 from sparring.attacks.restarts import Restarts
 from sparring.attacks.through import Through
@@ -27,6 +28,7 @@ from sparring.losses import dlr
 from sparring.mending import mended
 from sparring.models.victim import inference
 from sparring.streams import Streams
+from sparring.tasks import of
 from sparring.threats import Ball
 from sparring.types import Attack, Thorough
 
@@ -238,6 +240,7 @@ def _ask(plan: Suite, bout: Bout) -> None:
     if right:
         whole = case.threat.whole(case.data.take([0])[0])
         attack = out_of_the_data(whole) if case.access == "gradients" else case.climber(steps=40, times=5)(whole)
+        attack = each_way(attack) if of(case.data).two_ways else attack
         if case.diagnosis.warned("hidden-paths") and not case.diagnosis.failed("gradients"):
             attack = Through(view=mended, attack=attack)  # a cut that moves no decision nearby stops it far away
         bout.sweep("unbounded", "unbounded", attack, [right[place] for place in spread(len(right), 64)])

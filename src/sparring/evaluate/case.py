@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from sparring import __version__
+from sparring.attacks import each_way
 from sparring.evaluate import identity
 from sparring.evaluate.doctor import Diagnosis
 from sparring.evaluate.run import DRAWS
@@ -22,6 +23,18 @@ CURVE = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 Make = Callable[[Ball], Attack]
 """An attack of the same kind on a threat of any size."""
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """An attack of a kind, inside of another one."""
+
+    make: Make
+    wrap: Callable[[Attack], Attack]
+
+    def __call__(self, threat: Ball) -> Attack:
+        """The attack on this threat, wrapped."""
+        return self.wrap(self.make(threat))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +67,10 @@ class Case:
 
     def plan(self) -> Suite:
         """The suite; where gradients cannot be relied on, with a long black-box attack on all that stands."""
-        plan = build(self.suite, self.threat, self.access, self.diagnosis.classes)
+        plan = self._built(self.access)
         doubtful = ("gradients", "finite-differences", "shattered-gradients", "hidden-paths")
         if self.access == "gradients" and any(self.diagnosis.failed(name) for name in doubtful):
-            blind = build(self.suite, self.threat, "scores", self.diagnosis.classes)
+            blind = self._built("scores")
             longer = (replace(s, name=f"{s.name}-long") for s in blind.stages if s.role == "black box")
             plan = replace(plan, opening=(*plan.opening, *longer))
         winners = self.diagnosis.winners
@@ -65,11 +78,17 @@ class Case:
             plan = replace(plan, menu=(among_winners(self.threat, winners), *plan.menu))
         return plan if self.passes is None else replace(plan, passes=self.passes, strict=True)
 
+    def _built(self, access: Access) -> Suite:
+        """The suite with this access; each way, where answers can be wrong in two."""
+        plan = build(self.suite, self.threat, access, self.diagnosis.classes)
+        return plan.wrapped(each_way) if of(self.data).two_ways else plan
+
     def climber(self, *, steps: int, times: int) -> Make:
         """A short attack for the checks and the curve, of the strongest kind that the model allows."""
+        runs: Make = partial(last_resort, access=self.access)
         if self.access == "gradients":
-            return partial(way_of(self.threat).runs, steps=steps, times=times)
-        return partial(last_resort, access=self.access)
+            runs = partial(way_of(self.threat).runs, steps=steps, times=times)
+        return Wrapped(runs, each_way) if of(self.data).two_ways else runs
 
     def sizes(self, more: int = 0) -> tuple[float, ...]:
         """The sizes of the curve: the audited eps and multiples of it, `more` of them, no larger than the box."""

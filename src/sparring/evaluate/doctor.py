@@ -599,7 +599,7 @@ def _where(patient: Patient) -> str:
 )
 def losses_are_not_saturated(patient: Patient, question: Question) -> Check:
     """Are logits so far apart that the cross-entropy has no gradient in float32?"""
-    gradient = patient.gradient(cross_entropy)
+    gradient = patient.gradient(cross_entropy, patient.sloped)
     if gradient is None:
         return question.skipped("gradients come and go")
     zero = (gradient.flatten(1) == 0).all(1) & (patient.slope.flatten(1) != 0).any(1)
@@ -693,7 +693,7 @@ def _off(slope: Tensor, rise: Tensor) -> Tensor:
 def gradients_hold_nearby(patient: Patient, question: Question) -> Check:
     """Do gradients point the same way a hundredth of eps further on?"""
     near = patient.threat.times(0.01)
-    other = patient.gradient(margin, near.sample(patient.x, patient.rng.at("near")))
+    other = patient.gradient(margin, near.sample(patient.sloped, patient.rng.at("near")))
     middle = 0.0 if other is None else float(cosine(patient.slope, other).nan_to_num().median())
     evidence = f"gradients at points eps / 100 apart have a cosine of {middle:.2f} (median of {len(patient.x)})"
     return question.answered(evidence, bad=middle < 0.3)

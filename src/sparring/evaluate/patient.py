@@ -74,7 +74,8 @@ class Patient:
     def apart(self, others: Tensor) -> Tensor:
         """By how much other outputs `(..., B, K)` of the sample differ from the first, `(..., B)`, as decisions see it.
 
-        Where answers are no classes, by how much nearer or further from wrong they are, in units of the median of that.
+        Where answers are no classes, by how much nearer or further from wrong they are, in units of the median of that,
+        and less the further away.
         """
         outputs = self.outputs.to(others)
         if self.classes:
@@ -82,7 +83,8 @@ class Patient:
         if others.dim() > outputs.dim():
             return torch.stack([self.apart(one) for one in others])
         before, after = (margin(one, self.goal) for one in (outputs, others))
-        return ((after - before) / divisor(before.abs().median())).tanh().abs().detach()
+        unit = divisor(before.abs().median())
+        return ((after / unit).tanh() - (before / unit).tanh()).abs().detach()
 
     @property
     def lead(self) -> str:
@@ -231,16 +233,15 @@ class Patient:
         weights = self.rng.at("probe").uniform(*self.outputs.shape[1:], device=self.outputs.device)
         return lambda outputs, goal: (weights.to(outputs) * outputs).reshape(len(outputs), -1).sum(1)
 
+    @property
+    def sloped(self) -> Tensor:
+        """Where slopes are looked at: the inputs, but within the threat where the answer to them may be perfect."""
+        return self.x if self.classes else self.within
+
     @cached_property
     def margin_gradient(self) -> Tensor | None:
-        """The gradient of the margin, on which several looks are taken.
-
-        Beside the inputs where it vanishes on all of them and answers are no classes: of a perfect one it may.
-        """
-        found = self.gradient(margin)
-        if self.classes or found is None or bool(found.any()):
-            return found
-        return self.gradient(margin, self.x + self.step(self.specks(self.rng.at("beside"))))
+        """The gradient of the margin at `sloped`, on which several looks are taken."""
+        return self.gradient(margin, self.sloped)
 
     @property
     def slope(self) -> Tensor:

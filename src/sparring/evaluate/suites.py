@@ -7,7 +7,7 @@ First an opening on all that stands, from cheap to dear, then slices of a menu, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -71,6 +71,20 @@ class Suite:
     def stages(self) -> tuple[Stage, ...]:
         """All of them."""
         return (*self.opening, *self.menu, *self.longer, *self.closing)
+
+    def wrapped(self, wrap: Callable[[Attack], Attack]) -> Suite:
+        """The same, with every attack but the controls inside of another one."""
+
+        def anew(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+            return tuple(s if s.role == "control" else replace(s, attack=wrap(s.attack)) for s in stages)
+
+        return replace(
+            self,
+            opening=anew(self.opening),
+            menu=anew(self.menu),
+            longer=anew(self.longer),
+            closing=anew(self.closing),
+        )
 
 
 def out_of_the_data(whole: Ball) -> Attack:
