@@ -115,7 +115,7 @@ def test_binary_answers_and_embeddings_are_audited_too():
 def test_a_function_that_answers_with_numbers_is_attacked_by_these(gauges):
     net, x, y = gauges
     told = answers(lambda rows: net(torch.tensor(rows)).detach().numpy()[:, 0], name="told")
-    found = audit(told, (x[:40], y[:40]), linf(EPS), task="regression:2", suite="quick")
+    found = audit(told, (x[:24], y[:24]), linf(EPS), task="regression:2", suite="quick")
     assert found.verdict == "suspect"
     assert any("gives scores alone" in reason for reason in found.reasons)
     with pytest.raises(BadInput, match="one row an example"):
@@ -146,9 +146,9 @@ def test_labels_that_do_not_belong_to_the_inputs_are_invalid(gauges, spoil, chec
 
 def test_neither_batches_nor_a_break_change_the_result(ink, tmp_path):
     net, x, y = ink
-    task, few = Segmentation(0.97), (x[:20], y[:20])
+    task, few = Segmentation(0.97), (x[:8], y[:8])
     first = audit(net, few, linf(EPS), task=task, suite="quick")
-    stop = iter(range(6))
+    stop = iter(range(2))
 
     def watch(stage: str, done: int, total: int) -> None:
         if stage == "first margin" and next(stop, None) is None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from sparring import audit
 from sparring.attacks import bim
 from sparring.data.sounds import sixteen_bits, wave
 from sparring.errors import BadInput
@@ -19,7 +20,8 @@ transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
 from sparring.domains.speech.ctranslate2 import load_ctranslate2  # noqa: E402
-from sparring.domains.speech.whisper import NOTHING, Whisper  # noqa: E402
+from sparring.domains.speech.threats import snr  # noqa: E402
+from sparring.domains.speech.whisper import NOTHING, Transcription, Whisper  # noqa: E402
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz.O"
 SPECIAL = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
@@ -235,3 +237,18 @@ def test_other_files_of_ctranslate2_are_refused_in_one_line(model, tmp_path):
     (tmp_path / "model.bin").write_bytes((tmp_path / "model.bin").read_bytes()[:5000])
     with pytest.raises(BadInput, match=r"truncated|unpack"):
         load_ctranslate2(tmp_path)
+
+
+def test_a_recogniser_is_audited_by_what_it_writes(recogniser):
+    x = sounds(8, 3200)
+    short = Whisper(recogniser.model, tokenizer(), silence=0.1)
+    with torch.no_grad():
+        texts = [f"{text[:6].strip()} it" for text in short.transcribe(x, most=8)]
+    task = Transcription(short, right=0.5)
+    assert str(task) == "transcription:0.5"
+    found = audit(short, task.data("noise", x, texts), snr(10), suite="quick", passes=0)
+    assert found.settings["task"] == "transcription:0.5"
+    assert found.clean_accuracy.estimate > 0.5
+    assert found.robust_accuracy.estimate < found.clean_accuracy.estimate
+    with pytest.raises(BadInput, match="a text for every recording"):
+        task.data("noise", x, ["", *texts[1:]])

@@ -738,7 +738,7 @@ def losses_are_smooth(patient: Patient, question: Question) -> Check:
     al. (2022), which takes all of the change: that of a steep plane too.
     """
     goal, noise = patient.goal, patient.rng.at("noise")
-    loss, blind = margin(patient.outputs, goal), patient.margin_gradient is None
+    loss, blind = margin(patient.outputs, goal).detach(), patient.margin_gradient is None
     moved = []
     for k in range(10):
         u = patient.step(patient.specks(noise.at(k)))

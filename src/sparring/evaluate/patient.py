@@ -37,7 +37,7 @@ class Climb:
 
     def of(self, loss: Loss) -> Tensor:
         """A loss on the way, `(32, B)`."""
-        return torch.stack([loss(outputs, self.goal) for outputs in self.outputs])
+        return torch.stack([loss(outputs, self.goal).detach() for outputs in self.outputs])
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,11 @@ class Patient:
         Where answers are no classes, by how much nearer or further from wrong they are, in units of the median of that,
         and less the further away.
         """
-        outputs = self.outputs.to(others)
         if self.classes:
-            return apart(outputs, others)
-        if others.dim() > outputs.dim():
+            return apart(self.outputs.to(others), others)
+        if others.dim() > self.outputs.dim():
             return torch.stack([self.apart(one) for one in others])
-        before, after = (margin(one, self.goal) for one in (outputs, others))
+        before, after = (margin(one.to(self.outputs), self.goal) for one in (self.outputs, others))
         unit = divisor(before.abs().median())
         return ((after / unit).tanh() - (before / unit).tanh()).abs().detach()
 

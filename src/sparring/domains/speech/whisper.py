@@ -5,6 +5,9 @@
     z = pgd(linf(0.008, low=-1.0), steps=100)(recogniser, x, goal, rng)
     recogniser.transcribe(z)
 
+    task = Transcription(recogniser, right=0.5)
+    audit(recogniser, task.data("sentences", x, texts), snr(30))
+
 The network's outputs are what its encoder heard, `(B, S, D)`; the goal has the decoder in it, and reads them. So rows
 may have goals of different texts, and leave a search one by one.
 """
@@ -12,16 +15,18 @@ may have goals of different texts, and leave a search one by one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sparring.domains.speech.features import Mel
 from sparring.errors import BadInput
-from sparring.goals import Measured, Pixels
+from sparring.goals import Measured, Pixels, finite
+from sparring.tasks import Checked, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneration
@@ -197,6 +202,53 @@ class Transcript(Measured):
         """The mean cross-entropy over the tokens, as Whisper is trained on it."""
         goal, logits = self._read(outputs)
         return goal.loss(logits)
+
+
+@dataclass(frozen=True)
+class Transcription(Task):
+    """Writing down what was said: labels are texts. To be wrong is that fewer than the share `right` of tokens follow.
+
+    Each is asked for with those before it told, which costs one pass of the decoder; what it would write by itself is
+    further off, as one wrong token leads to the next.
+    """
+
+    name = "transcription"
+    needs = "what a Whisper heard (B, S, D), the tokens of texts (B, L)"
+    measures = "share of the tokens that follow"
+
+    recogniser: Whisper = field(repr=False)
+    right: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.right <= 1:
+            raise BadInput(f"a share of {self.right} tokens", "a share above 0 and up to 1", "give say 0.5")
+
+    def goal(self, labels: Tensor) -> Transcript:
+        """Fewer tokens that follow."""
+        return Transcript(labels, self.recogniser, self.right)
+
+    def target(self, wanted: Tensor) -> Transcript:
+        """The wanted text, in so many tokens."""
+        return Transcript(wanted, self.recogniser, self.right, -1)
+
+    def labels(self, y: Any, name: str) -> Checked:
+        """Texts, or their tokens `(N, L)` as `Whisper.spell` gives them."""
+        if isinstance(y, Tensor):
+            return y.numpy().astype(np.int64), ()
+        odd = next((text for text in y if not isinstance(text, str) or not text.strip()), None)
+        if odd is not None:
+            raise BadInput(f"{odd!r} among the texts of {name}", "a text for every recording", "leave silence out")
+        return self.recogniser.spell(list(y)).cpu().numpy(), ()
+
+    def misfit(self, outputs: Tensor, labels: Tensor) -> str:
+        """Outputs that are no sequence of vectors, NaN or infinity."""
+        if outputs.dim() != 3 or labels.dim() != 2:
+            return f"outputs have shape {tuple(outputs.shape)} for labels {tuple(labels.shape)}"
+        bad = int((~finite(outputs)).sum())
+        return f"{bad} of {len(outputs)} outputs hold NaN or infinity" if bad else ""
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.right:g}"
 
 
 def _token(tokenizer: Any, text: str) -> int:
