@@ -2,7 +2,7 @@
 
 Spoken digits (`fsdd`): a network as usual and one trained against noise at 30 dB, the first 60 test recordings, audits
 beside Gaussian noise of the same loudness. With `--whisper`, the folder of a Whisper that CTranslate2 converted: a
-sentence is made another one, and what every recording is written as when PGD climbs away from it.
+sentence is made another one, what every recording is written as when PGD climbs away from it, and an audit.
 
     SPARRING_DATA=... python benchmarks/speech.py [--networks FOLDER] [--whisper FOLDER] [--examples N] [--suite quick]
 """
@@ -165,6 +165,41 @@ def away(whisper: Any, struck: Any, sound: Any, threat: Ball) -> dict[str, Any]:
     return {"threat": str(threat), "sentences": len(names), "steps": 20, **rates, "written": after}
 
 
+def audited(folder: Path) -> dict[str, Any]:
+    """An audit of Whisper on sentences, by the tokens that follow: labels are what was said."""
+    import json
+
+    from sparring.domains.speech.ctranslate2 import load_ctranslate2
+    from sparring.domains.speech.whisper import RATE, Transcription, Whisper
+
+    whisper = Whisper(*load_ctranslate2(folder), silence=2.0)
+    place = Path(os.environ["SPARRING_DATA"]) / "speech" / "utterances"
+    said: dict[str, str] = json.loads((place / "transcripts.json").read_text(encoding="utf-8"))
+    names = [name for name in sorted(said) if (place / f"{name}.wav").exists()]
+    waves = [torch.from_numpy(wave(place / f"{name}.wav", RATE)) for name in names]
+    x = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    task = Transcription(whisper, right=0.5)
+    data = task.data("sentences", x, [said[name].capitalize() + "." for name in names])
+    cases = []
+    for ratio in (50, 40):
+        began = time.perf_counter()
+        found = sparring.audit(whisper, data, snr(ratio), suite="quick", passes=40)
+        cases.append(
+            {
+                "snr_db": ratio,
+                "task": str(task),
+                "clean": found.clean_accuracy.estimate,
+                "robust": found.robust_accuracy.estimate,
+                "verdict": found.verdict,
+                "reasons": found.reasons,
+                "passes": (found.passes.forward + found.passes.backward) / len(data),
+                "seconds": round(time.perf_counter() - began, 1),
+            }
+        )
+        print(cases[-1], flush=True)
+    return {"sentences": len(data), "cases": cases}
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     options.add_argument("--networks", type=Path, default=Path("speech-networks"))
@@ -172,18 +207,21 @@ def main() -> None:
     options.add_argument("--examples", type=int, default=60)
     options.add_argument("--suite", default="quick")
     options.add_argument("--only-whisper", action="store_true")
+    options.add_argument("--only-audit", action="store_true", help="with --only-whisper: of it the audit alone")
     given = options.parse_args()
     begin()
     if not given.only_whisper:
         keep(spotters=spotters(given.networks, given.examples, given.suite))
-    if given.whisper is not None:
+    if given.whisper is not None and not given.only_audit:
         keep(whisper=recogniser(given.whisper))
+    if given.whisper is not None:
+        keep(audits=audited(given.whisper))
 
 
 def keep(**found: Any) -> None:
     """Write what was measured, beside what was measured of the other part before."""
     parts = last("speech") | found
-    save("speech", {name: parts[name] for name in ("spotters", "whisper") if name in parts}, "transformers")
+    save("speech", {name: parts[name] for name in ("spotters", "whisper", "audits") if name in parts}, "transformers")
 
 
 if __name__ == "__main__":
