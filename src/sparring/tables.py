@@ -43,6 +43,12 @@ def _rewritings() -> list[Row]:
     return [(f"{entry.name}:WORDS", entry.summary) for entry in members("rewritings").values()]
 
 
+def _tasks() -> list[Row]:
+    from sparring.tasks import TASKS, form
+
+    return [(form(kind), kind.needs, str(kind.__doc__).split("\n")[0]) for kind in TASKS.values()]
+
+
 def _suites() -> list[Row]:
     from sparring.evaluate.suites import SUITES
 
@@ -94,6 +100,7 @@ TABLES = {
     ),
     "threats": Listed(("threat", "what it allows"), _threats),
     "rewritings": Listed(("threat on texts", "what may stand in place of a word"), _rewritings),
+    "tasks": Listed(("task", "outputs and labels", "what is asked"), _tasks),
     "suites": Listed(("suite", "what it is for"), _suites),
     "defences": _members(
         "defences", "defence", "gradient", "inputs", "what it does", facts=lambda one: (_gradient(one), one.shape)

@@ -415,7 +415,6 @@ def parse(text: str) -> Task:
         do = hint(name, TASKS, "choose one of them")
         raise BadInput(f"unknown task {name!r}", f"one of {', '.join(TASKS)}", do)
     slots, settings = _settings(TASKS[name]), dict[str, object]()
-    form = ":".join([name, *(field.name if field.default is MISSING else f"[{field.name}]" for field in slots)])
     try:
         for word in given:
             flag = next((field for field in slots if field.name == word and field.type == "bool"), None)
@@ -425,7 +424,15 @@ def parse(text: str) -> Task:
     except BadInput:
         raise
     except (ValueError, TypeError, StopIteration):
-        raise BadInput(f"task {text!r}", form, "write for example regression:0.5 or multi-label:probability") from None
+        raise BadInput(
+            f"task {text!r}", form(TASKS[name]), "write for example regression:0.5 or multi-label:probability"
+        ) from None
+
+
+def form(kind: type[Task]) -> str:
+    """How a task is written: its name and its settings, those in brackets that may be left out."""
+    slots = (field.name if field.default is MISSING else f"[{field.name}]" for field in _settings(kind))
+    return ":".join([kind.name, *slots])
 
 
 def _settings(kind: type[Task]) -> tuple[Field[Any], ...]:

@@ -21,7 +21,7 @@ from sparring.evaluate.suites import Suite
 from sparring.models.victim import unwritten
 from sparring.tasks import Classification, Task, of
 from sparring.threats import Ball
-from sparring.types import Defence
+from sparring.types import Data, Defence
 
 
 @with_gradients()
@@ -102,7 +102,7 @@ def audit(
             seed=seed,
             behind=behind,
             diagnosis=diagnosis,
-            command=command or f"sparring.audit({victim.name}, {subject.name}, {threat}, suite={suite!r}, seed={seed})",
+            command=command or _called(victim.name, subject, threat, suite, seed),
         )
         plan = case.plan()
         proving = None if certify is None else prover(victim, subject, threat, certify)
@@ -128,6 +128,12 @@ def audit(
         folder.mkdir(parents=True, exist_ok=True)
         result.save(folder / "result.json")
     return result
+
+
+def _called(model: str, data: Data, threat: Ball, suite: str, seed: int) -> str:
+    """The call, as the result has it."""
+    asked = "" if isinstance(of(data), Classification) else f"task={str(of(data))!r}, "
+    return f"sparring.audit({model}, {data.name}, {threat}, {asked}suite={suite!r}, seed={seed})"
 
 
 def _run(
