@@ -171,7 +171,7 @@ def test_the_report_shows_the_task_and_what_was_measured(ink, tmp_path):
     for picture in pictures:
         assert picture.clean[0] >= 0.97 > picture.attacked[0]
     page = report.write(tmp_path, [found], {found.name: pictures}).read_text()
-    assert "segmentation:0.97" in page
+    assert "</span> · segmentation:0.97 · " in page
     assert "pixel accuracy" in page
     assert "true label" not in page
 

@@ -29,7 +29,8 @@ NOT_VALID = Text("not valid", style="red")
 def show(result: Result, console: Console) -> None:
     """Print one result. Where the verdict is invalid no number of it is printed, only "not valid"."""
     examples = f", {result.examples} examples" if result.examples else ""
-    console.print(Text.assemble((result.name, "bold"), f"  {threat_plain(result)}{examples}"))
+    asked = f"{task}, " if (task := result.settings.get("task")) else ""
+    console.print(Text.assemble((result.name, "bold"), f"  {asked}{threat_plain(result)}{examples}"))
     _verdict(result, console)
     console.print()
     console.print(_numbers([result], [""]))
