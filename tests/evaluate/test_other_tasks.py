@@ -322,3 +322,81 @@ def test_labels_may_be_wrong_by_a_few(gauges):
         for wrong in (0, 2)
     )
     assert strict < mild
+
+
+class Rounded(nn.Module):
+    """Looks at its inputs in steps of a quarter."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network((4 * x).round() / 4)
+
+
+class Noisy(nn.Module):
+    """Answers otherwise at every call."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x + 0.3 * torch.randn_like(x))
+
+
+def traits(y: Tensor) -> Tensor:
+    """Even, large, prime, with a hole: four labels of a digit."""
+    among = ((0, 2, 4, 6, 8), (5, 6, 7, 8, 9), (2, 3, 5, 7), (0, 6, 8, 9))
+    return torch.stack([torch.isin(y, torch.tensor(some)) for some in among], 1).long()
+
+
+PLACES = torch.randn(10, 16, generator=torch.Generator().manual_seed(0))
+ASKED = {
+    "regression": (Regression(1.0), 1, lambda y: y.float(), lambda out, y: (out[:, 0] - y).abs().mean()),
+    "several labels": (
+        MultiLabel(0),
+        4,
+        traits,
+        lambda out, y: nn.functional.binary_cross_entropy_with_logits(out, y.float()),
+    ),
+    "yes or no": (
+        Binary(),
+        1,
+        lambda y: (y > 4).long(),
+        lambda out, y: nn.functional.binary_cross_entropy_with_logits(out[:, 0], y.float()),
+    ),
+    "embedding": (
+        Embedding(0.5),
+        16,
+        lambda y: PLACES[y],
+        lambda out, y: (1 - nn.functional.cosine_similarity(out, y)).mean(),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ASKED)
+def test_a_network_of_another_task_is_trusted_until_it_hides_something(kind):
+    task, size, wanted, loss = ASKED[kind]
+    (x, y), (given, held) = digits("train").take(range(4000)), digits("test").take(range(120))
+    network = nn.Sequential(
+        *(nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten()),
+        *(nn.Linear(32 * 49, 64), nn.ReLU(), nn.Linear(64, size)),
+    )
+    optimiser = torch.optim.Adam(network.parameters(), 2e-3)
+    for rows in torch.cat([torch.randperm(len(x)) for _ in range(6)]).split(100):
+        optimiser.zero_grad()
+        loss(network(x[rows]), wanted(y[rows])).backward()
+        optimiser.step()
+    verdicts = {
+        name: audit(one.eval(), (given, wanted(held)), linf(0.05), task=task, suite="quick")
+        for name, one in {"as it is": network, "rounded": Rounded(network), "noisy": Noisy(network)}.items()
+    }
+    assert verdicts["as it is"].verdict == "trusted", verdicts["as it is"].reasons
+    assert verdicts["as it is"].robust_accuracy.estimate < verdicts["as it is"].clean_accuracy.estimate - 0.1
+    assert verdicts["rounded"].verdict == "suspect"
+    assert any("gradients" in reason for reason in verdicts["rounded"].reasons)
+    assert verdicts["noisy"].verdict == "suspect"
+    assert any(check.name == "randomness" and check.outcome == "fail" for check in verdicts["noisy"].checks)
