@@ -82,7 +82,7 @@ def test_an_unknown_specimen_is_refused_in_one_line() -> None:
 @each(
     (one for one in HERE if set(one.fires) - DOCTOR),
     *("saturated softmax", "few winners", "hard sigmoid", "early exit"),
-    *("gated", "ripples"),  # others like them are audited in test_verdicts.py and test_adaptive.py
+    *("gated", "ripples", "detach"),  # they, or others like them, are audited in test_verdicts.py and test_adaptive.py
 )
 def test_the_finished_run_sees_what_the_doctor_cannot(one: Specimen) -> None:
     result = audit(one.make(), one.examples(80), one.threat, suite="quick")
