@@ -7,8 +7,9 @@ TORCH ?= torch==2.13.0
 # No -q for torch: it is the one download long enough to want a progress bar.
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install -q -c .venv/constraints.txt
-# Two workers with one thread each: the same load on every machine, and no fight over its cores.
-PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2
+# Two workers with one thread each: the same load on every machine, and no fight over its cores. Tests start dozens of
+# processes, so bytecode is kept even where the environment says not to: compiling would cost each 0.4 s.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 .venv/bin/pytest -n 2
 
 .PHONY: setup demo test test-slow test-frameworks lint bench docs picture clean
 .NOTPARALLEL:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from sparring import registry
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -23,6 +28,22 @@ def output(name: str, *arguments: str, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What an example prints, run in this process: torch need not be imported again for it.
+
+    What it registers, it registers for itself.
+    """
+    monkeypatch.setattr(registry, "_MEMBERS", {kind: {**registry.members(kind)} for kind in get_args(registry.Kind)})
+
+    def run(name: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
 
 
 def percents(line: str) -> list[float]:
@@ -52,8 +73,8 @@ def test_ten_lines_end_in_a_verdict_and_two_numbers() -> None:
     assert robust < 20
 
 
-def test_of_one_typing_error_an_audit_of_texts_says_exactly_what_stands() -> None:
-    one, two = output("audit_texts.py").splitlines()
+def test_of_one_typing_error_an_audit_of_texts_says_exactly_what_stands(shown: Callable[..., str]) -> None:
+    one, two = shown("audit_texts.py").splitlines()
     clean, least, most = percents(one)
     assert "trusted" in one
     assert clean == 100
@@ -66,24 +87,25 @@ def test_ten_lines_are_no_more_than_ten() -> None:
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
 
 
-def test_the_story_in_plain_pytorch_comes_out() -> None:
-    story(output("digits_pytorch.py", "2"))
+def test_the_story_in_plain_pytorch_comes_out(shown: Callable[..., str]) -> None:
+    story(shown("digits_pytorch.py", "2"))
 
 
-def test_an_attack_added_in_twenty_lines_breaks_digits_without_gradients() -> None:
-    first, second = output("add_an_attack.py").splitlines()
+def test_an_attack_added_in_twenty_lines_breaks_digits_without_gradients(shown: Callable[..., str]) -> None:
+    first, second = shown("add_an_attack.py").splitlines()
     counts = [int(re.findall(r"leaves (\d+) of 100", line)[0]) for line in (first, second)]
     assert counts[0] < counts[1] < 75
 
 
-def test_training_robustly_ends_in_a_network_that_stands() -> None:
-    *epochs, said = output("train_robustly.py", "--examples", "1500", "--epochs", "4").splitlines()
+def test_training_robustly_ends_in_a_network_that_stands(shown: Callable[..., str]) -> None:
+    *epochs, said = shown("train_robustly.py", "--examples", "1500", "--epochs", "4").splitlines()
     assert [line.split(":")[0] for line in epochs] == [f"epoch {i}" for i in range(1, 5)]
     clean, robust = percents(said)
     assert clean > 80
     assert robust > 40
 
 
+@pytest.mark.slow
 def test_a_keyword_spotter_hears_noise_and_falls_to_attacks(sparring_data: Path) -> None:
     shares = [percents(line) for line in output("speech.py", "3").splitlines()]
     assert len(shares) == 4
@@ -92,16 +114,16 @@ def test_a_keyword_spotter_hears_noise_and_falls_to_attacks(sparring_data: Path)
     assert shares[2][1] < shares[2][0] - 40
 
 
-def test_models_that_do_not_classify_are_attacked_by_the_same_attack() -> None:
-    lines = output("other_tasks.py", "3").splitlines()
+def test_models_that_do_not_classify_are_attacked_by_the_same_attack(shown: Callable[..., str]) -> None:
+    lines = shown("other_tasks.py", "3").splitlines()
     assert [line.split(":")[0] for line in lines] == ["regression"] * 2 + ["segmentation"] * 2
     for clean, attacked in (lines[:2], lines[2:]):
         assert percents(clean)[0] > 70
         assert percents(attacked)[0] < percents(clean)[0] - 50
 
 
-def test_attacks_that_fit_break_what_plain_pgd_leaves_standing() -> None:
-    lines = output("adaptive_attack.py").splitlines()
+def test_attacks_that_fit_break_what_plain_pgd_leaves_standing(shown: Callable[..., str]) -> None:
+    lines = shown("adaptive_attack.py").splitlines()
     assert len(lines) == 5
     for line in lines:
         right, plain, fitted = (int(number) for number in re.findall(r"\d+", line.partition(":")[2]))

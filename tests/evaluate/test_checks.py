@@ -26,7 +26,7 @@ from sparring.models.torch import function
 from sparring.streams import Streams
 from sparring.threats import Ball, l2, linf
 from sparring.zoo import find
-from sparring.zoo.broken import Dimmed
+from sparring.zoo.broken import Dimmed, EarlyExit, Gate
 from sparring.zoo.honest import fresh, trained
 
 from .networks import THREAT, held_out, honest
@@ -304,10 +304,13 @@ def test_what_a_model_does_beside_its_outputs_or_to_its_weights_hides_no_path(
     assert model.scale.requires_grad
 
 
-def test_a_path_that_gradients_pass_over_is_said() -> None:
-    found = outcomes(find("gated").make())["hidden-paths"]
-    assert found.outcome == "warn"
-    assert "comparison" in found.evidence
+@pytest.mark.parametrize(
+    ("gate", "outcome", "over"), [(Gate, "warn", "comparison"), (EarlyExit, "fail", "getitem, setitem")]
+)
+def test_a_path_that_gradients_pass_over_is_said(gate: type[nn.Module], outcome: str, over: str) -> None:
+    found = outcomes(gate(honest("relu"), honest("adversarially trained")).eval())["hidden-paths"]
+    assert found.outcome == outcome
+    assert over in found.evidence
 
 
 def test_outputs_of_one_score_agree_to_the_last_bit() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -26,9 +27,15 @@ def failed(result: Result) -> set[str]:
     return {check.name for check in result.checks if check.outcome == "fail"}
 
 
+@cache
+def audited(name: str, count: int) -> Result:
+    """The audit of an honest network, with which those of others are compared."""
+    return audit(honest(name), held_out(count), THREAT, suite="quick")
+
+
 @pytest.mark.parametrize("name", HONEST)
 def test_an_honest_network_is_trusted(name: str) -> None:
-    few = 40 if name == "attention" else None  # it takes ten times as long
+    few = 40 if name in ("attention", "convolutional") else None  # they take several times as long
     result = audit(honest(name), held_out(), THREAT, suite="quick", limit=few)
     assert failed(result) == set()
     assert result.verdict == "trusted"
@@ -137,7 +144,7 @@ def test_a_plain_function_around_a_network_is_attacked_by_gradients() -> None:
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_a_caller_without_gradients_gets_the_same_audit(mode: type) -> None:
-    plain = audit(honest("relu"), held_out(30), THREAT, suite="quick")
+    plain = audited("relu", 30)
     with mode():
         found = audit(honest("relu"), held_out(30), THREAT, suite="quick")
     assert (found.verdict, found.per_example) == (plain.verdict, plain.per_example)
@@ -146,8 +153,8 @@ def test_a_caller_without_gradients_gets_the_same_audit(mode: type) -> None:
 def test_what_callers_hand_over_is_read_or_refused_in_one_line() -> None:
     x, y = held_out(30)
     short = audit(honest("relu"), (x, y), "linf:0.1", suite="quick")
-    assert short.per_example == audit(honest("relu"), (x, y), THREAT, suite="quick").per_example
-    assert audit(honest("relu"), "digits", THREAT, suite="quick", limit=30).examples == 30
+    assert short.per_example == audited("relu", 30).per_example
+    assert audit(honest("relu"), "digits", THREAT, suite="quick", limit=30, passes=0).examples == 30
     for data, threat, said in (
         (x, THREAT, "a Tensor for the data"),
         ([(x, y)], THREAT, "a list for the data"),
@@ -232,8 +239,8 @@ def test_a_gate_that_no_function_of_torch_gives_away_is_attacked_by_its_parts() 
             return (1e6 * sure).relu().clamp(max=1) * one + (-1e6 * sure).relu().clamp(max=1) * other
 
     found = audit(Steep(), held_out(60), THREAT, suite="quick")
-    fooled = audit(honest("relu"), held_out(60), THREAT, suite="quick").robust_accuracy.estimate
-    robust = audit(honest("adversarially trained"), held_out(60), THREAT, suite="quick").robust_accuracy.estimate
+    fooled = audited("relu", 60).robust_accuracy.estimate
+    robust = audited("adversarially trained", 60).robust_accuracy.estimate
     checks = {check.name: check for check in found.checks}
     assert "adaptive" in checks, "networks inside of it decide otherwise"
     assert found.robust_accuracy.estimate < robust - 0.1
@@ -251,7 +258,7 @@ def test_classes_that_win_nowhere_lead_no_attack_astray() -> None:
         return torch.cat([logits, logits.amax(1, keepdim=True) + behind], 1)
 
     found = audit(crowded, held_out(60), THREAT, suite="quick").robust_accuracy.estimate
-    assert found <= audit(network, held_out(60), THREAT, suite="quick").robust_accuracy.estimate + 0.05
+    assert found <= audited("relu", 60).robust_accuracy.estimate + 0.05
 
 
 class Late(nn.Module):
@@ -322,6 +329,13 @@ def test_a_contrast_window_in_front_of_an_honest_network_leaves_it_trusted() -> 
     assert {check.name: check.outcome for check in found.checks}["unbounded"] == "pass"
 
 
+@cache
+def steep_as_it_is() -> Result:
+    """The audit of the zoo's network with steep units."""
+    one = find("steep units")
+    return audit(one.make(), one.examples(20), one.threat, suite="quick", passes=0)
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_a_network_with_checkpoints_gets_the_audit_of_one_without(reentrant: bool) -> None:
     class Checkpointed(nn.Module):
@@ -333,16 +347,16 @@ def test_a_network_with_checkpoints_gets_the_audit_of_one_without(reentrant: boo
             return checkpoint(self.network, x, use_reentrant=reentrant)
 
     one = find("steep units")
-    models = Checkpointed(one.make()), one.make()
-    found, plain = (audit(model, one.examples(20), one.threat, suite="quick", passes=0) for model in models)
+    model, plain = Checkpointed(one.make()), steep_as_it_is()
+    found = audit(model, one.examples(20), one.threat, suite="quick", passes=0)
     assert [check.outcome for check in found.checks] == [check.outcome for check in plain.checks]
     assert found.robust_accuracy == plain.robust_accuracy
     x = one.examples(2)[0].requires_grad_()
-    models[0](x).sum().backward()  # and is checkpointed again afterwards
+    model(x).sum().backward()  # and is checkpointed again afterwards
     assert x.grad is not None
     if reentrant:
         with pytest.raises(RuntimeError, match="use_reentrant=True"):
-            torch.autograd.grad(models[0](x).sum(), x)
+            torch.autograd.grad(model(x).sum(), x)
 
 
 def test_a_spent_budget_ends_the_rounds_only_where_it_was_asked_for() -> None:

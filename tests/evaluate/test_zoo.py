@@ -41,7 +41,7 @@ def fired(one: Specimen) -> set[str]:
     return {check.name for check in found.checks if check.outcome in ("fail", "warn")}
 
 
-@each(HERE, "adversarially trained, convolutional")
+@each(HERE, "adversarially trained, convolutional", "gated", "early exit")  # the first is inside of the others
 def test_the_doctor_sees_what_is_broken_and_nothing_in_what_is_sound(one: Specimen) -> None:
     found = fired(one)
     if one.kind == "broken":
@@ -80,7 +80,9 @@ def test_an_unknown_specimen_is_refused_in_one_line() -> None:
 
 
 @each(
-    (one for one in HERE if set(one.fires) - DOCTOR), "saturated softmax", "few winners", "hard sigmoid", "early exit"
+    (one for one in HERE if set(one.fires) - DOCTOR),
+    *("saturated softmax", "few winners", "hard sigmoid", "early exit"),
+    *("gated", "ripples", "detach"),  # they, or others like them, are audited in test_verdicts.py and test_adaptive.py
 )
 def test_the_finished_run_sees_what_the_doctor_cannot(one: Specimen) -> None:
     result = audit(one.make(), one.examples(80), one.threat, suite="quick")

@@ -135,10 +135,18 @@ def test_a_grid_covers_the_image_however_few_squares_there_may_be(shape, side):
     assert sizes[0] == len(list(every_square(shape, side)))
 
 
-@pytest.mark.parametrize(("shape", "share"), [((3, 9, 9), 0.12), ((1, 8, 11), 0.3), ((1, 6, 20), 0.5)], ids=str)
+SIZES = (((3, 9, 9), 0.12), ((1, 8, 11), 0.3), ((1, 6, 20), 0.5))
+ENOUGH = {fgsm: 0.999, pgd: 0.84, pgd_cosine: 0.99, bim: 0.99, hops: 0.96, patch: 0.9999, sparse_rs: 0.8}
+
+
 @pytest.mark.parametrize(
-    ("attack", "enough"),
-    [(fgsm, 0.999), (pgd, 0.84), (pgd_cosine, 0.99), (bim, 0.99), (hops, 0.96), (patch, 0.9999), (sparse_rs, 0.8)],
+    ("attack", "enough", "shape", "share"),
+    [
+        pytest.param(attack, enough, shape, share, marks=[pytest.mark.slow] * ((attack, shape[0]) == (sparse_rs, 1)))
+        for attack, enough in ENOUGH.items()
+        for shape, share in SIZES
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_attacks_find_the_best_patch_of_a_linear_model(attack, enough, shape, share):
     rng, threat = Streams.of(3, range(8)), square(share)

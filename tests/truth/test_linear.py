@@ -19,16 +19,30 @@ BOXES = {"in the box": (0.0, 1.0), "in the open": (-20.0, 20.0)}
 ATTACKS = members("attacks")
 
 
+LONG = {"square", "sparse-rs", "spsa", "nes", "bandits", "simba", "simba-dct", "gen-attack", "one-pixel", "advgan"}
+LONG |= {"surfree", "boundary", "rays", "carlini-wagner", "ead", "pdpgd"}
+"""What takes as long as all others together: of these, the box alone is for the default suite."""
+
+
 def cases(aims):
     return [(name, norm) for name, entry in ATTACKS.items() for norm in entry.norms if aims(entry.aims)]
+
+
+def in_every_box(aims):
+    """A case for every attack, norm and box."""
+    every = [
+        pytest.param(name, norm, box, marks=[pytest.mark.slow] * (name in LONG and box == "in the open"))
+        for name, norm in cases(aims)
+        for box in BOXES
+    ]
+    return pytest.mark.parametrize(("name", "norm", "box"), every)
 
 
 def ball(norm, box):
     return Ball(NORMS[norm], EPS[norm], *BOXES[box])
 
 
-@pytest.mark.parametrize("box", BOXES)
-@pytest.mark.parametrize(("name", "norm"), cases(lambda aims: aims not in ("control", "smallest perturbation")))
+@in_every_box(lambda aims: aims not in ("control", "smallest perturbation"))
 def test_an_attack_reaches_98_percent_of_the_optimum(name, norm, box):
     threat = ball(norm, box)
     model, x, best = puzzle(SHAPE, threat, count=4, seed=0)
@@ -95,8 +109,7 @@ def test_noise_stays_far_from_the_optimum(name, norm):
     assert ((model.lead(z) - model.lead(x)) / best < 0.6).all()
 
 
-@pytest.mark.parametrize("box", BOXES)
-@pytest.mark.parametrize(("name", "norm"), cases(lambda aims: aims == "smallest perturbation"))
+@in_every_box(lambda aims: aims == "smallest perturbation")
 def test_a_smallest_perturbation_is_within_5_percent_of_the_distance_to_the_boundary(name, norm, box):
     threat = ball(norm, box)
     far, x, best = puzzle(SHAPE, threat, count=8, seed=2)
