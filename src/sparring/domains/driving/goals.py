@@ -40,7 +40,7 @@ def all_of(*terms: Tensor) -> Tensor:
     Elsewhere what is lacking to that, together. So none of them hides the slope of the others, as a minimum would: that
     of a box that does not move, say, of one whose confidence does.
     """
-    shape = torch.broadcast_shapes(*(term.shape for term in terms))
+    shape = torch.broadcast_shapes(*(term.shape for term in terms))  # type: ignore[no-untyped-call]
     every = torch.stack([term.expand(shape) for term in terms])
     lacking = every.clamp(max=0).sum(0)
     return torch.where(lacking < 0, lacking, len(terms) / every.clamp(min=1e-12).reciprocal().sum(0))
