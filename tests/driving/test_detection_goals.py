@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import objects, predictions
 
+from sparring import tasks
 from sparring.attacks import pgd
 from sparring.domains.driving.predictions import NONE, Rules
 from sparring.domains.driving.tasks import Fabrication, Mislabelling, Vanishing
@@ -177,9 +178,19 @@ def test_a_task_is_a_value_that_takes_labels_of_boxes(task):
     assert not task.goal(labels).reached(outputs * torch.nan).any()
 
 
-def test_a_task_says_its_settings():
-    assert str(Vanishing(0.5)) == "vanishing:0.5"
-    assert str(Fabrication(10)) == "fabrication:10"
+@pytest.mark.parametrize(
+    ("task", "text"),
+    [
+        (Vanishing(0.5), "vanishing:0.5"),
+        (Fabrication(10), "fabrication:10"),
+        (Vanishing(1.0, match=0.1), "vanishing:1.0:0.25:0.1"),
+        (Mislabelling(0.5, overlap=1.0), "mislabelling:0.5:0.25:0.5:1.0"),
+    ],
+)
+def test_the_text_of_a_task_gives_it_back(monkeypatch, task, text):
+    monkeypatch.setitem(tasks.TASKS, task.name, type(task))
+    assert str(task) == text
+    assert tasks.parse(text) == task
 
 
 @pytest.mark.parametrize(

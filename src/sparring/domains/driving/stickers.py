@@ -58,22 +58,20 @@ class Sticker:
         middle = (corners[..., :2] + corners[..., 2:]) / 2 - 0.5  # of pixels, whose centres are whole numbers here
         down, across = lattice(x)
         for j in range(labels.shape[1]):
-            mine = wearing[:, j]
-            if not bool(mine.any()):
+            some = wearing[:, j].nonzero().flatten()
+            if not len(some):
                 continue
-            draw = rng.at(j)
+            draw = rng[some].at(j)
             turn = (self.degrees * (2 * draw.at("turn").uniform(1, device=x.device).view(-1, 1, 1) - 1)).deg2rad()
-            i, k = down - middle[:, j, 1].view(-1, 1, 1), across - middle[:, j, 0].view(-1, 1, 1)
+            i, k = (each - middle[some, j, axis].view(-1, 1, 1) for each, axis in ((down, 1), (across, 0)))
             place = torch.stack([turn.cos() * k + turn.sin() * i, turn.cos() * i - turn.sin() * k], 3)
-            place = 2 * place / side[:, j].view(-1, 1, 1, 1)  # -1 to 1 over the patch
-            shown = functional.grid_sample(
-                self._print(x, draw), place.to(x.dtype), padding_mode="border", align_corners=False
-            )
-            inside = (place.abs() <= 1).all(3) & mine.view(-1, 1, 1)
-            x = torch.where(inside.unsqueeze(1), shown, x)
+            place = (2 * place / side[some, j].view(-1, 1, 1, 1)).to(x.dtype)  # -1 to 1 over the patch
+            shown = functional.grid_sample(self._printed(x, draw), place, padding_mode="border", align_corners=False)
+            inside = (place.abs() <= 1).all(3).unsqueeze(1)
+            x = x.index_copy(0, some, torch.where(inside, shown, x[some]))
         return x
 
-    def _print(self, x: Tensor, rng: Streams) -> Tensor:
+    def _printed(self, x: Tensor, rng: Streams) -> Tensor:
         """The patch as it comes out of a printer and into the light, one for each row."""
         contrast, brightness = (2 * rng.at("light").uniform(2, 1, 1, 1, device=x.device) - 1).unbind(1)
         noise = 2 * rng.at("noise").uniform(*self.patch.shape[1:], device=x.device) - 1

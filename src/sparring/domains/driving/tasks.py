@@ -6,7 +6,7 @@ z = pgd(linf(8 / 255))(detector, x, task.goal(labels), rng)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from torch import Tensor
@@ -35,6 +35,12 @@ class Detection(Task):
     def rules(self) -> Rules:
         """What a detection is, and when it is one of an object."""
         return Rules(self.confidence, self.match, self.overlap)
+
+    def __str__(self) -> str:
+        """Settings stand in their order, up to the last that is not as usual: so the text gives back the task."""
+        settings = fields(self)  # type: ignore[arg-type]  # all that inherit are dataclasses
+        told = [i for i, one in enumerate(settings, 1) if getattr(self, one.name) != one.default]
+        return ":".join([self.name, *(str(getattr(self, one.name)) for one in settings[: max(told)])])
 
     def labels(self, y: Array | Tensor, name: str) -> Checked:
         """Rows of a class from 0, or -1 where there is no object, and a box, `(N, M, 5)`, as float32."""
