@@ -1,8 +1,8 @@
 """What FastestDet still finds in photos of COCO under attack: average precision, objects, boxes of nothing, stickers.
 
-The first photos of COCO's validation set of 2017 that `SPARRING_DATA` holds. TOG's losses and the margins climb to the
-end, PGD of 10 steps; beside them uniform noise of the same size. One change for all photos and one sticker that persons
-wear are learned from the 32 photos after these.
+The first photos of COCO's validation set of 2017 that `SPARRING_DATA` holds. TOG's losses, that of Daedalus and the
+margins climb to the end, PGD of 10 steps; beside them uniform noise of the same size. One change for all photos and one
+sticker that persons wear are learned from the 32 photos after these.
 
     SPARRING_DATA=... python benchmarks/detectors.py [--examples N] [--picture FILE]
 """
@@ -27,6 +27,7 @@ from torch import Tensor
 from sparring.attacks import pgd, universal, universal_patch
 from sparring.domains.driving.detectors import Detector, load_fastest_det
 from sparring.domains.driving.figure import draw
+from sparring.domains.driving.losses import daedalus
 from sparring.domains.driving.measures import measured
 from sparring.domains.driving.photos import COCO, coco_val
 from sparring.domains.driving.predictions import NONE, Rules
@@ -50,6 +51,7 @@ CASES: list[tuple[Detection, Loss, Ball]] = [
     (VANISHING, margin, linf(2 / 255)),
     (HIDING, margin, STRONG),
     (FABRICATION, cross_entropy, STRONG),
+    (FABRICATION, daedalus, STRONG),
     (FABRICATION, margin, STRONG),
     (MISLABELLING, cross_entropy, STRONG),
     (MISLABELLING, margin, STRONG),
@@ -101,7 +103,7 @@ def attacks(
         learned = lesson.fit(detector, learn[0], VANISHING.never(learn[1]), Streams.of(1, range(len(learn[0]))))
         return learned.make(x, rng)
 
-    said = {cross_entropy: "TOG", margin: "margin"}
+    said = {cross_entropy: "TOG", margin: "margin", daedalus: "Daedalus"}
     made: dict[str, Callable[..., Tensor]] = {"none": lambda _: x, "uniform noise 8/255": noise}
     for task, loss, threat in CASES:
         made[f"{task} {said[loss]} {threat.eps * 255:.0f}/255"] = partial(climb, task, loss, threat)

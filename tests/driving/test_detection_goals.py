@@ -9,6 +9,7 @@ from scenes import objects, predictions
 
 from sparring import tasks
 from sparring.attacks import pgd
+from sparring.domains.driving.losses import daedalus
 from sparring.domains.driving.predictions import NONE, Rules
 from sparring.domains.driving.tasks import Fabrication, Mislabelling, Vanishing
 from sparring.errors import BadInput
@@ -160,6 +161,18 @@ def test_boxes_of_nothing_appear_on_a_linear_detector_where_they_can(loss):
         goal = Fabrication(1).goal(labels)
         z = pgd(linf(share * needed), steps=20, loss=loss)(toy, x, goal, Streams.of(0, [0]))
         assert goal.reached(toy(z)).item() == falls
+
+
+def test_what_daedalus_climbs_is_the_confidence_of_boxes_and_how_small_they_are():
+    labels, sure = torch.full((1, 1, 5), -1.0), 0.2689414213699951  # of 1 - 1 / (1 + e)
+    outputs = torch.tensor([[[0.0, 0.0, 0.5, 0.5, -1.0, 0.0], [0.2, 0.2, 0.4, 0.3, 50.0, 0.0]]])
+    goal = Fabrication(5).goal(labels)
+    expected = -((sure - 1) ** 2 + 0.25**2 + 0.02**2) / 2
+    torch.testing.assert_close(daedalus(outputs, goal), torch.tensor([expected]))
+    point = outputs.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(daedalus(point, goal).sum(), point)
+    assert slope[0, 0, 4] > 0
+    assert slope[0, 0, 2] < 0 < slope[0, 0, 0]
 
 
 @every_task
