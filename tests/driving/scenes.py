@@ -1,5 +1,7 @@
 """Predictions and labels at random, of which many come close to what the goals ask about."""
 
+from functools import cache
+
 import torch
 
 from sparring.domains.driving.boxes import cornered
@@ -32,3 +34,24 @@ def objects(count, seed, most=4, classes=3):
     kind = rng.at("kind").integers(classes, most)
     kind = torch.where(rng.at("none").uniform(most) < 0.25, -1, kind)
     return torch.cat([kind.unsqueeze(2).float(), boxes(rng, most)], 2)
+
+
+@cache
+def _constants(count, inputs):
+    draw = Streams.of(0, range(count))
+    return tuple(draw.at(name).normal(inputs) for name in ("stretch", "shift", "weight"))
+
+
+def waves(z):
+    """Six predictions of two classes for images `(B, 3, 4, 4)`, by sums of waves over the pixels.
+
+    Term by term: the same to the last bit in every batch.
+    """
+    stretch, shift, weight = _constants(42, 48)
+    said = (torch.tanh(3 * z.flatten(1).unsqueeze(1) * stretch + shift) * weight).cumsum(2)[..., -1].view(-1, 6, 7)
+    size = 0.3 + 0.1 * said[..., 2:4].tanh()
+    box = cornered(torch.cat([0.5 + 0.3 * (0.2 * said[..., :2]).tanh(), size], 2))
+    lead = said[..., 5:6] - said[..., 6:]
+    return torch.cat(
+        [box, 0.3 * said[..., 4:5], torch.cat([-torch.log1p((-lead).exp()), -torch.log1p(lead.exp())], 2)], 2
+    )
