@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from sparring.domains.driving.boxes import overlaps, rivals, room
 from sparring.domains.driving.predictions import NONE, Predictions, Rules
-from sparring.goals import Measured, log_odds, nearest
+from sparring.goals import Measured, finite, log_odds, nearest
 
 BARELY = 1e-6
 """The margin of what is reached, though by a thread."""
@@ -114,7 +114,7 @@ class Objects(Measured):
     def reached(self, outputs: Tensor) -> Tensor:
         """Rows in which so many have fallen (`sign` -1: fewer). Predictions that are no numbers are no success."""
         fallen = self.fallen(outputs).sum(1) >= self._enough()
-        return (fallen == (self.sign > 0)) & _known(outputs)
+        return (fallen == (self.sign > 0)) & finite(outputs)
 
     def margin(self, outputs: Tensor) -> Tensor:
         """How near the nearest of the objects are that must fall (`sign` -1: must not)."""
@@ -194,7 +194,7 @@ class Fabricated(Measured):
 
     def reached(self, outputs: Tensor) -> Tensor:
         """Rows with so many (`sign` -1: fewer). Predictions that are no numbers are no success."""
-        return ((self.measure(outputs) >= self.boxes) == (self.sign > 0)) & _known(outputs)
+        return ((self.measure(outputs) >= self.boxes) == (self.sign > 0)) & finite(outputs)
 
     def margin(self, outputs: Tensor) -> Tensor:
         """How near the nearest places are to being detections of nothing.
@@ -222,7 +222,3 @@ def _standing(seen: Predictions, rules: Rules) -> tuple[Tensor, Tensor]:
     sure = seen.sure
     rival = rivals(seen.boxes.detach(), sure.detach(), seen.classes.argmax(2), rules.overlap)
     return sure - rules.least, room(seen.boxes, rival, rules.overlap)
-
-
-def _known(outputs: Tensor) -> Tensor:
-    return outputs.flatten(1).isfinite().all(1)

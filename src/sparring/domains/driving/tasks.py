@@ -15,7 +15,7 @@ from sparring.data.arrays import Array, numbers
 from sparring.domains.driving.goals import Fabricated, Mislabelled, Vanished
 from sparring.domains.driving.predictions import NONE, Rules
 from sparring.errors import BadInput
-from sparring.tasks import Checked, Task
+from sparring.tasks import TASKS, Checked, Task
 from sparring.types import Goal
 
 FAR = 2.0
@@ -166,3 +166,6 @@ def _share(share: float, _: Rules) -> None:
     """Refuse what is no share; the rules have refused what is none of theirs."""
     if not 0 < share <= 1:
         raise BadInput(f"a share of {share:g} of the objects", "a share above 0 and up to 1", "give say 0.5")
+
+
+TASKS.update({task.name: task for task in (Vanishing, Mislabelling, Fabrication)})
