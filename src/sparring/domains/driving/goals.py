@@ -7,6 +7,7 @@ climbed are all places that could become one.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 
 import torch
@@ -72,10 +73,8 @@ class Objects(Measured):
 
     def found(self, outputs: Tensor) -> Tensor:
         """Which objects a detection of their class matches, `(B, N)`."""
-        found = self.rules.detect(outputs)
-        same = found[..., :1] == self.reference[..., 0].unsqueeze(1)
-        hit = overlaps(found[..., 1:5], self.reference[..., 1:]) >= self.rules.match
-        return (same & hit).any(1) & self.counts
+        same, there = self.rules.meet(self.rules.detect(outputs), self.reference)
+        return (same & there).any(1) & self.counts
 
     def _claims(self, seen: Predictions) -> tuple[Tensor, Tensor, Tensor]:
         """What each place has over the thresholds for each object, `(B, A, N)`.
@@ -99,13 +98,13 @@ class Objects(Measured):
         # What a surer box suppresses, that itself matches nothing, is not found either.
         return torch.where(self.found(outputs.detach()), lost, lost.clamp(min=BARELY))
 
-    def parts(self, outputs: Tensor) -> Tensor:
-        """How fallen every object is, `(B, N)`: positive exactly where it is."""
-        raise NotImplementedError
-
+    @abstractmethod
     def fallen(self, outputs: Tensor) -> Tensor:
         """Which objects have fallen, `(B, N)`, judged on detections."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def parts(self, outputs: Tensor) -> Tensor:
+        """How fallen every object is, `(B, N)`: positive exactly where it is."""
 
     def measure(self, outputs: Tensor) -> Tensor:
         """The share of the objects that have fallen; 0 without any."""
@@ -146,10 +145,8 @@ class Mislabelled(Objects):
 
     def fallen(self, outputs: Tensor) -> Tensor:
         """Which are not found, while a detection of another class lies there."""
-        found = self.rules.detect(outputs)
-        other = (found[..., :1] != self.reference[..., 0].unsqueeze(1)) & (found[..., :1] != NONE)
-        hit = overlaps(found[..., 1:5], self.reference[..., 1:]) >= self.rules.match
-        return (other & hit).any(1) & ~self.found(outputs) & self.counts
+        same, there = self.rules.meet(self.rules.detect(outputs), self.reference)
+        return (~same & there).any(1) & ~(same & there).any(1) & self.counts
 
     def parts(self, outputs: Tensor) -> Tensor:
         """How lost they are, and how near the nearest detection of another class is."""
@@ -184,9 +181,8 @@ class Fabricated(Measured):
     def false(self, outputs: Tensor) -> Tensor:
         """Which detections, `(B, D)`, match no object of their class."""
         found = self.rules.detect(outputs)
-        same = found[..., :1] == self.reference[..., 0].unsqueeze(1)
-        hit = overlaps(found[..., 1:5], self.reference[..., 1:]) >= self.rules.match
-        return ~(same & hit).any(2) & (found[..., 0] != NONE)
+        same, there = self.rules.meet(found, self.reference)
+        return ~(same & there).any(2) & (found[..., 0] != NONE)
 
     def measure(self, outputs: Tensor) -> Tensor:
         """How many detections match nothing."""

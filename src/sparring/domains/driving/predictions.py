@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sparring.domains.driving.boxes import rivals, room
+from sparring.domains.driving.boxes import overlaps, rivals, room
 from sparring.errors import BadInput
 
 NONE = -1
@@ -102,3 +102,11 @@ class Rules:
         order = torch.where(kept, sure, -torch.inf).argsort(dim=1, descending=True, stable=True)
         order = order[:, : int(kept.sum(1).amax()) if kept.numel() else 0]
         return rows.gather(1, order.unsqueeze(2).expand(-1, -1, 6))
+
+    def meet(self, found: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Of every detection `(B, D, 6)` and every object `(B, N, 5)`, `(B, D, N)` each.
+
+        Whether they are of one class, and whether they overlap by as much as it takes, which what is none never does.
+        """
+        same = found[..., :1] == labels[..., 0].unsqueeze(1)
+        return same, overlaps(found[..., 1:5], labels[..., 1:]) >= self.match
