@@ -27,6 +27,7 @@ def average_precisions(found: Tensor, labels: Tensor, match: float = 0.5, most: 
     right if it overlaps an object of its class by `match` that none before it took: the one it overlaps most. Precision
     is the best at any greater recall, averaged over 101 recalls. Of equally sure detections the first counts for more.
     """
+    found, labels = found.detach().cpu(), labels.cpu()
     shared = overlaps(found[..., 1:5].double(), labels[..., 1:].double()).numpy()
     kinds, sure, wanted = found[..., 0].numpy(), found[..., 5].double().numpy(), labels[..., 0].numpy()
     return {
