@@ -53,6 +53,7 @@ bench: .venv/installed-peers .venv/installed-bench .venv/installed-onnx
 	.venv/bin/python benchmarks/patches.py --data cifar10-jpeg --examples 100
 	.venv/bin/python benchmarks/quantised.py
 	.venv/bin/python benchmarks/speech.py
+	.venv/bin/python benchmarks/detectors.py
 	.venv/bin/python benchmarks/defences.py --data mnist --examples 100
 	.venv/bin/python benchmarks/defences.py --data cifar10-jpeg --examples 100
 	.venv/bin/python benchmarks/texts.py

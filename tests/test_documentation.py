@@ -115,7 +115,8 @@ def test_certificates_prove_something_as_the_page_says(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", ["adaptive-attack.md", "certify.md", "defences.md", "other-threats.md", "recommenders.md"]
+    "page",
+    ["adaptive-attack.md", "certify.md", "defences.md", "detectors.md", "other-threats.md", "recommenders.md"],
 )
 def test_blocks_of_python_run_as_they_are(page: str) -> None:
     parts = [*blocks(ENGLISH / page), ("", "", "")]

@@ -122,6 +122,18 @@ def test_models_that_do_not_classify_are_attacked_by_the_same_attack(shown: Call
         assert percents(attacked)[0] < percents(clean)[0] - 50
 
 
+def test_what_stands_in_streets_is_hidden_from_a_detector_and_boxes_of_nothing_appear(
+    shown: Callable[..., str], tmp_path: Path
+) -> None:
+    picture = tmp_path / "streets.png"
+    clean, hidden, invented, renamed = shown("hide_an_object.py", "150", str(picture)).splitlines()
+    assert percents(clean)[0] > 75
+    assert percents(hidden)[0] < 20
+    assert float(re.findall(r"([\d.]+) boxes", invented)[0]) > 2
+    assert percents(renamed)[1] > percents(clean)[1]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_attacks_that_fit_break_what_plain_pgd_leaves_standing(shown: Callable[..., str]) -> None:
     lines = shown("adaptive_attack.py").splitlines()
     assert len(lines) == 5

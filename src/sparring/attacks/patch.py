@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,9 @@ from sparring.steps import ascent, chain, cosine
 from sparring.streams import Streams
 from sparring.threats import Ball
 from sparring.types import Attack, Goal, Loss, Model, Step
+
+Put = Callable[[Tensor, Tensor, Streams], Tensor]
+"""A patch, the numbers of some rows and their streams, to the images of these with it: differentiable in the patch."""
 
 
 def promise(x: Tensor, gradient: Tensor, threat: Ball) -> Tensor:
@@ -123,16 +127,25 @@ class UniversalPatch:
         patch = x.new_full((1, x.shape[1], side, side), (self.threat.low + self.threat.high) / 2)
         if not side:
             return Learned(self.threat, _unchanged, 0)
+
+        def put(leaf: Tensor, some: Tensor, rng: Streams) -> Tensor:
+            return Sticker(self.threat, leaf, self.degrees)(x[some], rng)
+
+        patch = self.learn(patch, put, model, goal, rng)
+        return Learned(self.threat, Sticker(self.threat, patch, self.degrees), self.draws)
+
+    def learn(self, patch: Tensor, put: Put, model: Model, goal: Goal, rng: Streams) -> Tensor:
+        """What becomes of a patch `(1, C, height, width)` that climbs wherever `put` puts it."""
         state = self.step.init(patch)
         for i, some in batches(rng, self.batch, self.steps):
             with torch.enable_grad():
                 leaf = patch.detach().requires_grad_()
-                z = Sticker(self.threat, leaf, self.degrees)(x[some], rng[some].at(i))
+                z = put(leaf, some, rng[some].at(i))
             gradient = slopes(model, z.detach(), goal[some], self.loss, self.most)
             (uphill,) = torch.autograd.grad(z, leaf, gradient)
             move, state = self.step.update(uphill, state, i)
             patch = (patch + move).clamp(self.threat.low, self.threat.high)
-        return Learned(self.threat, Sticker(self.threat, patch, self.degrees), self.draws)
+        return patch
 
     def __call__(self, model: Model, x: Tensor, goal: Goal, rng: Streams) -> Tensor:
         """Learn from these images, and attack them, `(B, C, H, W)`."""
