@@ -74,6 +74,8 @@ class Task(ABC):
     """The outputs and labels that fit, in words."""
     measures: ClassVar[str]
     """What `measure` tells, in words."""
+    silence: ClassVar[bool] = False
+    """Whether a model that says nothing is right: being right is no sign then that it understands its inputs."""
     two_ways: ClassVar[bool] = False
     """Whether an answer can be wrong in two ways, by being too large or too small, that attacks try one by one."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sparring import audit, cli
-from sparring.domains.driving.tasks import Vanishing
+from sparring.domains.driving.tasks import Fabrication, Vanishing
 from sparring.streams import Streams
 from sparring.threats import linf
 
@@ -55,6 +55,16 @@ def test_an_audit_leaves_exactly_the_objects_that_no_change_within_the_threat_hi
     assert found.clean_accuracy.estimate == pytest.approx(float((said >= LEAST).float().mean()))
     assert found.robust_accuracy.estimate == pytest.approx(float((said - reach >= LEAST).float().mean()))
     assert 0.1 < found.robust_accuracy.estimate < found.clean_accuracy.estimate - 0.1
+
+
+def test_boxes_of_nothing_are_audited_though_a_blind_detector_has_none(scenes):
+    model, x, labels, side = scenes
+    reach = EPS * model.weight.detach().abs().sum((1, 2, 3)).gather(0, 1 - side)
+    other = model.seen(x).detach().gather(1, 1 - side.unsqueeze(1)).squeeze(1)
+    found = audit(model, (x, labels), linf(EPS), task=Fabrication(1), suite="quick")
+    skipped = {check.name for check in found.checks if check.outcome == "skipped"}
+    assert {"labels", "scaling"} <= skipped
+    assert found.robust_accuracy.estimate == pytest.approx(float((other + reach < LEAST).float().mean()))
 
 
 def test_the_command_line_audits_a_detector_from_a_file_of_boxes(scenes, tmp_path, monkeypatch, capsys):

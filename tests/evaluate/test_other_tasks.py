@@ -125,7 +125,9 @@ def test_a_function_that_answers_with_numbers_is_attacked_by_these(gauges):
 
 def test_a_regression_without_gradients_is_not_called_robust(gauges):
     net, x, y = gauges
-    found = audit(lambda z: net(z).detach() + 0 * z.sum(), (x[:40], y[:40]), linf(EPS), task=Regression(2.0), suite="quick")
+    found = audit(
+        lambda z: net(z).detach() + 0 * z.sum(), (x[:40], y[:40]), linf(EPS), task=Regression(2.0), suite="quick"
+    )
     assert found.verdict == "suspect"
     assert any(check.name == "gradients" and check.outcome == "fail" for check in found.checks)
 

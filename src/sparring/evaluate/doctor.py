@@ -894,6 +894,9 @@ OF_AMOUNTS = (
 )
 """Looks at inputs as amounts, which the numbers of words are not."""
 
+OF_SENSE = (labels_belong_to_the_inputs, scaling_is_right)
+"""Looks for a better answer to other inputs, or with other labels."""
+
 OF_CLASSES = (outputs_are_logits, classes_are_balanced, climbs_change_more_than_the_scale)
 """Looks at outputs as a score for every class."""
 
@@ -985,5 +988,7 @@ def _seen(looks: Sequence[Look[Patient]], patient: Patient) -> list[Check]:
         idle |= dict.fromkeys(OF_AMOUNTS, "inputs are words, no amounts")
     if not isinstance(patient.task, Classification):
         idle |= dict.fromkeys(OF_CLASSES, "answers are no classes")
+    if patient.task.silence:
+        idle |= dict.fromkeys(OF_SENSE, "a model that says nothing is right")
     asked = (look.question.skipped(idle[look]) if look in idle else look(patient) for look in looks)
     return [check for check in asked if check is not None]

@@ -113,6 +113,7 @@ class Mislabelling(Detection):
 
     name = "mislabelling"
     measures = "share of the objects that are found as something else only"
+    silence = True
 
     wrong: float
     confidence: float = 0.25
@@ -142,6 +143,7 @@ class Fabrication(Detection):
 
     name = "fabrication"
     measures = "detections that match no object"
+    silence = True
 
     boxes: int
     confidence: float = 0.25
