@@ -219,3 +219,20 @@ def test_threats_are_said_as_they_are_written() -> None:
     bot = model()
     assert not Suffix(size=9, unit="characters", printable=True).contains("schön", bot)
     assert Suffix(size=9, unit="characters").contains("schön", bot)
+
+
+def test_losses_and_slopes_are_those_of_nanogcg() -> None:
+    nanogcg = pytest.importorskip("nanogcg")
+    bot = model(2)
+    words = "please now the"
+    config = nanogcg.GCGConfig(
+        num_steps=1, search_width=8, topk=4, optim_str_init=words, use_prefix_cache=False, seed=0, verbosity="ERROR"
+    )
+    twin = nanogcg.gcg.GCG(bot.network, bot.tokenizer, config)
+    message = CASE.message.replace("{attack}", "{optim_str}")
+    done = twin.run([{"role": "user", "content": message}], CASE.wanted)
+    slot = bot.slot(CASE, CASE.wanted)
+    assert float(slot.scores(done.strings[:1])[0]) == pytest.approx(done.losses[0], abs=1e-4)
+    ids = torch.tensor(bot.ids(words))
+    slope = twin.compute_token_gradient(ids.unsqueeze(0))[0]
+    assert torch.allclose(slope, slot.slope(ids), atol=1e-4)

@@ -32,7 +32,7 @@ def worded() -> Any:
 
 def merged() -> Any:
     """Letters, of which some pairs grow together."""
-    letters = [*" abcdefghijklmnop", "ab", "abc", "de", "op"]
+    letters = [*" abcdefghijklmnop^<>", "ab", "abc", "de", "op"]
     vocabulary = {piece: i for i, piece in enumerate([*letters, *SPECIAL])}
     merges = [("a", "b"), ("ab", "c"), ("d", "e"), ("o", "p")]
     model = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges))

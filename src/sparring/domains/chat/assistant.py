@@ -7,6 +7,7 @@ whose weights or scores are known gives more: a `Slot` for a case, what the atta
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -81,6 +82,43 @@ class Assistant(Protocol):
     def spelled(self, ids: Tensor) -> str:
         """Tokens as text."""
         ...
+
+
+@dataclass
+class Around:
+    """Something around an assistant: what it does not change is the assistant's own."""
+
+    model: Assistant
+
+    @property
+    def name(self) -> str:
+        """That of the assistant."""
+        return self.model.name
+
+    @property
+    def access(self) -> Access:
+        """What the assistant gives."""
+        return self.model.access
+
+    def answers(self, x: Case, texts: Sequence[str]) -> list[str]:
+        """The assistant's."""
+        return self.model.answers(x, texts)
+
+    def slot(self, x: Case, wanted: str) -> Slot:
+        """The assistant's."""
+        return self.model.slot(x, wanted)
+
+    def tokens(self, text: str) -> list[int] | None:
+        """The assistant's."""
+        return self.model.tokens(text)
+
+    def allowed(self, ascii_only: bool) -> Tensor:
+        """The assistant's."""
+        return self.model.allowed(ascii_only)
+
+    def spelled(self, ids: Tensor) -> str:
+        """The assistant's."""
+        return self.model.spelled(ids)
 
 
 class Attack(Protocol):

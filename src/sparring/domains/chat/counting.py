@@ -7,33 +7,21 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sparring.domains.chat.assistant import Assistant, Slot
+from sparring.domains.chat.assistant import Around, Slot
 from sparring.domains.chat.cases import Case
 from sparring.domains.chat.result import Nearest, Spent
-from sparring.types import Access
 
 
 @dataclass
-class Counted:
+class Counted(Around):
     """An assistant as it is, with counts. `tick` is called after every round of questions."""
 
-    model: Assistant
     tick: Callable[[], None]
     forward: int = 0
     backward: int = 0
     asked: int = 0
     claimed: bool = False
     trace: list[Nearest] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """That of the assistant."""
-        return self.model.name
-
-    @property
-    def access(self) -> Access:
-        """That of the assistant."""
-        return self.model.access
 
     @property
     def spent(self) -> Spent:
@@ -50,18 +38,6 @@ class Counted:
     def slot(self, x: Case, wanted: str) -> Slot:
         """The assistant's, counted."""
         return CountedSlot(self.model.slot(x, wanted), self)
-
-    def tokens(self, text: str) -> list[int] | None:
-        """The assistant's."""
-        return self.model.tokens(text)
-
-    def allowed(self, ascii_only: bool) -> Tensor:
-        """The assistant's."""
-        return self.model.allowed(ascii_only)
-
-    def spelled(self, ids: Tensor) -> str:
-        """The assistant's."""
-        return self.model.spelled(ids)
 
     def seen(self, losses: Tensor, reached: Tensor) -> tuple[Tensor, Tensor]:
         """Note how near some rows came."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparring.domains.chat.asking import Outright
 from sparring.domains.chat.assistant import Assistant, Slot
 from sparring.domains.chat.cases import Case
 from sparring.domains.chat.goals import Says
@@ -18,7 +19,8 @@ from sparring.streams import Streams
 class GCG:
     """Exchange one token at a time, by the gradient in one-hot tokens (Zou et al., 2023, Algorithm 1).
 
-    The settings are the paper's: `candidates` is its B, `top` its k, `steps` its T. Departures: candidates that the
+    The settings are the paper's: `candidates` is its B, `top` its k, `steps` its T. Departures: it begins with the
+    plain request that fits, filled up with the paper's exclamation marks, which is much nearer; candidates that the
     deployed assistant would read as other tokens are left out (as nanoGCG does, but for the whole conversation); the
     best text of all steps is returned, and the search ends where every wanted token is the likeliest one.
 
@@ -38,7 +40,7 @@ class GCG:
     def __call__(self, model: Assistant, x: Case, goal: Says, rng: Streams) -> str:
         """The text with the least loss."""
         slot, allowed = model.slot(x, goal.wanted), model.allowed(self.threat.printable)
-        ids = slot.start(self.threat.size, allowed, rng)
+        ids = self.begun(model, slot, x, goal, rng)
         best, least = ids, torch.inf
         for step in range(self.steps):
             downhill = (-slot.slope(ids)).masked_fill(~allowed, -torch.inf)
@@ -55,6 +57,15 @@ class GCG:
             if reached[first]:
                 break
         return slot.text(best)
+
+    def begun(self, model: Assistant, slot: Slot, x: Case, goal: Says, rng: Streams) -> Tensor:
+        """The plain request and exclamation marks behind it, or these alone where that is not read as written."""
+        request = Outright(threat=self.threat)(model, x, goal, rng)
+        tokens = [*(model.tokens(request) or []), *(model.tokens(" !" * self.threat.size) or [])]
+        ids, allowed = torch.tensor(tokens[: self.threat.size]), model.allowed(self.threat.printable)
+        if bool(allowed[ids].all()) and bool(admissible(ids.unsqueeze(0), slot, model, self.threat)):
+            return ids
+        return slot.start(self.threat.size, allowed, rng)
 
 
 def exchanged(ids: Tensor, promising: Tensor, count: int, rng: Streams) -> Tensor:

@@ -291,7 +291,7 @@ class LanguageSlot:
 
     def loss(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Losses and `reached` of rows of tokens."""
-        return self._judged(self.gap, ids)
+        return judged(self.gap, ids, self.wanted)
 
     def slope(self, ids: Tensor) -> Tensor:
         """The gradient of the loss in the one-hot rows of the tokens, `(n, V)`."""
@@ -303,27 +303,37 @@ class LanguageSlot:
         return slope.cpu()
 
     def scores(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Losses and `reached` of texts, tokenised as deployed; what comes out in as many tokens is read together."""
-        rows = self.model.read([self.x.conversation(text) for text in texts])
-        losses, reached = torch.zeros(len(rows)), torch.zeros(len(rows), dtype=torch.bool)
-        groups: dict[tuple[bool, int], list[int]] = {}
-        for i, row in enumerate(rows):
-            groups.setdefault((row[: len(self.before)] == self.before, len(row)), []).append(i)
-        whole = self.model.gap([], [])
-        for (same, _), group in groups.items():
-            gap, begin = (self.begun, len(self.before)) if same else (whole, 0)
-            ids = torch.tensor([[*rows[i][begin:], *self.wanted.tolist()] for i in group])
-            losses[group], reached[group] = self._judged(gap, ids)
-        return losses, reached
+        """Losses and `reached` of texts, tokenised as deployed."""
+        return scored(self.begun, [self.x.conversation(text) for text in texts], self.wanted)
 
-    @torch.no_grad()
-    def _judged(self, gap: Gap, ids: Tensor) -> tuple[Tensor, Tensor]:
-        found = [
-            saying(gap.logits(self.model.embedding[part], len(self.wanted) + 1), self.wanted)
-            for part in torch.split(ids.to(self.model.device), TOGETHER)
-        ]
-        losses, reached = zip(*found, strict=True)
-        return torch.cat(losses).cpu(), torch.cat(reached).cpu()
+
+def scored(begun: Gap, conversations: Sequence[Conversation], wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses and `reached` of answering conversations with some tokens, each `(B,)`.
+
+    Those that begin with the tokens of `begun` go on from there; what is of one length is read together.
+    """
+    model, start = begun.model, begun.before[0].tolist()
+    rows = model.read(conversations)
+    losses, reached = torch.zeros(len(rows)), torch.zeros(len(rows), dtype=torch.bool)
+    groups: dict[tuple[bool, int], list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault((row[: len(start)] == start, len(row)), []).append(i)
+    for (same, _), group in groups.items():
+        gap, begin = (begun, len(start)) if same else (model.gap([], []), 0)
+        ids = torch.tensor([[*rows[i][begin:], *wanted.tolist()] for i in group])
+        losses[group], reached[group] = judged(gap, ids, wanted)
+    return losses, reached
+
+
+@torch.no_grad()
+def judged(gap: Gap, ids: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses and `reached` of rows of tokens in a gap at whose end stand the wanted ones, `TOGETHER` a pass."""
+    found = [
+        saying(gap.logits(gap.model.embedding[part], len(wanted) + 1), wanted)
+        for part in torch.split(ids.to(gap.device), TOGETHER)
+    ]
+    losses, reached = zip(*found, strict=True)
+    return torch.cat(losses).cpu(), torch.cat(reached).cpu()
 
 
 def saying(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
