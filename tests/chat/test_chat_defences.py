@@ -164,10 +164,10 @@ def test_a_defence_is_worth_three_numbers(name: str) -> None:
     cases = [Case(message=f"{word} {{attack}}", wanted="the", name=word) for word in WORDS[:2]]
     attacks = {"search": lambda threat: RandomSearch(threat=threat, steps=3)}
     bare = audit(bot, cases, threat, attacks=attacks)
-    found = worth(bot, defend(name, bot, clean(19)), bare, cases, threat, attacks=attacks)
-    assert found.adaptive.assistant == f"tiny behind {name}"
-    assert 0 <= found.unaware.estimate <= found.bare.taken.estimate
-    assert 0 <= found.changed.estimate <= 1
+    found, audited = worth(defend(name, bot, clean(19)), bare, cases, threat, attacks=attacks)
+    assert found.assistant == audited.assistant == f"tiny behind {name}"
+    assert found.unaware.estimate <= min(found.bare.estimate, found.adaptive.estimate)
+    assert found.adaptive.estimate >= audited.taken.estimate
 
 
 def test_what_is_no_defence_is_refused() -> None:

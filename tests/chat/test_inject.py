@@ -244,9 +244,31 @@ def test_the_command_takes_attacks_and_judges_of_ones_own(command: Callable[...,
     assert "suspect" in out
 
 
+def test_the_command_measures_a_defence_by_three_numbers(tmp_path: Path, command: Callable[..., Any]) -> None:
+    words = (*BOT, "--attack", "genetic", "--steps", "1", "--defence", "datamarking", "--out", "found")
+    status, out, _ = command(*words)
+    assert status == 0
+    lines = [line.partition(": ") for line in out.splitlines()[-5:-1]]
+    assert [line[0] for line in lines] == [
+        "without datamarking",
+        "with it, against an attack that does not know it",
+        "with it, against one that does",
+        "answers that it changes where nobody attacks",
+    ]
+    assert lines[0][2].startswith("100.0%")
+    assert lines[1][2].startswith("0.0%")
+    assert (tmp_path / "found" / "defended" / "result.json").is_file()
+    kept = json.loads((tmp_path / "found" / "defence.json").read_text(encoding="utf-8"))
+    assert (kept["bare"]["estimate"], kept["unaware"]["estimate"]) == (1, 0)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        ([*BOT, "--defence", "perplexity"], "a language model to read with"),
+        ([*BOT, "--defence", "datamark"], "did you mean 'datamarking'?"),
+        ([*BOT, "--clean", "own.py"], "--clean without --defence"),
+        ([*BOT, "--defence", "perplexity", "--clean", "none.txt"], "cannot read 'none.txt'"),
         (["none.jsonl", "--model", "own.py:bot"], "'none.jsonl'"),
         (["cases.jsonl"], "--model"),
         (["cases.jsonl", "--model", "nothing"], "'nothing' as an assistant"),

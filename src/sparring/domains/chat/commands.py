@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +18,14 @@ from sparring.errors import BadInput, MayPass
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sparring.domains.chat.assistant import Assistant
     from sparring.domains.chat.attacks import Make
+    from sparring.domains.chat.cases import Case
+    from sparring.domains.chat.defended import Worth
     from sparring.domains.chat.result import Injection
+    from sparring.domains.chat.threats import Suffix
 
-LEFT = ("result.json", "inject.png", "journal.jsonl")
+LEFT = ("result.json", "inject.png", "journal.jsonl", "defence.json")
 """What a run leaves in its folder."""
 
 LONG = 60
@@ -40,6 +46,8 @@ LONG = 60
 @click.option("--steps", type=click.IntRange(min=1), help="Of each attack. [default: its own]")
 @click.option("--candidates", type=click.IntRange(min=1), help="Texts that gcg tries in a step. [default: 512]")
 @click.option("--judge", default="begins", show_default=True, help="begins, contains, equals; or file.py:function.")
+@click.option("--defence", metavar="NAME", help="Measure it too: perplexity, delimiting, datamarking, smooth-llm.")
+@click.option("--clean", type=Path, metavar="FILE", help="Documents, one a line, by which perplexity is set.")
 @click.option("--longest", type=click.IntRange(min=1), default=48, show_default=True, help="Tokens of an answer.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N cases.")
 @click.option("--device", default="cpu", show_default=True, help="Where a language model runs: cpu, cuda, mps.")
@@ -52,11 +60,10 @@ def inject(**given: Any) -> int:
 
     CASES is a .jsonl or .csv file: message, with {attack} where the attacker's text goes, and wanted, the words that
     are to come out; if you like document (then message has {document}), system and name. The model may be a function of
-    your own: (conversations) -> answers. Without --attack the strongest is taken that the model lets one run.
+    your own: (conversations) -> answers. Without --attack the strongest is taken that the model lets one run. With
+    --defence three numbers are measured: without it, with it against who does not know it, and against who does.
     """
-    from sparring.cli import GATE, GO_ON, Stopped, _console, _folder
-    from sparring.domains.chat.attacks import attack, strongest
-    from sparring.domains.chat.audit import audit
+    from sparring.cli import GATE, _console, _folder
     from sparring.domains.chat.cases import read
     from sparring.domains.chat.goals import judge
     from sparring.domains.chat.loading import load
@@ -66,25 +73,59 @@ def inject(**given: Any) -> int:
     if given["resume"] and given["out"] is None:
         raise BadInput("--resume without --out", "the folder of the run", "add --out DIR")
     out = None if given["out"] is None else _folder(given["out"], *LEFT)
-    cases, threat, judging = read(given["cases"])[: given["limit"]], suffix(given["threat"]), judge(given["judge"])
+    cases, threat = read(given["cases"])[: given["limit"]], suffix(given["threat"])
+    shared = {"judge": judge(given["judge"]), "seed": given["seed"], "resume": given["resume"]}
     model = load(given["model"], device=given["device"], longest=given["longest"])
-    names = given["attacks"] or (strongest(model, threat),)
-    attacks = {name: fitted(attack(name, model, threat), given) for name in names}
+    with _going_on(out), watching(unit="steps") as watch:
+        result, found = measured(given, model, cases, threat, out=out, command=_command(given), watch=watch, **shared)
+    show(result, _console())
+    if found is not None:
+        show(found[1], _console())
+        click.echo(said(found[0], given["defence"]))
+    if out is not None:
+        from sparring.domains.chat.figure import draw
+        from sparring.report.figures import png
+
+        (out / "inject.png").write_bytes(png(draw(result)))
+        click.echo(f"written: {out / 'result.json'}, {out / 'inject.png'}")
+        if found is not None:
+            found[0].save(out / "defence.json")
+    deployed = result if found is None else found[1]
+    missed = gate(deployed, given["fail_over"])
+    if missed:
+        click.echo(missed)
+    return GATE if missed or deployed.verdict == "invalid" else 0
+
+
+def measured(
+    given: dict[str, Any], model: Assistant, cases: list[Case], threat: Suffix, *, out: Path | None, **shared: Any
+) -> tuple[Injection, tuple[Worth, Injection] | None]:
+    """The audit of the assistant, and what the defence is worth that was asked for."""
+    from sparring.domains.chat.attacks import ATTACKS, attack, fits, strongest
+    from sparring.domains.chat.audit import audit
+    from sparring.domains.chat.defended import worth
+
+    def attacks(names: Sequence[str], of: Assistant) -> dict[str, Make]:
+        return {name: fitted(attack(name, of, threat), given) for name in names or [strongest(of, threat)]}
+
+    bare = attacks(given["attacks"], model)
+    defended = defended_by(given, model)
+    result = audit(model, cases, threat, attacks=bare, out=out, name=given["model"], **shared)
+    if defended is None:
+        return result, None
+    fitting = [name for name in given["attacks"] if ":" in name or fits(ATTACKS[name], defended, threat)]
+    place = None if out is None else out / "defended"
+    known = attacks(fitting, defended)
+    return result, worth(defended, result, cases, threat, attacks=known, out=place, **shared)
+
+
+@contextmanager
+def _going_on(out: Path | None) -> Iterator[None]:
+    """Say how to go on, where something was kept: on Ctrl-C, and where what fails may pass."""
+    from sparring.cli import GO_ON, Stopped
+
     try:
-        with watching(unit="steps") as watch:
-            result = audit(
-                model,
-                cases,
-                threat,
-                attacks=attacks,
-                judge=judging,
-                seed=given["seed"],
-                out=out,
-                resume=given["resume"],
-                name=given["model"],
-                command=_command(given),
-                watch=watch,
-            )
+        yield
     except KeyboardInterrupt:
         if out is None:
             raise
@@ -93,23 +134,40 @@ def inject(**given: Any) -> int:
         if out is None:
             raise
         raise BadInput(error.given, error.need, f"{error.do}; {GO_ON.format(out)}") from error
-    show(result, _console())
-    if out is not None:
-        from sparring.domains.chat.figure import draw
-        from sparring.report.figures import png
-
-        (out / "inject.png").write_bytes(png(draw(result)))
-        click.echo(f"written: {out / 'result.json'}, {out / 'inject.png'}")
-    missed = gate(result, given["fail_over"])
-    if missed:
-        click.echo(missed)
-    return GATE if missed or result.verdict == "invalid" else 0
 
 
 def fitted(make: Make, given: dict[str, Any]) -> Make:
     """The factory of an attack with those of the settings that it has."""
     known: set[str] = {field.name for field in fields(make)} if is_dataclass(make) else set()
     return partial(make, **{key: given[key] for key in ("steps", "candidates") if key in known and given[key]})
+
+
+def defended_by(given: dict[str, Any], model: Assistant) -> Assistant | None:
+    """The assistant behind the defence that was asked for."""
+    from sparring.domains.chat.defended import defend
+    from sparring.errors import line
+
+    if given["defence"] is None:
+        if given["clean"] is not None:
+            raise BadInput("--clean without --defence", "the defence that it is for", "add --defence perplexity")
+        return None
+    try:
+        clean = "" if given["clean"] is None else given["clean"].read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        what = f"cannot read '{given['clean']}' ({line(error)})"
+        raise BadInput(what, "documents, one a line", "check --clean") from None
+    return defend(given["defence"], model, [row for row in clean.splitlines() if row.strip()])
+
+
+def said(found: Worth, name: str) -> str:
+    """The three numbers of a defence, and what it costs where nobody attacks."""
+    rows = (
+        (f"without {name}", found.bare),
+        ("with it, against an attack that does not know it", found.unaware),
+        ("with it, against one that does", found.adaptive),
+        ("answers that it changes where nobody attacks", found.changed),
+    )
+    return "\n".join(f"{what}: {one.estimate:.1%} ({one.low:.1%} to {one.high:.1%})" for what, one in rows)
 
 
 def gate(result: Injection, most: float | None) -> str | None:
@@ -166,6 +224,6 @@ def _command(given: dict[str, Any]) -> str:
     """The command that gives this result again."""
     words = ["sparring", "inject", given["cases"], "--model", given["model"], "--threat", given["threat"]]
     words += [word for one in given["attacks"] for word in ("--attack", one)]
-    for key in ("steps", "candidates", "judge", "longest", "limit", "seed"):
+    for key in ("steps", "candidates", "judge", "defence", "clean", "longest", "limit", "seed"):
         words += [f"--{key}", str(given[key])] if given[key] is not None else []
     return shlex.join(words)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sparring.domains.chat.assistant import Assistant
@@ -17,57 +16,67 @@ from sparring.domains.chat.smooth_llm import Smoothed
 from sparring.domains.chat.spotlighting import DATAMARKING, DELIMITING, Spotlighted
 from sparring.domains.chat.threats import Suffix
 from sparring.errors import BadInput
-from sparring.evaluate.result import Interval
+from sparring.evaluate.result import Interval, Record, Verdict
 from sparring.evaluate.statistics import clopper_pearson
 from sparring.spelling import hint
 
 
-@dataclass(frozen=True, kw_only=True)
-class Worth:
-    """Shares of the cases taken over, and what else the defence changes."""
+class Worth(Record):
+    """Shares of the cases taken over, and what else a defence changes."""
 
-    bare: Injection
+    assistant: str
+    """With its defence."""
+    bare: Interval
+    """Without the defence."""
     unaware: Interval
     """What was found without the defence, handed to the assistant behind it."""
-    adaptive: Injection
+    adaptive: Interval
+    """What was found by who knows the defence, and has what was found without it too."""
     changed: Interval
     """The share of the cases in which the answer is another one where nobody attacks."""
+    verdict: Verdict
+    """Of the audit of the assistant behind its defence."""
+    reasons: list[str]
 
 
 def worth(
     model: Assistant,
-    defended: Assistant,
     bare: Injection,
     cases: Sequence[Case],
     threat: Suffix,
     *,
     judge: Judge = begins,
     **given: Any,
-) -> Worth:
-    """Measure a defence on the cases of an audit without it: `given` is what `audit` takes for the one with it.
+) -> tuple[Worth, Injection]:
+    """Measure a defence, `model` being behind it, on the cases of an audit without it; and its own audit.
 
-    What is counted of the unaware attacker are all texts that took the bare assistant over, by whatever attack.
+    The unaware attacker has all texts that took the bare assistant over, by whatever attack. `given` is what `audit`
+    takes for the audit of the assistant behind its defence.
 
     Raises:
         BadInput: as `audit`.
     """
-    named_cases = dict(zip(named(cases), cases, strict=True))
-    found = [bout for bout in bare.bouts if bout.broke]
+    known = dict(zip(named(cases), cases, strict=True))
     eligible = [one.case for one in bare.clean if not one.own]
-    held = {
+    unaware = {
         bout.case
-        for bout in found
-        if Says(named_cases[bout.case].wanted, judge).reached(defended.answers(named_cases[bout.case], [bout.text])[0])
+        for bout in bare.bouts
+        if bout.broke and Says(known[bout.case].wanted, judge).reached(model.answers(known[bout.case], [bout.text])[0])
     }
-    adaptive = audit(defended, cases, threat, judge=judge, **given)
+    found = audit(model, cases, threat, judge=judge, **given)
+    aware = unaware | {bout.case for bout in found.bouts if bout.broke}
     before = {one.case: one.answer for one in bare.clean}
-    changed = sum(before[one.case] != one.answer for one in adaptive.clean)
-    return Worth(
-        bare=bare,
-        unaware=clopper_pearson(len(held), len(eligible)),
-        adaptive=adaptive,
-        changed=clopper_pearson(changed, len(adaptive.clean)),
+    changed = sum(before[one.case] != one.answer for one in found.clean)
+    number = Worth(
+        assistant=found.assistant,
+        bare=bare.taken,
+        unaware=clopper_pearson(len(unaware), len(eligible)),
+        adaptive=clopper_pearson(len(aware & {*eligible}), len(eligible)),
+        changed=clopper_pearson(changed, len(found.clean)),
+        verdict=found.verdict,
+        reasons=found.reasons,
     )
+    return number, found
 
 
 DEFENCES = ("perplexity", "delimiting", "datamarking", "smooth-llm")
