@@ -130,14 +130,15 @@ def _claims(found: Injection) -> Check:
 
 def _steps(found: Injection) -> Check:
     """Whether more steps would take over more: successes come late, or losses still fall where there are none."""
-    best = found.strongest
+    searches = [one for one in found.tried if any(bout.trace for bout in found.of(one.attack))]
+    best = max(searches, key=lambda one: one.taken.estimate, default=found.strongest)
     bouts = [bout for bout in found.of(best.attack) if bout.trace]
     standing = [bout for bout in bouts if not bout.broke]
     threshold = f"a loss falls by {FALLS:.0%} at most in the second half"
     if not bouts:
-        return _check("steps", None, f"{best.attack} sees no losses", "", threshold)
+        return _check("steps", None, "no search sees losses", "", threshold)
     falling = sum(_falls(bout.trace, bout.spent.forward) for bout in standing)
-    said = f"of {len(standing)} cases that stand, the loss still falls in {falling}"
+    said = f"of {len(standing)} cases that stand against {best.attack}, the loss still falls in {falling}"
     bad: Outcome | None = "fail" if falling and falling >= SHARE * len(standing) else None
     return _check("steps", bad, said, "more --steps", threshold)
 

@@ -90,5 +90,5 @@ class Injection(Record):
 
     @property
     def strongest(self) -> Tried:
-        """The attack that took over most cases, of equals the last, which is the dearest."""
-        return max(enumerate(self.tried), key=lambda one: (one[1].taken.estimate, one[0]))[1]
+        """The attack that took over most cases, of equals the first: what only asks comes before what searches."""
+        return max(self.tried, key=lambda one: one.taken.estimate)
