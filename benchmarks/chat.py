@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import re
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,8 @@ from rich.console import Console
 from sparring.domains.chat.attacks import ATTACKS
 from sparring.domains.chat.audit import audit
 from sparring.domains.chat.cases import Case
-from sparring.domains.chat.commands import show
+from sparring.domains.chat.commands import said, show
+from sparring.domains.chat.defended import defend, worth
 from sparring.domains.chat.loading import load
 from sparring.domains.chat.result import Injection
 from sparring.domains.chat.threats import suffix
@@ -42,6 +44,10 @@ BUDGETS: dict[str, dict[str, int]] = {
     "gcg": {"steps": 20, "candidates": 24},
     "random-search": {"steps": 150},
 }
+
+DEFENDED = ("datamarking", "perplexity")
+CLEAN = 59
+"""Clean documents: with so many, false alarms in 5 % leave some room above the threshold."""
 
 
 def cases(limit: int) -> list[Case]:
@@ -89,33 +95,52 @@ def kept(found: Injection) -> dict[str, Any]:
     }
 
 
+def prose(count: int) -> list[str]:
+    """Clean documents, by which the filter is set: sentences of the pages of this repository, the first of each."""
+    pages = sorted((Path(__file__).resolve().parents[1] / "docs" / "en").glob("*.md"))
+    lines = [line for page in pages for line in page.read_text(encoding="utf-8").splitlines()]
+    plain = [line for line in lines if re.fullmatch(r"[A-Z][^`|<>*#\[\]]{80,}", line)]
+    return plain[:: max(1, len(plain) // count)][:count]
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     options.add_argument("--model")
-    options.add_argument("--only", choices=["attacks"])
+    options.add_argument("--only", choices=["attacks", *DEFENDED])
     options.add_argument("--limit", type=int, default=6)
     options.add_argument("--keep", type=Path)
     given = options.parse_args()
     begin()
     model = load(given.model or packaged(), longest=LONGEST)
     folder = given.keep or Path(tempfile.mkdtemp())
-    parts = last("chat").get("parts", {})
+    parts, asked = last("chat").get("parts", {}), cases(given.limit)
     attacks = {name: partial(ATTACKS[name].make, **budget) for name, budget in BUDGETS.items()}
+    settings = {"threat": str(THREAT), "longest": LONGEST, "budgets": BUDGETS, "cases": given.limit, "clean": CLEAN}
+
+    def keep(part: str, what: dict[str, Any]) -> None:
+        parts[part] = what
+        save("chat", {"settings": settings, "parts": parts}, "transformers")
+
     with watching(unit="steps") as watch:
-        found = audit(
-            model,
-            cases(given.limit),
-            THREAT,
-            attacks=attacks,
-            out=folder / "attacks",
-            resume=True,
-            name="SmolLM2-135M-Instruct",
-            watch=watch,
-        )
-    show(found, Console(width=110))
-    parts["attacks"] = kept(found)
-    settings = {"threat": str(THREAT), "longest": LONGEST, "budgets": BUDGETS, "cases": given.limit}
-    save("chat", {"settings": settings, "parts": parts}, "transformers")
+        name = "SmolLM2-135M-Instruct"
+        bare = audit(model, asked, THREAT, attacks=attacks, out=folder / "attacks", resume=True, name=name, watch=watch)
+        keep("attacks", kept(bare))
+        show(bare, Console(width=110))
+        for name in DEFENDED:
+            if given.only in (None, name):
+                number, found = worth(
+                    defend(name, model, prose(CLEAN)),
+                    bare,
+                    asked,
+                    THREAT,
+                    attacks={"gcg": attacks["gcg"]},
+                    out=folder / name,
+                    resume=True,
+                    watch=watch,
+                )
+                show(found, Console(width=110))
+                print(said(number, name))
+                keep(name, {"worth": number.model_dump(), **kept(found)})
 
 
 if __name__ == "__main__":

@@ -11,17 +11,17 @@ from sparring.report.figures import FAINT, INK, SERIES, styled
 
 
 def draw(result: Injection) -> Figure:
-    """On the left the share of the cases taken over by each attack; on the right the losses of the strongest search."""
+    """The share of the cases taken over by each attack; beside it the losses of the strongest search that sees some."""
     searches = [one for one in result.tried if any(bout.trace for bout in result.of(one.attack))]
     best = max(searches, key=lambda one: one.taken.estimate, default=None)
     with styled():
-        figure = Figure(figsize=(8.4, 1.6 + 0.4 * max(len(result.tried), 5)), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        _taken(left, result)
-        if best is None:
-            right.set_axis_off()
-        else:
-            _losses(right, [bout for bout in result.of(best.attack) if bout.trace], best.attack)
+        figure = Figure(
+            figsize=(4.8 if best is None else 8.4, 1.6 + 0.4 * max(len(result.tried), 5)), layout="constrained"
+        )
+        axes = figure.subplots(1, 1 if best is None else 2, squeeze=False)[0]
+        _taken(axes[0], result)
+        if best is not None:
+            _losses(axes[1], [bout for bout in result.of(best.attack) if bout.trace], best.attack)
     return figure
 
 
