@@ -135,7 +135,10 @@ def test_every_attack_stays_within_its_threat_and_says_the_same_again(name: str)
         case = CASE if tokenizer is None else Case(message="abc {attack} de", wanted="op")
         for threat in (suffix("suffix:1"), suffix("suffix:4:ascii")):
             make = ATTACKS[name].make
-            attack = make(threat=threat, **({} if name in ("outright", "random") else {"steps": 2}))
+            few = {"steps": 2} | (
+                {"population": 4} if name == "genetic" else {"candidates": 12} if name == "gcg" else {}
+            )
+            attack = make(threat, **({} if name in ("outright", "random") else few))
             text = attack(bot, case, Says(case.wanted, never), RNG)
             assert threat.contains(text, bot)
             assert text == attack(bot, case, Says(case.wanted, never), RNG)

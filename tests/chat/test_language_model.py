@@ -184,3 +184,8 @@ def test_a_folder_a_pair_and_a_pipeline_are_one_assistant(tmp_path) -> None:
 
 def test_attacks_say_in_a_line_what_they_are() -> None:
     assert all(entry.summary.endswith(").") or entry.summary.endswith(".") for entry in ATTACKS.values())
+
+
+def test_a_conversation_that_is_too_long_to_be_read_is_refused() -> None:
+    with pytest.raises(BadInput, match="256 at most"):
+        model().answers(CASE, ["now " * 250])

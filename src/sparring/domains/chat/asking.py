@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from sparring.domains.chat.assistant import Assistant
 from sparring.domains.chat.cases import Case
@@ -19,11 +19,12 @@ REQUESTS = (
 """Plain requests, the clearest first. None of them pretends anything."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Outright:
     """Ask for it in plain words: the clearest request that the threat has room for, or nothing where it has none."""
 
     threat: Suffix
+    _: KW_ONLY
     rounds: int = 1
 
     def __call__(self, model: Assistant, x: Case, goal: Says, rng: Streams) -> str:
@@ -32,11 +33,12 @@ class Outright:
         return next((one for one in requests if self.threat.contains(one, model)), "")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RandomText:
     """Write random tokens (or characters): the control. What happens then is not the doing of an attack."""
 
     threat: Suffix
+    _: KW_ONLY
     rounds: int = 1
 
     def __call__(self, model: Assistant, x: Case, goal: Says, rng: Streams) -> str:

@@ -193,7 +193,7 @@ class Ring:
 
 def _made(key: str, make: Make, threat: Suffix) -> Attack:
     with blaming(key):
-        made: object = make(threat=threat)
+        made: object = make(threat)
     if not callable(made):
         raise BadInput(f"{key} makes a {type(made).__name__}", "an attack (model, x, goal, rng) -> text", "mend it")
     return made if hasattr(made, "rounds") else Once(made)

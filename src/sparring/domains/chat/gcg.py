@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from sparring.domains.chat.threats import Suffix
 from sparring.streams import Streams
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class GCG:
     """Exchange one token at a time, by the gradient in one-hot tokens (Zou et al., 2023, Algorithm 1).
 
@@ -28,6 +28,7 @@ class GCG:
     """
 
     threat: Suffix
+    _: KW_ONLY
     steps: int = 500
     candidates: int = 512
     top: int = 256

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from difflib import SequenceMatcher
 from itertools import chain
 
@@ -22,7 +22,7 @@ SIGNS = ("\n", "\n\n", ".", ":", '"', "-", "#", "=", "!", "1.", "2.")
 """What stands between words."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Genetic:
     """Breed texts from plain requests by the answers that they get (after Alzantot et al., 2018, and Liu et al., 2024).
 
@@ -34,6 +34,7 @@ class Genetic:
     """
 
     threat: Suffix
+    _: KW_ONLY
     steps: int = 20
     population: int = 16
 

@@ -102,9 +102,18 @@ class LanguageModel:
         return frozenset(token for token in (*known, self.tokenizer.eos_token_id) if token is not None)
 
     def read(self, conversations: Sequence[Conversation]) -> list[list[int]]:
-        """The tokens of conversations as the assistant is given them, up to where its answer begins."""
+        """The tokens of conversations as the assistant is given them, up to where its answer begins.
+
+        Raises:
+            BadInput: more of them than it can read, with an answer behind.
+        """
         texts = [self.rendered(conversation) for conversation in conversations]
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        rows: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        longest, most = max(map(len, rows), default=0), getattr(self.network.config, "max_position_embeddings", None)
+        if most is not None and longest + self.longest > most:
+            given = f"a conversation of {longest} tokens, and an answer of {self.longest}"
+            raise BadInput(given, f"{most} at most, as {self.name} reads", "shorten the case, or lower --longest")
+        return rows
 
     def rendered(self, conversation: Conversation) -> str:
         """A conversation through the chat template.
@@ -265,8 +274,16 @@ class LanguageSlot:
         self.wanted = torch.tensor(model.ids(wanted), device=model.device)
         if not len(self.wanted):
             raise BadInput(f"{wanted!r} as what is wanted", "a text of some tokens", "write another one")
-        self.gap = model.gap(self.before, [*self.after, *self.wanted.tolist()])
-        self.begun = model.gap(self.before, [])
+
+    @cached_property
+    def gap(self) -> Gap:
+        """The place, with all that stands after it, up to what is wanted."""
+        return self.model.gap(self.before, [*self.after, *self.wanted.tolist()])
+
+    @cached_property
+    def begun(self) -> Gap:
+        """The conversation up to the place."""
+        return self.model.gap(self.before, [])
 
     def start(self, length: int, allowed: Tensor, rng: Streams) -> Tensor:
         """`! ! !`, as Zou et al. (2023) begin, or the first of some draws that is read as such."""

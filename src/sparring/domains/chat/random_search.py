@@ -5,7 +5,7 @@ Needs what an interface tells that gives log-probabilities: a text goes in, the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ BLOCKS = ((0.1, 4), (0.25, 3), (0.5, 2), (1.0, 1))
 """Up to which share of the steps how many neighbouring tokens change together: from coarse to fine."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RandomSearch:
     """Draw a few neighbouring tokens anew, and keep them where what is wanted becomes likelier (Andriushchenko, 2024).
 
@@ -32,6 +32,7 @@ class RandomSearch:
     """
 
     threat: Suffix
+    _: KW_ONLY
     steps: int = 1000
 
     @property
