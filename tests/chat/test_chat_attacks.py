@@ -24,6 +24,7 @@ from sparring.domains.chat.goals import Says, begins  # noqa: E402
 from sparring.domains.chat.language_model import LanguageModel  # noqa: E402
 from sparring.domains.chat.random_search import RandomSearch, block, redrawn  # noqa: E402
 from sparring.domains.chat.threats import Suffix, suffix  # noqa: E402
+from sparring.domains.chat.universal import Fixed, Many, learned  # noqa: E402
 from sparring.errors import BadInput  # noqa: E402
 from sparring.streams import Streams  # noqa: E402
 
@@ -52,11 +53,11 @@ def test_gcg_finds_the_best_of_all_texts() -> None:
         bot = model(seed, scale=8)
         known, ring = every(bot, 3), counted(bot)
         assert len(known) == len({*WORDS}) ** 3
-        text = GCG(threat=THREE, steps=24, candidates=24, top=8)(ring, CASE, Says(CASE.wanted, never), RNG)
+        text = GCG(threat=THREE, steps=16, candidates=24, top=8)(ring, CASE, Says(CASE.wanted, never), RNG)
         found = float(bot.slot(CASE, CASE.wanted).scores([text])[0])
         worse.append(int((known < found - 1e-5).sum()))
-        assert ring.spent.backward <= 24
-        assert ring.spent.forward <= 24 * 25 < len(known)
+        assert ring.spent.backward <= 16
+        assert ring.spent.forward <= 16 * 25 < len(known)
     assert worse.count(0) >= 2, worse
     assert max(worse) < 0.01 * len(known)
 
@@ -239,3 +240,25 @@ def test_losses_and_slopes_are_those_of_nanogcg() -> None:
     ids = torch.tensor(bot.ids(words))
     slope = twin.compute_token_gradient(ids.unsqueeze(0))[0]
     assert torch.allclose(slope, slot.slope(ids), atol=1e-4)
+
+
+def test_a_text_that_is_learned_on_some_cases_is_the_best_for_all_of_them_at_once() -> None:
+    bot, threat = model(1, scale=8), suffix("suffix:2")
+    cases = [Case(message=f"{word} {{attack}} it ends", wanted="open the door", name=word) for word in WORDS[5:7]]
+    text = learned(bot, cases, GCG(threat, steps=8, candidates=24, top=8))
+    allowed = bot.allowed(False).nonzero().flatten().tolist()
+    texts = [bot.spelled(torch.tensor(pair)) for pair in product(allowed, repeat=2)]
+    every_loss = Many(bot, cases=cases).slot(cases[0], "open the door").scores([*texts, text])[0]
+    assert (every_loss[:-1] < every_loss[-1] - 1e-5).float().mean() < 0.02
+    assert Fixed(threat, text=text)(bot, CASE, Says("x"), RNG) == text
+
+
+def test_places_together_have_the_mean_of_losses_and_slopes() -> None:
+    bot = model(2)
+    cases = [CASE, Case(message="now {attack} please", wanted="the page")]
+    alone = [bot.slot(case, case.wanted) for case in cases]
+    both = Many(bot, cases=cases).slot(CASE, "")
+    ids = both.start(3, bot.allowed(False), RNG)
+    assert torch.allclose(both.slope(ids), (alone[0].slope(ids) + alone[1].slope(ids)) / 2, atol=1e-6)
+    losses = [slot.loss(ids.unsqueeze(0))[0] for slot in alone]
+    assert torch.allclose(both.loss(ids.unsqueeze(0))[0], (losses[0] + losses[1]) / 2, atol=1e-6)

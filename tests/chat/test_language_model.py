@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn.functional import one_hot
@@ -11,6 +15,7 @@ transformers = pytest.importorskip("transformers")
 
 from tiny import CASE, SPECIAL, llama, merged, model, worded  # noqa: E402
 
+from sparring.cli import main  # noqa: E402
 from sparring.domains.chat.attacks import ATTACKS  # noqa: E402
 from sparring.domains.chat.cases import Case  # noqa: E402
 from sparring.domains.chat.language_model import LanguageModel, saying  # noqa: E402
@@ -189,3 +194,32 @@ def test_attacks_say_in_a_line_what_they_are() -> None:
 def test_a_conversation_that_is_too_long_to_be_read_is_refused() -> None:
     with pytest.raises(BadInput, match="256 at most"):
         model().answers(CASE, ["now " * 250])
+
+
+def test_the_command_attacks_a_folder_learns_a_text_for_all_cases_and_measures_a_filter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bot = model(1, scale=8)
+    bot.network.save_pretrained(tmp_path / "bot")
+    bot.tokenizer.save_pretrained(tmp_path / "bot")
+    rows = [{"message": f"{word} {{attack}} ends", "wanted": "the"} for word in ("read", "open", "now", "page")]
+    (tmp_path / "cases.jsonl").write_text("\n".join(map(json.dumps, rows[:2])), encoding="utf-8")
+    (tmp_path / "others.jsonl").write_text("\n".join(map(json.dumps, rows[2:])), encoding="utf-8")
+    (tmp_path / "clean.txt").write_text("read this page now\n" * 19, encoding="utf-8")
+    words = ["cases.jsonl", "--model", "bot", "--threat", "suffix:3", "--steps", "3", "--candidates", "8"]
+    defended = ["--defence", "perplexity", "--clean", "clean.txt", "--out", "found"]
+    monkeypatch.chdir(tmp_path)
+    for more, status in ((["--learn", "others.jsonl", *defended], 0), (["--learn", "cases.jsonl"], 2)):
+        monkeypatch.setattr(sys, "argv", ["sparring", "inject", *words, *more])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == status
+    out, err = capsys.readouterr()
+    assert "universal" in out
+    assert "with it, against one that does: " in out
+    assert "which has some of the cases" in err
+    kept = json.loads((tmp_path / "found" / "result.json").read_text(encoding="utf-8"))
+    gcg = [bout for bout in kept["bouts"] if bout["attack"] == "gcg"]
+    assert all(bout["spent"]["backward"] and bout["trace"] for bout in gcg)
+    assert len({bout["text"] for bout in kept["bouts"] if bout["attack"] == "universal"}) == 1
+    assert (tmp_path / "found" / "inject.png").read_bytes().startswith(b"\x89PNG")

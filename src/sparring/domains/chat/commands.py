@@ -43,6 +43,7 @@ LONG = 60
 @click.option(
     "--attack", "attacks", multiple=True, metavar="NAME", help="genetic, random-search, gcg; or file.py:factory."
 )
+@click.option("--learn", metavar="FILE", help="Other cases, on which gcg learns one text for all: universal.")
 @click.option("--steps", type=click.IntRange(min=1), help="Of each attack. [default: its own]")
 @click.option("--candidates", type=click.IntRange(min=1), help="Texts that gcg tries in a step. [default: 512]")
 @click.option("--judge", default="begins", show_default=True, help="begins, contains, equals; or file.py:function.")
@@ -109,6 +110,8 @@ def measured(
         return {name: fitted(attack(name, of, threat), given) for name in names or [strongest(of, threat)]}
 
     bare = attacks(given["attacks"], model)
+    if given["learn"] is not None:
+        bare["universal"] = universal(given, model, cases, threat)
     defended = defended_by(given, model)
     result = audit(model, cases, threat, attacks=bare, out=out, name=given["model"], **shared)
     if defended is None:
@@ -117,6 +120,23 @@ def measured(
     place = None if out is None else out / "defended"
     known = attacks(fitting, defended)
     return result, worth(defended, result, cases, threat, attacks=known, out=place, **shared)
+
+
+def universal(given: dict[str, Any], model: Assistant, cases: list[Case], threat: Suffix) -> Make:
+    """The attack that writes the same in every case, as it was learned on others."""
+    from sparring.domains.chat.attacks import attack
+    from sparring.domains.chat.cases import read
+    from sparring.domains.chat.universal import Fixed, learned
+
+    others = read(given["learn"])
+    if {case.message + (case.document or "") for case in others} & {
+        case.message + (case.document or "") for case in cases
+    }:
+        need = "other conversations than those that are audited"
+        raise BadInput(f"--learn {given['learn']}, which has some of the cases", need, "split them")
+    gcg: Any = fitted(attack("gcg", model, threat), given)(threat)
+    click.echo(f"learning on {len(others)} cases", err=True)
+    return partial(Fixed, text=learned(model, others, gcg, seed=given["seed"]))
 
 
 @contextmanager
@@ -224,6 +244,6 @@ def _command(given: dict[str, Any]) -> str:
     """The command that gives this result again."""
     words = ["sparring", "inject", given["cases"], "--model", given["model"], "--threat", given["threat"]]
     words += [word for one in given["attacks"] for word in ("--attack", one)]
-    for key in ("steps", "candidates", "judge", "defence", "clean", "longest", "limit", "seed"):
+    for key in ("learn", "steps", "candidates", "judge", "defence", "clean", "longest", "limit", "seed"):
         words += [f"--{key}", str(given[key])] if given[key] is not None else []
     return shlex.join(words)
