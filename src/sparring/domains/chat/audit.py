@@ -55,7 +55,6 @@ def audit(
         BadInput: no cases, two of one name; what an assistant, an attack or a judge of one's own raises; a run in `out`
             with other settings.
     """
-    started = time.perf_counter()
     cases = [replace(case, name=own) for case, own in zip(cases, named(cases), strict=True)]
     if not cases or len({case.name for case in cases}) < len(cases):
         raise BadInput(f"{len(cases)} cases", "one at least, and names that differ", "hand over others")
@@ -76,7 +75,7 @@ def audit(
     journal = Journal(folder, settings, resume=resume)
     ring = Ring(model, threat, judge, seed, journal, watch)
     with one_thread():
-        clean = [ring.introduced(case, len(cases)) for case in cases]
+        clean = [ring.introduced(case, place, len(cases)) for place, case in enumerate(cases)]
         eligible = [(i, case) for i, case in enumerate(cases) if not clean[i].own]
         bouts = [
             ring.met(key, attack, case, index=i, place=place, count=len(eligible))
@@ -97,16 +96,13 @@ def audit(
         taken=share([bout for bout in bouts if bout.broke], [case.name for _, case in eligible]),
         checks=[],
         seed=seed,
-        seconds=0.0,
+        seconds=round(sum(bout.seconds for bout in bouts), 1),
         environment=environment(),
         command=command,
     )
     asked = checks(result, repeats=repeats)
     verdict, reasons = verdict_of(asked)
-    seconds = round(time.perf_counter() - started, 1)
-    result = result.model_copy(
-        update={"verdict": verdict, "reasons": list(reasons), "checks": asked, "seconds": seconds}
-    )
+    result = result.model_copy(update={"verdict": verdict, "reasons": list(reasons), "checks": asked})
     if folder is not None:
         result.save(folder / "result.json")
     journal.finish()
@@ -124,7 +120,7 @@ class Ring:
     journal: Journal
     watch: Watch
 
-    def introduced(self, case: Case, count: int) -> Clean:
+    def introduced(self, case: Case, place: int, count: int) -> Clean:
         """What the assistant says of a case with nothing in the attacker's place, and when its user asks for it."""
         known = self.journal.clean.get(case.name)
         if known is None:
@@ -134,7 +130,7 @@ class Ring:
             able = any(goal.reached(self.answer(request, one.replace("{wanted}", case.wanted))) for one in REQUESTS[:2])
             own = goal.reached(answer)
             known = self.journal.knows(Clean(case=case.name, answer=answer, own=own, able=able))
-        self.watch("clean", len(self.journal.clean), count)
+        self.watch("clean", place + 1, count)
         return known
 
     def met(self, key: str, attack: Attack, case: Case, *, index: int, place: int, count: int) -> Bout:

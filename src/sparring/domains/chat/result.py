@@ -81,6 +81,7 @@ class Injection(Record):
     checks: list[Check]
     seed: int
     seconds: float
+    """Of all bouts, in however many sessions."""
     environment: dict[str, str]
     command: str
 
