@@ -114,6 +114,7 @@ def test_documents_are_marked_and_what_gcg_searches_is_what_is_read(marking) -> 
     text = GCG(threat=suffix("suffix:6"), steps=4, candidates=32, top=12)(spotted, PAGE, goal, RNG)
     assert suffix("suffix:6").contains(text, bot)
     slot = spotted.slot(PAGE, "op")
+    assert slot.text(slot.tokens("a b c")) == "a b c"
     marked = bot.tokens(marking.mark(text))
     assert marked is not None
     assert float(slot.loss(torch.tensor([marked]))[0]) == pytest.approx(float(slot.scores([text])[0]), abs=1e-3)

@@ -33,6 +33,10 @@ class Slot(Protocol):
         """What the attacker writes so that these tokens stand there."""
         ...
 
+    def tokens(self, text: str) -> Tensor:
+        """The tokens that stand there once the attacker has written a text, `(n,)`."""
+        ...
+
     def fits(self, ids: Tensor) -> Tensor:
         """Which rows `(B, n)` are the tokens that the deployed assistant reads once they are written, `(B,)` bool."""
         ...

@@ -65,6 +65,10 @@ class CountedSlot:
         """The slot's."""
         return self.slot.text(ids)
 
+    def tokens(self, text: str) -> Tensor:
+        """The slot's."""
+        return self.slot.tokens(text)
+
     def fits(self, ids: Tensor) -> Tensor:
         """The slot's."""
         return self.slot.fits(ids)

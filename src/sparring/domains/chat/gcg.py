@@ -62,9 +62,9 @@ class GCG:
     def begun(self, model: Assistant, slot: Slot, x: Case, goal: Says, rng: Streams) -> Tensor:
         """The plain request and exclamation marks behind it, or these alone where that is not read as written."""
         request = Outright(threat=self.threat)(model, x, goal, rng)
-        tokens = [*(model.tokens(request) or []), *(model.tokens(" !" * self.threat.size) or [])]
-        ids, allowed = torch.tensor(tokens[: self.threat.size]), model.allowed(self.threat.printable)
-        if bool(allowed[ids].all()) and bool(admissible(ids.unsqueeze(0), slot, model, self.threat)):
+        ids = slot.tokens(request + " !" * (self.threat.size - len(model.tokens(request) or [])))
+        allowed = model.allowed(self.threat.printable)
+        if len(ids) and bool(allowed[ids].all()) and bool(admissible(ids.unsqueeze(0), slot, model, self.threat)):
             return ids
         return slot.start(self.threat.size, allowed, rng)
 

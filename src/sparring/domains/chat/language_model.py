@@ -300,6 +300,10 @@ class LanguageSlot:
         """The tokens as text."""
         return self.model.spelled(ids)
 
+    def tokens(self, text: str) -> Tensor:
+        """The text as tokens."""
+        return torch.tensor(self.model.ids(text)).long()
+
     def fits(self, ids: Tensor) -> Tensor:
         """Which rows are read as they were written: tokenised as deployed, the conversation is the same tokens."""
         read = self.model.read([self.x.conversation(self.text(row)) for row in ids])

@@ -78,6 +78,10 @@ class WatchedSlot:
         """The inner slot's."""
         return self.inner.text(ids)
 
+    def tokens(self, text: str) -> Tensor:
+        """The inner slot's."""
+        return self.inner.tokens(text)
+
     def fits(self, ids: Tensor) -> Tensor:
         """The inner slot's."""
         return self.inner.fits(ids)

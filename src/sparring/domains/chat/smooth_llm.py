@@ -111,6 +111,10 @@ class SmoothedSlot:
         """The model's."""
         return self.model.spelled(ids)
 
+    def tokens(self, text: str) -> Tensor:
+        """The model's, where nothing is changed."""
+        return torch.tensor(self.model.ids(text)).long()
+
     def fits(self, ids: Tensor) -> Tensor:
         """Whatever is written is changed before it is read."""
         return torch.ones(len(ids), dtype=torch.bool)

@@ -118,6 +118,10 @@ class MarkedSlot:
         """What becomes these tokens once it is marked."""
         return self.marking.unmark(self.inner.text(ids))
 
+    def tokens(self, text: str) -> Tensor:
+        """Those of the marked text."""
+        return self.inner.tokens(self.marking.mark(text))
+
     def fits(self, ids: Tensor) -> Tensor:
         """Which rows come out of the marking as they are, and are read so."""
         same = [self.marking.mark(self.text(row)) == self.inner.text(row) for row in ids]

@@ -41,6 +41,10 @@ class Together:
         """The same in all."""
         return self.slots[0].text(ids)
 
+    def tokens(self, text: str) -> Tensor:
+        """The same in all."""
+        return self.slots[0].tokens(text)
+
     def fits(self, ids: Tensor) -> Tensor:
         """Which rows are read as they were written in all of them."""
         return torch.stack([slot.fits(ids) for slot in self.slots]).all(0)
