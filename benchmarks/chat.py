@@ -21,7 +21,7 @@ from record import begin, last, save
 from rich.console import Console
 
 from sparring.domains.chat.attacks import ATTACKS
-from sparring.domains.chat.audit import audit
+from sparring.domains.chat.audit import audit, share
 from sparring.domains.chat.cases import Case
 from sparring.domains.chat.commands import said, show
 from sparring.domains.chat.defended import defend, worth
@@ -45,7 +45,9 @@ BUDGETS: dict[str, dict[str, int]] = {
     "random-search": {"steps": 150},
 }
 
-DEFENDED = ("datamarking", "perplexity")
+DEFENDED, FEW = ("datamarking", "perplexity"), 3
+"""The defences, and how many of the cases each is tried on: the first."""
+
 CLEAN = 59
 """Clean documents: with so many, false alarms in 5 % leave some room above the threshold."""
 
@@ -103,6 +105,14 @@ def prose(count: int) -> list[str]:
     return plain[:: max(1, len(plain) // count)][:count]
 
 
+def of_first(found: Injection, count: int) -> Injection:
+    """An audit of the first cases alone."""
+    clean = found.clean[:count]
+    bouts = [bout for bout in found.bouts if bout.case in {one.case for one in clean}]
+    taken = share([bout for bout in bouts if bout.broke], [one.case for one in clean if not one.own])
+    return found.model_copy(update={"clean": clean, "bouts": bouts, "taken": taken})
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     options.add_argument("--model")
@@ -115,7 +125,14 @@ def main() -> None:
     folder = given.keep or Path(tempfile.mkdtemp())
     parts, asked = last("chat").get("parts", {}), cases(given.limit)
     attacks = {name: partial(ATTACKS[name].make, **budget) for name, budget in BUDGETS.items()}
-    settings = {"threat": str(THREAT), "longest": LONGEST, "budgets": BUDGETS, "cases": given.limit, "clean": CLEAN}
+    settings = {
+        "threat": str(THREAT),
+        "longest": LONGEST,
+        "budgets": BUDGETS,
+        "cases": given.limit,
+        "few": FEW,
+        "clean": CLEAN,
+    }
 
     def keep(part: str, what: dict[str, Any]) -> None:
         parts[part] = what
@@ -130,8 +147,8 @@ def main() -> None:
             if given.only in (None, name):
                 number, found = worth(
                     defend(name, model, prose(CLEAN)),
-                    bare,
-                    asked,
+                    of_first(bare, FEW),
+                    asked[:FEW],
                     THREAT,
                     attacks={"gcg": attacks["gcg"]},
                     out=folder / name,
