@@ -62,6 +62,8 @@ def test_the_threshold_lets_as_many_clean_documents_through_as_it_says() -> None
     texts = [" ".join(WORDS[i] for i in row) for row in fresh.tolist()]
     alarms = sum(worst(surprise(bot, text), 3) > threshold for text in texts) / len(texts)
     assert 0.03 < alarms < 0.18
+    lone = Watched(bot, reader=bot, threshold=threshold).slot(Case(message="{attack}", wanted="now"), "now")
+    assert torch.equal(lone.slope(torch.tensor([1])), lone.inner.slope(torch.tensor([1])))
     with pytest.raises(BadInput, match="19 at least"):
         calibrated(bot, clean(18))
     assert calibrated(bot, clean(19)) == max(worst(surprise(bot, text), 10) for text in clean(19))

@@ -125,6 +125,41 @@ class Around:
         return self.model.spelled(ids)
 
 
+@dataclass
+class AroundSlot:
+    """Something around a slot: what it does not change is the slot's own."""
+
+    inner: Slot
+
+    def start(self, length: int, allowed: Tensor, rng: Streams) -> Tensor:
+        """The slot's."""
+        return self.inner.start(length, allowed, rng)
+
+    def text(self, ids: Tensor) -> str:
+        """The slot's."""
+        return self.inner.text(ids)
+
+    def tokens(self, text: str) -> Tensor:
+        """The slot's."""
+        return self.inner.tokens(text)
+
+    def fits(self, ids: Tensor) -> Tensor:
+        """The slot's."""
+        return self.inner.fits(ids)
+
+    def loss(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The slot's."""
+        return self.inner.loss(ids)
+
+    def slope(self, ids: Tensor) -> Tensor:
+        """The slot's."""
+        return self.inner.slope(ids)
+
+    def scores(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The slot's."""
+        return self.inner.scores(texts)
+
+
 class Attack(Protocol):
     """A search for a text, within a threat, after which an assistant says what is wanted."""
 

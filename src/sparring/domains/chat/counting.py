@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sparring.domains.chat.assistant import Around, Slot
+from sparring.domains.chat.assistant import Around, AroundSlot, Slot
 from sparring.domains.chat.cases import Case
 from sparring.domains.chat.result import Nearest, Spent
 
@@ -51,38 +51,21 @@ class Counted(Around):
 
 
 @dataclass
-class CountedSlot:
+class CountedSlot(AroundSlot):
     """A slot as it is, with counts."""
 
-    slot: Slot
     counted: Counted
-
-    def start(self, length: int, allowed: Tensor, rng: object) -> Tensor:
-        """The slot's."""
-        return self.slot.start(length, allowed, rng)  # type: ignore[arg-type]
-
-    def text(self, ids: Tensor) -> str:
-        """The slot's."""
-        return self.slot.text(ids)
-
-    def tokens(self, text: str) -> Tensor:
-        """The slot's."""
-        return self.slot.tokens(text)
-
-    def fits(self, ids: Tensor) -> Tensor:
-        """The slot's."""
-        return self.slot.fits(ids)
 
     def loss(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The slot's."""
-        return self.counted.seen(*self.slot.loss(ids))
+        return self.counted.seen(*self.inner.loss(ids))
 
     def scores(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The slot's."""
-        return self.counted.seen(*self.slot.scores(texts))
+        return self.counted.seen(*self.inner.scores(texts))
 
     def slope(self, ids: Tensor) -> Tensor:
         """The slot's."""
         self.counted.forward += 1
         self.counted.backward += 1
-        return self.slot.slope(ids)
+        return self.inner.slope(ids)

@@ -10,19 +10,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from sparring.domains.chat.assistant import Around, Slot
+from sparring.domains.chat.assistant import Around, AroundSlot
 from sparring.domains.chat.cases import ATTACK, Case
 from sparring.domains.chat.language_model import LanguageModel
 from sparring.errors import BadInput
-from sparring.streams import Streams
 
 WINDOW = 10
-"""Tokens of a window (Jain et al., 2023, section 4.1)."""
+"""Tokens of a window (Jain et al., 2023)."""
 
 REFUSED = "This document was refused."
 
 WEIGHT = 1.0
-"""What a nat of surprise above the threshold counts for, beside a nat of the loss (Jain et al., 2023, eq. 2)."""
+"""What a nat of surprise above the threshold counts for beside a nat of the loss (after Jain et al., 2023)."""
 
 
 @dataclass
@@ -63,28 +62,11 @@ class Watched(Around):
 
 
 @dataclass
-class WatchedSlot:
+class WatchedSlot(AroundSlot):
     """A place in a document that is read by a filter."""
 
-    inner: Slot
     by: Watched
     x: Case
-
-    def start(self, length: int, allowed: Tensor, rng: Streams) -> Tensor:
-        """The inner slot's."""
-        return self.inner.start(length, allowed, rng)
-
-    def text(self, ids: Tensor) -> str:
-        """The inner slot's."""
-        return self.inner.text(ids)
-
-    def tokens(self, text: str) -> Tensor:
-        """The inner slot's."""
-        return self.inner.tokens(text)
-
-    def fits(self, ids: Tensor) -> Tensor:
-        """The inner slot's."""
-        return self.inner.fits(ids)
 
     def loss(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The inner loss, and what the filter would say against it."""
@@ -105,9 +87,12 @@ class WatchedSlot:
         table = reader.embedding.detach()
         with torch.enable_grad():
             hot = one_hot(ids.to(table.device), len(table)).to(table.dtype).requires_grad_()
-            around = (one_hot(torch.tensor(reader.ids(part)).long(), len(table)).to(hot) for part in (before, after))
-            first, last = around
+            first, last = (
+                one_hot(torch.tensor(reader.ids(part)).long(), len(table)).to(hot) for part in (before, after)
+            )
             surprises = surprised(reader, torch.cat([first, hot, last]))
+            if not len(surprises):
+                return self.inner.slope(ids)
             above = (windows(surprises, self.by.window).max() - self.by.threshold).clamp(min=0)
             (slope,) = torch.autograd.grad(WEIGHT * above, hot)
         return self.inner.slope(ids) + slope.cpu()
