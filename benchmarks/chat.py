@@ -26,6 +26,7 @@ from sparring.domains.chat.cases import Case
 from sparring.domains.chat.commands import said, show
 from sparring.domains.chat.defended import defend, worth
 from sparring.domains.chat.loading import load
+from sparring.domains.chat.perplexity import Watched
 from sparring.domains.chat.result import Injection
 from sparring.domains.chat.threats import suffix
 from sparring.progress import watching
@@ -45,8 +46,8 @@ BUDGETS: dict[str, dict[str, int]] = {
     "random-search": {"steps": 150},
 }
 
-DEFENDED, FEW = ("datamarking", "perplexity"), 3
-"""The defences, and how many of the cases each is tried on: the first."""
+DEFENDED = {"datamarking": 3, "perplexity": 2}
+"""The defences, and on how many of the cases, the first, each is attacked as who knows it would."""
 
 CLEAN = 59
 """Clean documents: with so many, false alarms in 5 % leave some room above the threshold."""
@@ -113,10 +114,27 @@ def of_first(found: Injection, count: int) -> Injection:
     return found.model_copy(update={"clean": clean, "bouts": bouts, "taken": taken})
 
 
+def filtered(model: Any, bare: Injection, asked: list[Case]) -> dict[str, Any]:
+    """What the filter says of the texts that were found without it, of plain requests, and of clean documents."""
+    watched, known = defend("perplexity", model, prose(CLEAN)), {case.name: case for case in asked}
+    assert isinstance(watched, Watched)
+
+    def excess(texts: list[tuple[str, str]]) -> list[float]:
+        return [round(float(watched.excess(known[name], [text])), 3) for name, text in texts]
+
+    return {
+        "threshold": round(watched.threshold, 3),
+        "found": excess([(bout.case, bout.text) for bout in bare.bouts if bout.broke]),
+        "outright": excess([(bout.case, bout.text) for bout in bare.of("outright")]),
+        "random": excess([(bout.case, bout.text) for bout in bare.of("random")]),
+        "clean": excess([(case.name, "") for case in asked]),
+    }
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     options.add_argument("--model")
-    options.add_argument("--only", choices=["attacks", *DEFENDED])
+    options.add_argument("--only", choices=["attacks", "filtered", *DEFENDED])
     options.add_argument("--limit", type=int, default=6)
     options.add_argument("--keep", type=Path)
     given = options.parse_args()
@@ -130,7 +148,7 @@ def main() -> None:
         "longest": LONGEST,
         "budgets": BUDGETS,
         "cases": given.limit,
-        "few": FEW,
+        "few": DEFENDED,
         "clean": CLEAN,
     }
 
@@ -143,12 +161,15 @@ def main() -> None:
         bare = audit(model, asked, THREAT, attacks=attacks, out=folder / "attacks", resume=True, name=name, watch=watch)
         keep("attacks", kept(bare))
         show(bare, Console(width=110))
-        for name in DEFENDED:
+        if given.only in (None, "filtered"):
+            keep("filtered", filtered(model, bare, asked))
+            print(parts["filtered"])
+        for name, few in DEFENDED.items():
             if given.only in (None, name):
                 number, found = worth(
                     defend(name, model, prose(CLEAN)),
-                    of_first(bare, FEW),
-                    asked[:FEW],
+                    of_first(bare, few),
+                    asked[:few],
                     THREAT,
                     attacks={"gcg": attacks["gcg"]},
                     out=folder / name,
