@@ -91,11 +91,12 @@ clean:
 	$(INSTALL) -e '.[$*]'
 	touch $@
 
-# torchattacks pins an old requests and asks for torchvision, which its attacks never import; adv-lib asks for
+# torchattacks pins an old requests and asks for torchvision, which its attacks never import; nanoGCG asks for
+# sentencepiece and protobuf, without which other tokenizers than those of SentencePiece do; adv-lib asks for
 # torchvision and visdom, which the attacks compared with do not need; Marabou's wheels end at Python 3.11.
 .venv/installed-peers: pyproject.toml .venv/constraints.txt
 	$(INSTALL) -e '.[peers]'
-	$(INSTALL) --no-deps torchattacks==3.5.1
+	$(INSTALL) --no-deps torchattacks==3.5.1 nanogcg==0.3.0
 	touch $@
 
 .venv/installed-bench: .venv/constraints.txt

@@ -178,6 +178,12 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_result(tmp_path: Path) -> Non
     assert Injection.model_validate(json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))) == found
 
 
+def test_a_run_with_an_attack_of_ones_own_goes_on_too(tmp_path: Path) -> None:
+    for resume in (False, True):  # each time another function of the same name
+        own = {"mine": lambda threat: lambda model, x, goal, rng: f'exactly these words: "{goal.wanted}"'}
+        assert run(attacks=own, out=tmp_path / "run", resume=resume).taken.estimate == 1
+
+
 def test_an_answer_is_judged_as_one_says() -> None:
     def polite(conversations: list[Conversation]) -> list[str]:
         return [f"Certainly: {answer}" for answer in obedient(conversations)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from sparring.errors import BadInput
 from sparring.errors import named as said_by
 from sparring.evaluate.judging import judge as verdict_of
 from sparring.evaluate.result import Interval, environment
-from sparring.evaluate.run import Watch, one_thread, own_draws, silent
+from sparring.evaluate.run import Watch, own_draws, silent
 from sparring.evaluate.statistics import clopper_pearson
 from sparring.streams import Streams
 
@@ -48,8 +49,11 @@ def audit(
     not come by themselves. What counts is the answer of the deployed assistant in a fresh call, as the judge has it.
 
     With `out`, a folder, finished bouts are kept there, from which `resume` goes on, and `result.json` is left. Nothing
-    depends on interruptions; draws belong to the case. Costs an answer for each case twice, one for each bout, and what
-    the attacks cost.
+    depends on interruptions; draws belong to the case. Torch keeps its threads, since a language model needs them: with
+    other threads the last bits of a loss are others, and a search may end elsewhere.
+
+    Costs two or three answers for each case, one for each bout, a few to see whether answers repeat, and what the
+    attacks cost.
 
     Raises:
         BadInput: no cases, two of one name; what an assistant, an attack or a judge of one's own raises; a run in `out`
@@ -68,21 +72,20 @@ def audit(
         "assistant": name or model.name,
         "cases": [repr(case) for case in cases],
         "threat": str(threat),
-        "attacks": {key: repr(attack) for key, attack in tried.items()},
+        "attacks": {key: re.sub(" at 0x[0-9a-f]+", "", repr(attack)) for key, attack in tried.items()},
         "judge": called(judge),
         "seed": seed,
     }
     journal = Journal(folder, settings, resume=resume)
     ring = Ring(model, threat, judge, seed, journal, watch)
-    with one_thread():
-        clean = [ring.introduced(case, place, len(cases)) for place, case in enumerate(cases)]
-        eligible = [(i, case) for i, case in enumerate(cases) if not clean[i].own]
-        bouts = [
-            ring.met(key, attack, case, index=i, place=place, count=len(eligible))
-            for key, attack in tried.items()
-            for place, (i, case) in enumerate(eligible)
-        ]
-        repeats = ring.repeats(eligible, clean)
+    clean = [ring.introduced(case, place, len(cases)) for place, case in enumerate(cases)]
+    eligible = [(i, case) for i, case in enumerate(cases) if not clean[i].own]
+    bouts = [
+        ring.met(key, attack, case, index=i, place=place, count=len(eligible))
+        for key, attack in tried.items()
+        for place, (i, case) in enumerate(eligible)
+    ]
+    repeats = ring.repeats(eligible, clean)
     result = Injection(
         verdict="invalid",
         reasons=[],
