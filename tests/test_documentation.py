@@ -107,6 +107,14 @@ def test_fake_users_are_counted_as_the_page_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_chatbot_is_taken_over_as_the_page_says(tmp_path: Path) -> None:
+    found, defended = carry_out(ENGLISH / "chatbots.md", tmp_path).values()
+    assert "taken over in 100.0% of the cases at least" in found
+    assert [line.split(": ")[1].split()[0] for line in defended.splitlines()[-4:-1]] == ["100.0%"] * 3
+    assert (tmp_path / "injected" / "inject.png").is_file()
+
+
+@pytest.mark.slow
 def test_certificates_prove_something_as_the_page_says(tmp_path: Path) -> None:
     printed = carry_out(ENGLISH / "certify.md", tmp_path)
     assert "certified accuracy 0.0%" not in "".join(printed.values())
@@ -116,7 +124,15 @@ def test_certificates_prove_something_as_the_page_says(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    ["adaptive-attack.md", "certify.md", "defences.md", "detectors.md", "other-threats.md", "recommenders.md"],
+    [
+        "adaptive-attack.md",
+        "certify.md",
+        "chatbots.md",
+        "defences.md",
+        "detectors.md",
+        "other-threats.md",
+        "recommenders.md",
+    ],
 )
 def test_blocks_of_python_run_as_they_are(page: str) -> None:
     parts = [*blocks(ENGLISH / page), ("", "", "")]

@@ -62,6 +62,7 @@ EXTRAS = {
     "lightgbm": "LightGBM",
     "http": "endpoints",
     "transformers": "Hugging Face models",
+    "gguf": "language models in `.gguf`",
     "safetensors": "weights in `.safetensors`",
     "datasets": "Hugging Face data sets",
     "tensorboard": "the log of a training",

@@ -19,6 +19,7 @@ from click.core import ParameterSource
 
 from sparring import __version__
 from sparring.allocator import keep_freed
+from sparring.domains.chat.commands import inject
 from sparring.domains.recommenders.commands import promote
 from sparring.errors import BadInput, MayPass, named
 from sparring.progress import learning, watching
@@ -612,6 +613,7 @@ def demo(out: Path, language: Any) -> int:
 
 
 cli.add_command(promote)
+cli.add_command(inject)
 
 
 def _bout(given: dict[str, Any]) -> tuple[Victim, Data, Ball]:

@@ -304,7 +304,7 @@ class Client:
         self._http.close()
 
     def _ask(self, x: Tensor) -> Tensor:
-        answer = self._send(filled(self.endpoint.request, x), len(x))
+        answer = self.send(filled(self.endpoint.request, x), len(x))
         rows = self._labels(answer, len(x)) if self.endpoint.access == "labels" else self._scores(answer, len(x))
         if self._width is None:
             self._width = rows.shape[1]
@@ -312,7 +312,7 @@ class Client:
             raise self._bad(f"answered with {rows.shape[1]} scores an example", f"{self._width}", "check classes")
         return rows
 
-    def _send(self, body: Any, examples: int) -> Any:
+    def send(self, body: Any, examples: int) -> Any:
         """Send one request, again where that may help, and return the JSON of the answer."""
         e = self.endpoint
         for attempt in range(e.retries + 1):
