@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from sparring.domains.chat.asking import Outright
 from sparring.domains.chat.attacks import ATTACKS
 from sparring.domains.chat.audit import audit
 from sparring.domains.chat.cases import Case, Conversation
+from sparring.domains.chat.defended import DEFENCES
 from sparring.domains.chat.function import Answering
 from sparring.domains.chat.genetic import Genetic
 from sparring.domains.chat.goals import contains
@@ -304,3 +306,10 @@ def test_every_attack_says_what_it_needs() -> None:
         "random-search": "scores",
         "gcg": "gradients",
     }
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_page_has_every_check_attack_and_defence(language: str) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / language / "chatbots.md").read_text(encoding="utf-8")
+    rows = set(re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE))
+    assert {check.name for check in run().checks} | {*ATTACKS} | {*DEFENCES} <= rows
