@@ -73,7 +73,7 @@ def _rank(groups: Tensor) -> Tensor:
     return torch.empty_like(number).scatter(0, order, number - begun)
 
 
-def _highest(score: Tensor, most: int) -> Tensor:
+def highest(score: Tensor, most: int) -> Tensor:
     """The places of the highest scores of every row, the first of equals first: `topk` has an order of its own."""
     return score.argsort(dim=1, descending=True, stable=True)[:, :most]
 
@@ -125,7 +125,7 @@ class Beam:
     def _best(self, beam: Tensor, pool: Pool, score: Tensor) -> tuple[Tensor, Tensor]:
         """The best texts with one more change, `(B, width, length)`, and what they are worth."""
         score = score.masked_fill(self._repeated(beam, pool, score), -torch.inf)
-        choice = _highest(score, self.width)
+        choice = highest(score, self.width)
         return self._all_made(beam, pool, choice), score.gather(1, choice)
 
     def _made(self, beam: Tensor, pool: Pool, row: Tensor, choice: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class Beam:
         """Choices that make a text which a better one, or an earlier of equals, makes already, `(B, n)` bool."""
         if self.width == 1 or beam.shape[1] == 1:
             return torch.zeros_like(score, dtype=torch.bool)
-        likely = _highest(score, self.width * self.width)
+        likely = highest(score, self.width * self.width)
         made = self._all_made(beam, pool, likely)
         same = (made.unsqueeze(1) == made.unsqueeze(2)).all(3).tril(-1).any(2)
         return torch.zeros_like(score, dtype=torch.bool).scatter(1, likely, same)

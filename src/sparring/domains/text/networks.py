@@ -1,0 +1,68 @@
+"""Small networks of whole words: ids `(B, length)` int64 to logits `(B, K)`, however much padding stands behind.
+
+What each word meets has no bias, and the embedding of padding, the id 0, is zero: so a text means the same in data of
+any length. Their operations are those that certificates and certified training know. Fresh weights come from `seed`
+alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sparring.networks import Network, fresh
+
+SCALE = 0.1
+"""The standard deviation of fresh embeddings: torch's own, of one, drown what little is learned of rare words."""
+
+
+class Bag(nn.Module):
+    """The sum of the embeddings, and a hidden layer on it (Iyyer et al., 2015, who take the mean)."""
+
+    def __init__(self, words: int, classes: int, width: int, hidden: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(words, width, padding_idx=0)
+        self.drop = nn.Dropout(0.5)
+        self.first, self.last = nn.Linear(width, hidden), nn.Linear(hidden, classes)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """The logits."""
+        rows = self.embedding(ids).unsqueeze(1)
+        total = functional.avg_pool2d(rows, (rows.shape[2], 1), divisor_override=1).flatten(1)
+        return self.last(functional.relu(self.first(self.drop(total))))  # type: ignore[no-any-return]
+
+
+class Convolution(nn.Module):
+    """Filters over neighbouring words, each where it answers most (Kim, 2014)."""
+
+    def __init__(self, words: int, classes: int, width: int, filters: int, reach: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(words, width, padding_idx=0)
+        self.filters = nn.Conv2d(1, filters, (reach, width), padding=(reach - 1, 0), bias=False)
+        self.drop, self.last = nn.Dropout(0.5), nn.Linear(filters, classes)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """The logits."""
+        found = functional.relu(self.filters(self.embedding(ids).unsqueeze(1)))
+        most = functional.max_pool2d(found, (found.shape[2], 1)).flatten(1)
+        return self.last(self.drop(most))  # type: ignore[no-any-return]
+
+
+def small(network: Network) -> Network:
+    """The network with embeddings of `SCALE`."""
+    with torch.no_grad():
+        network.get_submodule("embedding").weight.mul_(SCALE)  # type: ignore[operator]
+    return network
+
+
+def bag(words: int, classes: int = 2, *, seed: int = 0, width: int = 64, hidden: int = 64) -> Bag:
+    """A bag of words with a hidden layer, for a vocabulary of so many words."""
+    return small(fresh(seed, lambda: Bag(words, classes, width, hidden)))
+
+
+def convolution(
+    words: int, classes: int = 2, *, seed: int = 0, width: int = 64, filters: int = 64, reach: int = 3
+) -> Convolution:
+    """Filters over `reach` words, for a vocabulary of so many."""
+    return small(fresh(seed, lambda: Convolution(words, classes, width, filters, reach)))
