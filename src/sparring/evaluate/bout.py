@@ -237,7 +237,7 @@ def _ask(plan: Suite, bout: Bout) -> None:
             bout.sweep(f"after {role}", f"after {role}", Restarts(attacks=white, times=len(white)), fell[:SAMPLE])
     if right:
         whole = case.threat.whole(case.data.take([0])[0])
-        attack = out_of_the_data(whole) if case.access == "gradients" else case.climber(steps=40, times=5)(whole)
+        attack = out_of_the_data(whole) if case.climbs else case.climber(steps=40, times=5)(whole)
         if case.diagnosis.warned("hidden-paths") and not case.diagnosis.failed("gradients"):
             attack = Through(view=mended, attack=attack)  # a cut that moves no decision nearby stops it far away
         bout.sweep("unbounded", "unbounded", attack, [right[place] for place in spread(len(right), 64)])
@@ -262,7 +262,7 @@ def _doubted(bout: Bout) -> bool:
     checks = (*case.diagnosis.checks, *bout.checks())
     failed, warned = ({check.name for check in checks if check.outcome == outcome} for outcome in ("fail", "warn"))
     doubted = failed & run_checks.DOUBTFUL or warned & run_checks.HINTS or case.diagnosis.rivals
-    return case.victim.access == "gradients" and bool(doubted)
+    return case.victim.access == "gradients" and not case.threat.discrete and bool(doubted)
 
 
 def _adapt(bout: Bout) -> Make:

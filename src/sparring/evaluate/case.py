@@ -64,9 +64,14 @@ class Case:
             plan = replace(plan, menu=(among_winners(self.threat, winners), *plan.menu))
         return plan if self.passes is None else replace(plan, passes=self.passes, strict=True)
 
+    @property
+    def climbs(self) -> bool:
+        """Whether inputs can be moved along gradients: words are replaced, whatever their slopes say."""
+        return self.access == "gradients" and not self.threat.discrete
+
     def climber(self, *, steps: int, times: int) -> Make:
         """A short attack for the checks and the curve, of the strongest kind that the model allows."""
-        if self.access == "gradients":
+        if self.climbs:
             return partial(way_of(self.threat).runs, steps=steps, times=times)
         return partial(last_resort, access=self.access)
 
