@@ -242,6 +242,14 @@ def test_the_command_line_takes_a_network_and_its_vocabulary(tmp_path, monkeypat
     said = capsys.readouterr()
     assert done.value.code == 0, said.err
     assert (tmp_path / "out" / "adversarial.tsv").read_text(encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["sparring", "certify", *words, "--method", "crown", "-o", "proofs"])
+    with pytest.raises(SystemExit) as done:
+        main()
+    said = capsys.readouterr()
+    assert done.value.code == 0, said.err
+    assert "cannot be changed within synonyms:2: crown" in said.out
+    proofs = json.loads((tmp_path / "proofs" / "proofs.json").read_text(encoding="utf-8"))
+    assert proofs["certified"] <= proofs["right"] == len(data)
 
 
 @pytest.mark.frameworks

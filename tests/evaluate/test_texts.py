@@ -308,8 +308,8 @@ def test_the_command_line_attacks_texts_and_writes_them(place, command):
         (("audit", "--threat", "typos:x"), "a whole number of words"),
         (("audit", "--threat", "typos:1", "--device", "cuda"), "let the factory place the model"),
         (("audit", "--threat", "typos:1", "--defence", "jpeg"), "put a cleaner before the model"),
-        (("audit", "--threat", "typos:1", "--certify", "crown"), "certificates for typos:1"),
-        (("certify", "--threat", "typos:1"), "which replaces words"),
+        (("audit", "--threat", "typos:1", "--certify", "crown"), "bounds of critic.py:make within words replaced"),
+        (("certify", "--threat", "typos:1"), "bounds of critic.py:make within words replaced"),
         (("explain", "--threat", "typos:1", "-o", "out"), "to explain"),
     ],
 )
