@@ -20,10 +20,10 @@ SCALE = 0.1
 class Bag(nn.Module):
     """The sum of the embeddings, and a hidden layer on it (Iyyer et al., 2015, who take the mean)."""
 
-    def __init__(self, words: int, classes: int, width: int, hidden: int) -> None:
+    def __init__(self, words: int, classes: int, width: int, hidden: int, drop: float) -> None:
         super().__init__()
         self.embedding = nn.Embedding(words, width, padding_idx=0)
-        self.drop = nn.Dropout(0.5)
+        self.drop = nn.Dropout(drop)
         self.first, self.last = nn.Linear(width, hidden), nn.Linear(hidden, classes)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -36,11 +36,13 @@ class Bag(nn.Module):
 class Convolution(nn.Module):
     """Filters over neighbouring words, each where it answers most (Kim, 2014)."""
 
-    def __init__(self, words: int, classes: int, width: int, filters: int, reach: int) -> None:
+    def __init__(  # noqa: PLR0917  (its sizes)
+        self, words: int, classes: int, width: int, filters: int, reach: int, drop: float
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(words, width, padding_idx=0)
         self.filters = nn.Conv2d(1, filters, (reach, width), padding=(reach - 1, 0), bias=False)
-        self.drop, self.last = nn.Dropout(0.5), nn.Linear(filters, classes)
+        self.drop, self.last = nn.Dropout(drop), nn.Linear(filters, classes)
 
     def forward(self, ids: Tensor) -> Tensor:
         """The logits."""
@@ -56,13 +58,20 @@ def small(network: Network) -> Network:
     return network
 
 
-def bag(words: int, classes: int = 2, *, seed: int = 0, width: int = 64, hidden: int = 64) -> Bag:
-    """A bag of words with a hidden layer, for a vocabulary of so many words."""
-    return small(fresh(seed, lambda: Bag(words, classes, width, hidden)))
+def bag(words: int, classes: int = 2, *, seed: int = 0, width: int = 64, hidden: int = 64, drop: float = 0.5) -> Bag:
+    """A bag of words with a hidden layer, for a vocabulary of so many. Bounds are better trained without `drop`."""
+    return small(fresh(seed, lambda: Bag(words, classes, width, hidden, drop)))
 
 
 def convolution(
-    words: int, classes: int = 2, *, seed: int = 0, width: int = 64, filters: int = 64, reach: int = 3
+    words: int,
+    classes: int = 2,
+    *,
+    seed: int = 0,
+    width: int = 64,
+    filters: int = 64,
+    reach: int = 3,
+    drop: float = 0.5,
 ) -> Convolution:
     """Filters over `reach` words, for a vocabulary of so many."""
-    return small(fresh(seed, lambda: Convolution(words, classes, width, filters, reach)))
+    return small(fresh(seed, lambda: Convolution(words, classes, width, filters, reach, drop)))
