@@ -5,14 +5,15 @@ import torch
 from torch.nn import functional
 
 from sparring.attacks import every_wording
+from sparring.attacks.hotflip import gains
 from sparring.certify import crown
 from sparring.certify.wordings import OfWords, of_words
 from sparring.data.texts import Texts
-from sparring.domains.text.networks import bag, convolution
-from sparring.domains.text.opened import Words
+from sparring.domains.text.networks import bag, convolution, normalised
+from sparring.domains.text.opened import Words, embedding_as
 from sparring.domains.text.reader import reading
 from sparring.domains.text.threats import Rewrites
-from sparring.domains.text.training import adversarial, augmented, boxed, certified, plain, trained
+from sparring.domains.text.training import adversarial, augmented, boxed, certified, moved, plain, trained, virtual
 from sparring.domains.text.vocabulary import Vocabulary
 from sparring.errors import BadInput
 from sparring.goals import Untargeted
@@ -111,3 +112,60 @@ def test_a_trained_network_is_a_copy_and_settings_are_those_of_the_trainer():
     assert not torch.equal(found.embedding.weight, before)
     with pytest.raises(BadInput, match="words that it can rewrite"):
         trained(network, KNOWN, reviews(), Rewrites("none", 1, lambda word: []), plain)
+
+
+def test_normalised_embeddings_have_mean_zero_and_variance_one_over_words_as_they_occur():
+    counts = KNOWN.counted(reviews().texts)
+    network = normalised(bag(len(KNOWN), width=6), counts)
+    ids, share = torch.arange(len(KNOWN)), (counts / counts.sum()).unsqueeze(1)
+    e = network.embedding(ids)
+    assert torch.allclose((share * e).sum(0), torch.zeros(6), atol=1e-5)
+    assert torch.allclose((share * e.square()).sum(0), torch.ones(6), atol=1e-3)
+    assert not e[0].any()
+    with torch.no_grad():
+        network.embedding.weight.mul_(50)
+    assert torch.allclose(network.embedding(ids), e, atol=1e-3)
+
+
+def test_networks_of_normalised_words_have_slopes_and_certificates_too():
+    network = normalised(bag(len(KNOWN), width=6, drop=0.0), KNOWN.counted(reviews().texts)).eval()
+    data, threat = SWAPS.over(reviews())
+    victim = reading((network, KNOWN), data.words, 2)
+    x, y = data.take(range(6))
+    net, vectors = of_words(victim, x)
+    assert torch.allclose(net(vectors[x.long()]).float(), victim(x), atol=1e-4)
+    with torch.no_grad():
+        first = gains(victim, x, threat.norm.choices(x), Untargeted(y))
+    assert first.abs().sum() > 0
+
+
+@pytest.mark.parametrize("make", [moved, virtual])
+def test_embeddings_are_moved_by_eps_to_where_it_costs_more_than_elsewhere(make):
+    data, threat = SWAPS.over(reviews())
+    words = Words(normalised(bag(len(KNOWN), width=8, drop=0.0), KNOWN.counted(reviews().texts)), KNOWN, data.words)
+    x, y = data.take(range(24))
+    objective, rng = make(threat, eps=0.5), Streams.of(0, range(len(x)))
+    plainly = functional.cross_entropy(words(x), y)
+    cost = (objective(words, x, y, 1.0, rng) - plainly).item()
+    e = words.of(x.long())
+    still = words(x).detach()
+    blind = []
+    for seed in range(20):
+        r = torch.randn(e.shape, generator=torch.Generator().manual_seed(seed)) * (x != 0).unsqueeze(2)
+        r = 0.5 * r / r.flatten(1).norm(dim=1).view(-1, 1, 1)
+        with embedding_as(words.embedding[0], lambda out, r=r: out + r):
+            there = words(x)
+        if make is moved:
+            blind.append(functional.cross_entropy(there, y).item())
+        else:
+            blind.append((still.softmax(1) * (still.log_softmax(1) - there.log_softmax(1))).sum(1).mean().item())
+    assert cost > max(blind)
+    assert objective(words, x, y, 0.0, rng).item() == pytest.approx((2 - (make is virtual)) * plainly.item(), rel=1e-5)
+
+
+def test_moved_embeddings_can_be_learned_from():
+    data = reviews()
+    network = normalised(bag(len(KNOWN), width=8, hidden=8, drop=0.0), KNOWN.counted(data.texts))
+    for against in (moved, virtual):
+        found = trained(network, KNOWN, data, SWAPS, against, epochs=4, batch_size=16, lr=2e-2)
+        assert left(found, data)[0] == 1

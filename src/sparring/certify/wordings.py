@@ -131,10 +131,11 @@ def of_words(victim: Victim, x: Tensor) -> tuple[Graph, Tensor]:
     tail = copy.deepcopy(words)
     embedding, network = tail.embedding[0], tail.network
     name = next(name for name, part in network.named_modules() if part is embedding)
-    if embedding.max_norm is not None or embedding.weight.dtype != torch.float32:
-        raise BadInput(f"the embedding {embedding}", "float32 without max_norm", "write its rows as they are used")
+    if embedding.weight.dtype != torch.float32:
+        raise BadInput(f"an embedding of {embedding.weight.dtype}", "float32", "call network.float()")
     network.set_submodule(name, nn.Identity())
-    vectors = embedding.weight.detach()[words.ids].cpu()
+    with torch.no_grad():
+        vectors = embedding(words.ids).cpu()
     network = network.cpu()
     net = graph(network, vectors[x.long()])
     with torch.no_grad(), inference(victim), inference(network):

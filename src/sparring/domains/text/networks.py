@@ -17,6 +17,39 @@ SCALE = 0.1
 """The standard deviation of fresh embeddings: torch's own, of one, drown what little is learned of rare words."""
 
 
+class Normalised(nn.Embedding):
+    """Embeddings of mean 0 and variance 1 over the words as they occur (Miyato et al., 2017, equation 1).
+
+    A perturbation of a fixed length then cannot be escaped by embeddings that grow. `counts` `(words,)` says how often
+    each occurs; padding, the id 0, stays zero.
+    """
+
+    counts: Tensor
+
+    def __init__(self, counts: Tensor, width: int) -> None:
+        super().__init__(len(counts), width, padding_idx=0)
+        self.register_buffer("counts", counts / counts.sum())
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """The embeddings `(*ids, width)`."""
+        share = self.counts.unsqueeze(1)
+        mean = (share * self.weight).sum(0)
+        variance = (share * (self.weight - mean).square()).sum(0)
+        found = (super().forward(ids) - mean) / (variance + torch.finfo(variance.dtype).eps).sqrt()
+        return found * (ids != 0).unsqueeze(-1)
+
+
+def normalised(network: Network, counts: Tensor) -> Network:
+    """The network with its embedding normalised by how often each word occurs: `vocabulary.counted(texts)`."""
+    before = network.get_submodule("embedding")
+    assert isinstance(before, nn.Embedding)
+    after = Normalised(counts, before.embedding_dim)
+    with torch.no_grad():
+        after.weight.copy_(before.weight)
+    network.set_submodule("embedding", after)
+    return network
+
+
 class Bag(nn.Module):
     """The sum of the embeddings, and a hidden layer on it (Iyyer et al., 2015, who take the mean)."""
 

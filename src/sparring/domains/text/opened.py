@@ -145,7 +145,7 @@ class Words(nn.Module):
             return self.network(ids)  # type: ignore[no-any-return]
 
     def _constant(self, numbers: Tensor) -> Tensor:
-        return self.embedding[0].weight.detach()[self.ids[numbers]]
+        return self.of(numbers).detach()
 
 
 class SubWords(nn.Module):
