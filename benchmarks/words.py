@@ -4,7 +4,7 @@ Networks of whole words are trained on SST-2's training sentences. Attacks are c
 they break of what a network has right, and for how many passes; trainings by audits of test sentences from the 1,000th
 on, with certificates. Hyper-parameters were chosen on the development set.
 
-    SPARRING_DATA=... python benchmarks/words.py [--examples 100] [--epochs 8]
+    SPARRING_DATA=... python benchmarks/words.py [--examples 100] [--epochs 8] [--only TRAINING ...]
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import begin, save
+from record import begin, last, save
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -27,10 +27,10 @@ from sparring.attacks import every_wording, hotflip, textfooler, word_beam
 from sparring.data import sst2
 from sparring.data.named import given
 from sparring.data.texts import Texts, load_tsv
-from sparring.domains.text.networks import bag, convolution
+from sparring.domains.text.networks import bag, convolution, normalised
 from sparring.domains.text.reader import reading
 from sparring.domains.text.threats import Wording, rewriting
-from sparring.domains.text.training import adversarial, augmented, certified, plain, trained
+from sparring.domains.text.training import adversarial, augmented, certified, moved, plain, trained, virtual
 from sparring.domains.text.vocabulary import Vocabulary
 from sparring.goals import Untargeted
 from sparring.models.victim import inference
@@ -92,6 +92,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     options.add_argument("--examples", type=int, default=100)
     options.add_argument("--epochs", type=int, default=8)
+    options.add_argument("--only", nargs="*", help="these trainings alone; the others stay as they were measured")
     asked = options.parse_args()
     begin()
     train, test = sst2("train"), sst2("test")
@@ -103,6 +104,7 @@ def main() -> None:
     data = Texts("later", test.texts[later], test.y[later], test.classes)
     words, threat = Vocabulary.of(train.texts), rewriting("synonyms:2")
     assert threat is not None
+    counts = words.counted(train.texts)
     settings = {"epochs": asked.epochs, "batch_size": 64, "lr": 3e-3}
     slow = {**settings, "ramp": partial(linear, share=0.7)}
     plans: dict[str, tuple[nn.Module, Any, dict[str, Any]]] = {
@@ -110,24 +112,27 @@ def main() -> None:
         "augmented": (bag(len(words)), augmented, settings),
         "adversarial": (bag(len(words)), adversarial, settings),
         "certified": (bag(len(words), drop=0.0), certified, slow),
+        "normalised": (normalised(bag(len(words)), counts), plain, settings),
+        "moved": (normalised(bag(len(words)), counts), moved, settings),
+        "virtual": (normalised(bag(len(words)), counts), virtual, settings),
     }
-    results: dict[str, Any] = {"settings": {"first": FIRST, **settings}, "attacks": {}, "trainings": {}}
+    results: dict[str, Any] = {"settings": {"first": FIRST, **settings}}
+    results |= {part: last("words").get(part, {}) for part in ("attacks", "trainings")}
     ways = Table(title="broken, and passes for each example that is right")
     found = Table(title="sentences right, left at most, and proved")
     for table, columns in (
-        (ways, ("network", "threat", "right", *ATTACKS)),
+        (ways, ("network, threat", "right", *ATTACKS)),
         (found, ("training", "seconds", *THREATS)),
     ):
         for column in columns:
             table.add_column(column)
-    for name, (network, against, more) in plans.items():
+    for name in asked.only or plans:
+        network, against, more = plans[name]
         began = time.perf_counter()
         hardened = trained(network, words, train, threat, against, **more)
         seconds = round(time.perf_counter() - began)
         audits = [audited(hardened, words, data, one) for one in THREATS]
         results["trainings"][name] = {"seconds": seconds, "audits": audits}
-        shares = [f"{a['clean']:.0%} {a['robust']:.0%} {a['certified'] or 0:.0%} {a['verdict']}" for a in audits]
-        found.add_row(name, str(seconds), *shares)
         save("words", results)
         print(name, "done", flush=True)
         if name == "plain":
@@ -137,8 +142,14 @@ def main() -> None:
                     some = [attack for attack in ATTACKS if attack != "every-wording" or wording == "synonyms:2"]
                     rows = fought(one, words, few, wording, some)
                     results["attacks"][f"{title}, {wording}"] = rows
-                    cells = [f"{rows[a]['broke']} {rows[a]['passes']:g}" if a in rows else "" for a in ATTACKS]
-                    ways.add_row(title, wording, str(rows["right"]), *cells)
+    for title, rows in results["attacks"].items():
+        cells = [f"{rows[one]['broke']} {rows[one]['passes']:g}" if one in rows else "" for one in ATTACKS]
+        ways.add_row(title, str(rows["right"]), *cells)
+    for name, case in results["trainings"].items():
+        shares = [
+            f"{a['clean']:.0%} {a['robust']:.0%} {a['certified'] or 0:.0%} {a['verdict']}" for a in case["audits"]
+        ]
+        found.add_row(name, str(case["seconds"]), *shares)
     Console(width=170).print(ways)
     Console(width=170).print(found)
 

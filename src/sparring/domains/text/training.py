@@ -89,8 +89,10 @@ class Moved:
         logits = network(x)
 
         def harm(moved: Tensor) -> Tensor:
-            apart: Tensor = divergence(logits.detach(), moved)
-            return apart if self.virtual else functional.cross_entropy(moved, labels, reduction="none")
+            if self.virtual:
+                return divergence(logits.detach(), moved)
+            surprise: Tensor = functional.cross_entropy(moved, labels, reduction="none")
+            return surprise
 
         place = (x != 0).unsqueeze(2)
         start = torch.zeros(*x.shape, network.embedding[0].embedding_dim, device=x.device)
@@ -112,7 +114,8 @@ class Moved:
 
 def _long(r: Tensor) -> Tensor:
     """Directions `(B, length, d)` of the length one, all places of a text together."""
-    return r / r.flatten(1).norm(dim=1).clamp(min=torch.finfo(r.dtype).tiny).view(-1, 1, 1)
+    length: Tensor = torch.linalg.vector_norm(r, dim=(1, 2), keepdim=True)
+    return r / length.clamp(min=torch.finfo(r.dtype).tiny)
 
 
 def moved(threat: Wording, *, eps: float = 1.0) -> Moved:
