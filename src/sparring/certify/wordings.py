@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -87,7 +87,7 @@ class OfWords:
     """A certificate by lines, for texts: of the margin over all wordings."""
 
     walk: Walk
-    vectors: Tensor
+    vectors: Tensor = field(repr=False, compare=False)
     searches: ClassVar[bool] = False
 
     def at_once(self, net: Graph) -> int:
