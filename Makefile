@@ -57,6 +57,7 @@ bench: .venv/installed-peers .venv/installed-bench .venv/installed-onnx
 	.venv/bin/python benchmarks/defences.py --data mnist --examples 100
 	.venv/bin/python benchmarks/defences.py --data cifar10-jpeg --examples 100
 	.venv/bin/python benchmarks/texts.py
+	.venv/bin/python benchmarks/words.py
 	.venv/bin/python benchmarks/recommenders.py
 	.venv/bin/python benchmarks/chat.py
 

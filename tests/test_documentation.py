@@ -92,6 +92,17 @@ def test_texts_are_audited_attacked_and_defended_as_the_page_says(tmp_path: Path
 
 
 @pytest.mark.slow
+def test_networks_of_words_are_attacked_certified_and_trained_as_the_page_says(tmp_path: Path) -> None:
+    printed = "".join(carry_out(ENGLISH / "word-networks.md", tmp_path).values())
+    assert "cannot be changed within synonyms:2: crown" in printed
+    plain, sparred = (Result.load(tmp_path / name / "result.json") for name in ("plain", "sparred"))
+    assert plain.settings["access"] == "gradients"
+    assert plain.robust_accuracy.estimate < sparred.robust_accuracy.estimate
+    assert sparred.certified_accuracy is not None
+    assert sparred.certified_accuracy.estimate > 0.5
+
+
+@pytest.mark.slow
 def test_every_other_threat_has_an_attack_that_runs_as_the_page_says(tmp_path: Path) -> None:
     printed = carry_out(ENGLISH / "other-threats.md", tmp_path)
     folders = {"poses", "flows", "colours", "patches", "corruptions", "frames"}

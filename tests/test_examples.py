@@ -82,6 +82,13 @@ def test_of_one_typing_error_an_audit_of_texts_says_exactly_what_stands(shown: C
     assert percents(two)[1] <= percents(two)[2] < most
 
 
+def test_training_on_words_pays_and_is_proved_to() -> None:
+    plain, certified = (percents(line) for line in output("train_on_words.py").splitlines())
+    assert plain[0] == certified[0] == 100
+    assert plain[2] < 50
+    assert certified[1] > 90
+
+
 def test_ten_lines_are_no_more_than_ten() -> None:
     code = (EXAMPLES / "ten_lines.py").read_text(encoding="utf-8").split('"""')[2]
     assert len([line for line in code.splitlines() if line.strip()]) <= 10

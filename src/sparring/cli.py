@@ -457,6 +457,7 @@ def certify(**given: Any) -> None:
     With a PROPERTY, a .vnnlib file on an .onnx file, prints unsat, timeout, or sat and a counterexample.
     """
     from sparring.certify.smoothing import Smoothing
+    from sparring.domains.text.threats import rewriting
     from sparring.evaluate.proofs import prove, with_slopes
     from sparring.registry import find
 
@@ -480,13 +481,15 @@ def certify(**given: Any) -> None:
             raise BadInput(
                 f"--{name} with --method {given['method']}", f"--method {method}", f"add that, or leave --{name} out"
             )
-    entry, threat = find("certificates", given["method"]), _threat(given)
+    entry = find("certificates", given["method"])
+    worded = rewriting(given["threat"])
+    threat: Any = _threat(given) if worded is None else worded
     if str(threat).partition(":")[0] not in entry.kinds:
         fitting = f"a threat of {', '.join(entry.kinds)}"
         raise BadInput(f"{entry.name} within {threat}", fitting, "see: sparring list certificates")
     settings = {name: given[name] for name, method in USED_BY.items() if method == entry.name}
     how = entry.make(threat, **settings) if entry.needs == "labels" else entry.make(**settings)
-    victim, data = _met(given)
+    victim, data, threat = (*_met(given), threat) if worded is None else _read({**given, "device": "cpu"}, worded)
     how = with_slopes(how, victim, data) if isinstance(how, Smoothing) else how
     said = f"smoothing, {how.counts}" if isinstance(how, Smoothing) else entry.name
     with _resumable(out), watching(victim) as watch:

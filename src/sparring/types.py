@@ -184,10 +184,14 @@ class Attack(Protocol):
 
 @runtime_checkable
 class Thorough(Attack, Protocol):
-    """An attack that tries every member of a finite threat, up to some size: what stands there is proved to stand."""
+    """An attack that tries every member of a finite threat, up to some size: what stands there is proved to stand.
+
+    It returns the worst of them, and before any that does not reach the goal one whose outputs are no numbers: so that
+    to judge the one that it returns is to judge them all.
+    """
 
     def tried(self, x: Tensor) -> Tensor:
-        """Up to which size all members are tried, `(B,)`, where none of them reaches the goal."""
+        """Up to which size all members are tried, `(B,)`, where none of them reaches the goal; 0 for none."""
         ...
 
 

@@ -126,6 +126,44 @@ def test_a_model_that_guesses_at_every_call_is_noticed():
     assert noisy.certified_accuracy is None
 
 
+def nameless(text):
+    """Whether a text has a word that is misspelt in one way."""
+    return any(word not in WORDS and word.endswith("ng") for word in text.split())
+
+
+@pytest.mark.parametrize("eps", [1, 2])
+def test_of_texts_that_may_get_no_number_nothing_is_proved(eps):
+    data = sentences(40)
+
+    def odd(texts):
+        scores = critic(texts)
+        scores[[nameless(text) for text in texts]] = np.nan
+        return scores
+
+    found = sparring.audit(odd, data, f"typos:{eps}", suite="quick")
+    near = [any(nameless(error) for word in text.split() for error in typing_errors(word)) for text in data.texts]
+    proved = [bool(row.proved) for row in found.per_example]
+    assert any(near)
+    assert any(proved)
+    assert not any(one and other for one, other in zip(near, proved, strict=True))
+
+
+def test_a_tie_that_the_judge_does_not_confirm_proves_nothing():
+    """Scores whose last digit changes with the batch: the first error is a success for many texts at once alone."""
+    words = ("wonderful", "charming", "splendid", "masterpiece")
+    ties = {next(iter(typing_errors(word))) for word in words}
+    falls = {list(typing_errors(word))[9] for word in words}
+
+    def model(texts):
+        hair = 1e-7 if len(texts) <= len(words) else -1e-7
+        leads = [hair if ties & {text} else -1.0 if falls & {text} else 1.0 for text in texts]
+        return np.stack([-np.array(leads), np.array(leads)], 1)
+
+    found = sparring.audit(model, (list(words), [1] * len(words)), "typos:1", suite="quick")
+    assert found.clean_accuracy.estimate == 1
+    assert not any(row.proved for row in found.per_example)
+
+
 @dataclass(frozen=True)
 class Sent:
     """A model that travels to another process."""
@@ -270,8 +308,8 @@ def test_the_command_line_attacks_texts_and_writes_them(place, command):
         (("audit", "--threat", "typos:x"), "a whole number of words"),
         (("audit", "--threat", "typos:1", "--device", "cuda"), "let the factory place the model"),
         (("audit", "--threat", "typos:1", "--defence", "jpeg"), "put a cleaner before the model"),
-        (("audit", "--threat", "typos:1", "--certify", "crown"), "certificates for typos:1"),
-        (("certify", "--threat", "typos:1"), "which replaces words"),
+        (("audit", "--threat", "typos:1", "--certify", "crown"), "bounds of critic.py:make within words replaced"),
+        (("certify", "--threat", "typos:1"), "bounds of critic.py:make within words replaced"),
         (("explain", "--threat", "typos:1", "-o", "out"), "to explain"),
     ],
 )

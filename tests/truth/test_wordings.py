@@ -7,6 +7,7 @@ import torch
 
 from sparring.attacks import (
     every_wording,
+    hotflip,
     textfooler,
     uniform_noise,
     word_beam,
@@ -15,6 +16,7 @@ from sparring.attacks import (
 )
 from sparring.attacks.every_wording import members
 from sparring.data.texts import Texts
+from sparring.domains.text.opened import beside
 from sparring.domains.text.rewritings import typing_errors
 from sparring.domains.text.threats import Rewrites
 from sparring.goals import Never, Untargeted
@@ -38,7 +40,11 @@ def weighted(data, seed):
     weight = Streams.of(seed, [0]).normal(len(data.words))[0].double()
 
     def model(z):
-        lead = weight[z.long()].cumsum(1)[:, -1]
+        n = z.detach().long()
+        if z.dim() == 2:
+            lead = weight[n].cumsum(1)[:, -1]
+        else:
+            lead = beside(z, weight[n[..., 0]].unsqueeze(2), lambda k: weight[k].unsqueeze(-1)).sum((1, 2))
         return torch.stack([-lead, lead], 1)
 
     return model, weight
@@ -54,7 +60,9 @@ def optimum(x, labels, weight, threat):
 
 @pytest.mark.parametrize("eps", [1, 2, 4])
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("make", "share"), [(word_greedy, 1), (word_beam, 1), (textfooler, 0.35), (word_genetic, 0.8)])
+@pytest.mark.parametrize(
+    ("make", "share"), [(word_greedy, 1), (word_beam, 1), (hotflip, 1), (textfooler, 0.35), (word_genetic, 0.8)]
+)
 def test_of_sums_of_words_the_worst_text_is_found(make, share, eps, seed):
     data, threat = Rewrites("typos", eps, typing_errors).over(REVIEWS)
     x, _ = data.take(range(len(data)))

@@ -24,6 +24,7 @@ from sparring.attacks.geoda import GeoDA, geoda
 from sparring.attacks.grid import Grid
 from sparring.attacks.hop_skip_jump import HopSkipJump, hop_skip_jump
 from sparring.attacks.hops import Hops, hops
+from sparring.attacks.hotflip import HotFlip, hotflip
 from sparring.attacks.jsma import JSMA, jsma, jsma_single
 from sparring.attacks.nes import EstimatedPGD, estimated, nes, spsa
 from sparring.attacks.noise import Noise, gaussian_noise, uniform_noise
@@ -81,6 +82,7 @@ __all__ = [
     "Halving",
     "HopSkipJump",
     "Hops",
+    "HotFlip",
     "Learned",
     "Noise",
     "OnePixel",
@@ -137,6 +139,7 @@ __all__ = [
     "geoda",
     "hop_skip_jump",
     "hops",
+    "hotflip",
     "jsma",
     "jsma_single",
     "mi_fgsm",

@@ -48,13 +48,17 @@ class EveryWording:
         with torch.no_grad():
             best, top, sizes = x.detach().clone(), worth(model, x, goal), self.tried(x)
             for row in range(len(x)):
-                threat = replace(self.threat, eps=float(sizes[row]))
+                threat, odd = replace(self.threat, eps=float(sizes[row])), None
                 for z in _all(x[row : row + 1], threat):
                     if top[row] == torch.inf:
                         break
                     score = worth(model, z, goal[torch.full((len(z),), row, device=x.device)])
                     if score.max() > top[row]:
                         best[row], top[row] = z[score.argmax()], score.max()
+                    if odd is None and score.min() == -torch.inf:
+                        odd = z[score.argmin()]
+                if odd is not None and top[row] < torch.inf:
+                    best[row] = odd  # what is said of it is neither right nor wrong, and nothing is proved
         return best
 
 

@@ -25,6 +25,17 @@ def worth(model: Model, z: Tensor, goal: Goal) -> Tensor:
     return score.masked_fill(goal.reached(outputs), torch.inf)
 
 
+Tried = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Single changes of all rows: the row, the place, the word and the worth of each, `(n,)`."""
+
+
+def every_single(model: Model, x: Tensor, goal: Goal, threat: Wording) -> Tried:
+    """All single changes, tried."""
+    row, place, word = singles(x, threat)
+    tried = (worth(model, changed(x[i], j, w), goal[i]) for i, j, w in together(row, place, word))
+    return row, place, word, torch.cat([x.new_zeros(0), *tried])
+
+
 @dataclass(frozen=True)
 class Pool:
     """Single changes of every row, the best first: places, words and what they are worth, each `(B, n)`.
@@ -37,11 +48,9 @@ class Pool:
     worth: Tensor
 
     @classmethod
-    def of(cls, model: Model, x: Tensor, goal: Goal, threat: Wording, *, each: int, most: int) -> Pool:
-        """All single changes are tried; kept are the best `each` of every place, and of these the best `most`."""
-        row, place, word = singles(x, threat)
-        tried = (worth(model, changed(x[i], j, w), goal[i]) for i, j, w in together(row, place, word))
-        score = torch.cat([x.new_zeros(0), *tried])
+    def of(cls, x: Tensor, tried: Tried, *, each: int, most: int) -> Pool:
+        """Kept are the best `each` of every place, and of these the best `most`."""
+        row, place, word, score = tried
         order = score.argsort(descending=True, stable=True)
         order = order[_rank(row[order] * x.shape[1] + place[order]) < each]
         order = order[row[order].argsort(stable=True)]
@@ -73,7 +82,7 @@ def _rank(groups: Tensor) -> Tensor:
     return torch.empty_like(number).scatter(0, order, number - begun)
 
 
-def _highest(score: Tensor, most: int) -> Tensor:
+def highest(score: Tensor, most: int) -> Tensor:
     """The places of the highest scores of every row, the first of equals first: `topk` has an order of its own."""
     return score.argsort(dim=1, descending=True, stable=True)[:, :most]
 
@@ -97,7 +106,8 @@ class Beam:
         with torch.no_grad():
             best, top = x.detach().clone(), worth(model, x, goal)
             open_ = (top < torch.inf).nonzero().flatten()
-            pool = Pool.of(model, x[open_], goal[open_], self.threat, each=self.each, most=self.most)
+            tried = every_single(model, x[open_], goal[open_], self.threat)
+            pool, first = Pool.of(x[open_], tried, each=self.each, most=self.most), open_
             beam, standing = x[open_].unsqueeze(1), torch.ones(len(open_), 1, dtype=torch.bool, device=x.device)
             for i in range(min(int(self.threat.eps), x.shape[1])):
                 if not len(open_) or not pool.worth.shape[1]:
@@ -109,11 +119,18 @@ class Beam:
                 best[open_[better]], top[open_[better]] = beam[better, 0], score[better, 0]
                 stay = ((score[:, 0] < torch.inf) & (score[:, 0] > -torch.inf)).nonzero().flatten()
                 open_, beam, pool, standing = open_[stay], beam[stay], pool[stay], score[stay] > -torch.inf
+            if self.threat.eps == 1:  # all texts were tried: one that gets no number is neither right nor wrong
+                odd = (tried[3] == -torch.inf) & (top[first[tried[0]]] < torch.inf)
+                row = first[tried[0][odd]]
+                best[row] = changed(x[row], tried[1][odd], tried[2][odd])
         return best
 
     def tried(self, x: Tensor) -> Tensor:
-        """Up to how many words all texts are tried, `(B,)`, where none of them reaches the goal: one."""
-        return torch.full((len(x),), float(min(self.threat.eps, 1)), device=x.device)
+        """Up to how many words all texts are tried, `(B,)`, where none of them reaches the goal: one, where one may.
+
+        Where more may change, nothing is said of those with one: what it returns is the worst of all.
+        """
+        return torch.full((len(x),), float(self.threat.eps == 1), device=x.device)
 
     def _scores(self, model: Model, beam: Tensor, pool: Pool, goal: Goal, fresh: Tensor) -> Tensor:
         """What the beam's texts are worth with each of the pool's changes, `(B, width * n)`; least where none is."""
@@ -125,7 +142,7 @@ class Beam:
     def _best(self, beam: Tensor, pool: Pool, score: Tensor) -> tuple[Tensor, Tensor]:
         """The best texts with one more change, `(B, width, length)`, and what they are worth."""
         score = score.masked_fill(self._repeated(beam, pool, score), -torch.inf)
-        choice = _highest(score, self.width)
+        choice = highest(score, self.width)
         return self._all_made(beam, pool, choice), score.gather(1, choice)
 
     def _made(self, beam: Tensor, pool: Pool, row: Tensor, choice: Tensor) -> Tensor:
@@ -153,7 +170,7 @@ class Beam:
         """Choices that make a text which a better one, or an earlier of equals, makes already, `(B, n)` bool."""
         if self.width == 1 or beam.shape[1] == 1:
             return torch.zeros_like(score, dtype=torch.bool)
-        likely = _highest(score, self.width * self.width)
+        likely = highest(score, self.width * self.width)
         made = self._all_made(beam, pool, likely)
         same = (made.unsqueeze(1) == made.unsqueeze(2)).all(3).tril(-1).any(2)
         return torch.zeros_like(score, dtype=torch.bool).scatter(1, likely, same)

@@ -21,7 +21,7 @@ from sparring.certify.reading import graph
 from sparring.certify.region import Region
 from sparring.certify.walk import Reach, explore, lower, room, roughly, some_of
 from sparring.errors import BadInput
-from sparring.registry import register
+from sparring.registry import members, register
 from sparring.steps import adam
 from sparring.threats import Ball
 from sparring.types import Model
@@ -217,19 +217,25 @@ def ascend(
     return within, {k: one.double() for k, one in kept[1].items()}, kept[2][0].squeeze(1) if free else None
 
 
-@register("certificates", "interval", norms=("linf", "l2", "l1"), passes="1", paper="Gowal et al., 2018")
+WORDS = tuple(members("rewritings"))
+"""The threats that replace words: lines have their least value there too (`sparring.certify.wordings`)."""
+
+NORMS = ("linf", "l2", "l1")
+
+
+@register("certificates", "interval", norms=NORMS, threats=WORDS, passes="1", paper="Gowal et al., 2018")
 def interval() -> Interval:
     """Intervals, layer by layer: cheapest, and enough only for networks trained for them (Gowal et al., 2018)."""
     return Interval()
 
 
-@register("certificates", "crown", norms=("linf", "l2", "l1"), passes="layers", paper="Zhang et al., 2018")
+@register("certificates", "crown", norms=NORMS, threats=WORDS, passes="layers", paper="Zhang et al., 2018")
 def crown() -> CROWN:
     """Lines under every margin, carried backward to the input (Zhang et al., 2018)."""
     return CROWN()
 
 
-@register("certificates", "alpha-crown", norms=("linf", "l2", "l1"), passes="layers + steps", paper="Xu et al., 2021")
+@register("certificates", "alpha-crown", norms=NORMS, threats=WORDS, passes="layers + steps", paper="Xu et al., 2021")
 def alpha_crown(*, steps: int = 20) -> AlphaCROWN:
     """CROWN with the slopes under undecided ReLUs chosen by gradient ascent (Xu et al., 2021)."""
     return AlphaCROWN(steps=steps)

@@ -32,6 +32,10 @@ from sparring.tasks import of
 from sparring.threats import Ball
 from sparring.types import Attack, Thorough
 
+CLEARLY = 1e-4
+"""By how much the worst of all members has to miss the goal, in units of the scores: the last digits of float32 change
+with the batch, so that a tie there is a success here."""
+
 SAMPLE = 128
 """Examples that a question to the finished run is put to, at most."""
 
@@ -84,7 +88,7 @@ class Bout:
         for example, outcome in outcomes.items():
             if outcome.margin is not None and not outcome.counts:
                 self.nearness[example] = max(outcome.margin, self.nearness.get(example, -math.inf))
-        self.tried(attack, [example for example, outcome in outcomes.items() if not outcome.counts])
+        self.tried(attack, outcomes)
         return self.credit(stage, name or stage, attack, outcomes)
 
     def credit(self, stage: str, name: str, attack: object, outcomes: Mapping[int, Outcome]) -> int:
@@ -97,8 +101,16 @@ class Bout:
                 self.broken.setdefault(example, Blow(stage=stage, attack=name, distance=outcome.distance))
         return len(self.broken) - before
 
-    def tried(self, attack: Attack, stood: Sequence[int]) -> None:
-        """What stood is proved up to the size of which the attack tries every member, if it is one that does."""
+    def tried(self, attack: Attack, outcomes: Mapping[int, Outcome]) -> None:
+        """What stood is proved up to the size of which the attack tries every member, if it is one that does.
+
+        By the worst of them, as the judge finds it: a number, and clearly no success.
+        """
+        stood = [
+            example
+            for example, one in outcomes.items()
+            if not one.reached and one.margin is not None and one.margin < -CLEARLY
+        ]
         if isinstance(attack, Thorough) and self.runner.ring.draws == 1 and stood:
             sizes = attack.tried(self.case.data.take(stood)[0]).tolist()
             for example, size in zip(stood, sizes, strict=True):
@@ -239,7 +251,7 @@ def _ask(plan: Suite, bout: Bout) -> None:
             bout.sweep(f"after {role}", f"after {role}", Restarts(attacks=white, times=len(white)), fell[:SAMPLE])
     if right:
         whole = case.threat.whole(case.data.take([0])[0])
-        attack = out_of_the_data(whole) if case.access == "gradients" else case.climber(steps=40, times=5)(whole)
+        attack = out_of_the_data(whole) if case.climbs else case.climber(steps=40, times=5)(whole)
         attack = each_way(attack) if of(case.data).two_ways else attack
         if case.diagnosis.warned("hidden-paths") and not case.diagnosis.failed("gradients"):
             attack = Through(view=mended, attack=attack)  # a cut that moves no decision nearby stops it far away
@@ -265,7 +277,7 @@ def _doubted(bout: Bout) -> bool:
     checks = (*case.diagnosis.checks, *bout.checks())
     failed, warned = ({check.name for check in checks if check.outcome == outcome} for outcome in ("fail", "warn"))
     doubted = failed & run_checks.DOUBTFUL or warned & run_checks.HINTS or case.diagnosis.rivals
-    return case.victim.access == "gradients" and bool(doubted)
+    return case.victim.access == "gradients" and not case.threat.discrete and bool(doubted)
 
 
 def _adapt(bout: Bout) -> Make:
@@ -359,13 +371,20 @@ def _trace(plan: Suite, bout: Bout, climber: Make) -> None:
         ("curve above", [one for one in right if one in stood], above),
         ("curve below", [one for one in right if one not in stood], below),
     ):
-        if wanted and some:
-            grid = Grid(make=climber, ball=case.threat, sizes=some)
-            bout.fight(name, "curve", grid, wanted, "curve")
-            for size in some:
-                fell = bout.outcomes[name]
-                further = [one for one in wanted if fell[one].distance is None or (fell[one].distance or 0.0) > size]
-                bout.tried(climber(case.threat.at(size)), further)
+        if wanted and some and case.threat.discrete:
+            _stepwise(bout, name, climber, wanted, some)
+        elif wanted and some:
+            bout.fight(name, "curve", Grid(make=climber, ball=case.threat, sizes=some), wanted, "curve")
+
+
+def _stepwise(bout: Bout, name: str, climber: Make, wanted: Sequence[int], sizes: Sequence[float]) -> None:
+    """Size by size, from the largest down, on what fell at the one before; of a single change on all: that proves."""
+    falling = wanted
+    for size in sorted(sizes, reverse=True):
+        stage = f"{name}: {size:g}"
+        some = wanted if size == 1 else falling
+        bout.fight(stage, "curve", climber(bout.case.threat.at(size)), some, "curve")
+        falling = [example for example in some if bout.outcomes[stage][example].reached]
 
 
 def _prove(bout: Bout, prover: Prover) -> Mapping[int, str]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from sparring.certify.answers import Certificate
 from sparring.certify.graph import Graph
-from sparring.certify.reading import graph
+from sparring.certify.reading import TOGETHER, graph
+from sparring.certify.wordings import OfWords, of_words
 from sparring.errors import BadInput
 from sparring.evaluate.ledger import Ledger, Outcome
 from sparring.evaluate.proofs import Bounds
@@ -90,7 +91,12 @@ def rungs(upto: str, threat: Ball) -> tuple[str, ...]:
     if upto not in LADDER:
         raise BadInput(f"certificate {upto!r}", f"one of {', '.join(LADDER)}", "see: sparring list certificates")
     chosen = LADDER[: LADDER.index(upto) + 1]
-    fitting = tuple(name for name in chosen if threat.norm.name in find("certificates", name).norms)
+    members = {name: find("certificates", name) for name in chosen}
+    fitting = tuple(
+        name
+        for name, entry in members.items()
+        if (entry.threats if threat.discrete else threat.norm.name in entry.norms)
+    )
     if not fitting:
         raise BadInput(f"certificates for {threat}", "linf, l2 or l1", "leave --certify out")
     return fitting
@@ -103,5 +109,9 @@ def prover(victim: Victim, data: Data, threat: Ball, upto: str) -> Callable[[Led
         BadInput: no torch network behind the model, an operation or a norm that has no bounds, no such certificate.
     """
     ladder = tuple((name, find("certificates", name).make()) for name in rungs(upto, threat))
-    net = graph(victim, data.take([0])[0])
+    if threat.discrete:
+        net, vectors = of_words(victim, data.take(range(min(len(data), TOGETHER)))[0])
+        ladder = tuple((name, OfWords(walk, vectors)) for name, walk in ladder)  # such as have lines
+    else:
+        net = graph(victim, data.take([0])[0])
     return lambda ledger, watch: Prover(net, data, threat, ladder, ledger, watch)

@@ -83,10 +83,15 @@ class Case:
         plan = build(self.suite, self.threat, access, self.diagnosis.classes)
         return plan.wrapped(each_way) if of(self.data).two_ways else plan
 
+    @property
+    def climbs(self) -> bool:
+        """Whether inputs can be moved along gradients: words are replaced, whatever their slopes say."""
+        return self.access == "gradients" and not self.threat.discrete
+
     def climber(self, *, steps: int, times: int) -> Make:
         """A short attack for the checks and the curve, of the strongest kind that the model allows."""
         runs: Make = partial(last_resort, access=self.access)
-        if self.access == "gradients":
+        if self.climbs:
             runs = partial(way_of(self.threat).runs, steps=steps, times=times)
         return Wrapped(runs, each_way) if of(self.data).two_ways else runs
 

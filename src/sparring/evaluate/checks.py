@@ -272,8 +272,8 @@ def _found_more(record: Record, question: Question, role: str, said: str, limit:
 )
 def white_box_beats_black_box(record: Record, question: Question) -> Check | None:
     """Does the black-box attack find what the gradient attacks, which know more, did not?"""
-    if record.access != "gradients" or "black box" not in record.roles:
-        return None
+    if record.access != "gradients" or record.threat.discrete or "black box" not in record.roles:
+        return None  # words are searched for by trying, whatever was ranked by slopes before
     return _found_more(record, question, "black box", "after gradient attacks, black-box attacks", BLACK_BOX_GAIN)
 
 

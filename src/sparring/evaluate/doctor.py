@@ -946,8 +946,9 @@ def examine(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> Diagn
     model, rng = of(data).view(asked(victim)), Streams.of(seed, places).at("doctor")
     patient = Patient(Counted(model), victim, data, threat, x, y, rng)
     checks = _seen((model_is_in_inference_mode,), patient)  # as it came; the rest is asked as it is attacked
+    climbs = victim.access == "gradients" and not threat.discrete  # slopes of words are asked for by other means
     with inference(victim):
-        for group in (INPUTS, OUTPUTS, BEHAVIOUR, *((GRADIENTS, SLOPES) if victim.access == "gradients" else ())):
+        for group in (INPUTS, OUTPUTS, BEHAVIOUR, *((GRADIENTS, SLOPES) if climbs else ())):
             if group is SLOPES and patient.margin_gradient is None:
                 found = [look.question.skipped("no gradients") for look in SLOPES]
             else:

@@ -18,12 +18,14 @@ from torch import Tensor
 
 from sparring import __version__
 from sparring.certify.answers import Certificate, rounded_down
+from sparring.certify.crown import Walk
 from sparring.certify.graph import Graph, classes
 from sparring.certify.lipschitz import slopes
 from sparring.certify.masking import PatchCleanser
 from sparring.certify.reading import graph
 from sparring.certify.region import Region
 from sparring.certify.smoothing import Smoothing, enough
+from sparring.certify.wordings import OfWords, of_words
 from sparring.errors import BadInput
 from sparring.evaluate import identity
 from sparring.evaluate.ledger import Cost, Ledger, Outcome
@@ -301,6 +303,8 @@ def _put(victim: Victim, data: Data, threat: Boxed, how: Method, seed: int) -> B
         return Masked(victim=victim, data=data, masking=how, classes=_steadily(victim, x))
     if not isinstance(threat, Ball):
         raise BadInput(f"bounds within {threat}", "a norm: linf, l2 or l1", "see: sparring list certificates")
+    if threat.discrete:
+        return _of_words(victim, data, threat, how)
     if not isinstance(how, Smoothing):
         Region.of(threat, x)  # refuses a norm that has no bounds
         net = graph(victim, x)
@@ -311,6 +315,15 @@ def _put(victim: Victim, data: Data, threat: Boxed, how: Method, seed: int) -> B
     with inference(victim), torch.no_grad():
         count = scores(victim, x.to(home(victim))).shape[1]
     return Votes(victim=victim, data=data, threat=threat, smoothing=how, seed=seed, classes=count)
+
+
+def _of_words(victim: Victim, data: Data, threat: Ball, how: Certificate | Smoothing) -> Bounds:
+    """Bounds over all wordings, of a network of whole words."""
+    if not isinstance(how, Walk):
+        raise BadInput(f"{how} within {threat}", "interval, crown or alpha-crown", "see: sparring list certificates")
+    net, vectors = of_words(victim, data.take(range(min(len(data), AT_ONCE)))[0])
+    classes(net)
+    return Bounds(net=net, data=data, threat=threat, certificate=OfWords(how, vectors))
 
 
 def _steadily(victim: Victim, x: Tensor) -> int:

@@ -178,12 +178,20 @@ def black_box(threat: Ball, queries: int) -> tuple[Stage, ...]:
     return tuple(Stage(name, attack, "black box") for name, attack in way_of(threat).blind(threat, queries).items())
 
 
-def by_scores(threat: Ball, *, draws: int, queries: int) -> Suite:
-    """What can be done without gradients; and where a search is to be relied on, a wider one on all that stands."""
-    wider = way_of(threat).wider
+def by_scores(threat: Ball, access: Access, *, draws: int, queries: int) -> Suite:
+    """What can be done without climbing; and where a search is to be relied on, a wider one on all that stands.
+
+    Slopes of words, which cannot be climbed, say what to try first.
+    """
+    way = way_of(threat)
+    wider, ranked = way.wider, way.first(threat) if access == "gradients" else {}
     more = {} if wider is None else wider(threat, queries)
     return Suite(
-        opening=(*controls(threat, draws), *black_box(threat, queries)),
+        opening=(
+            *controls(threat, draws),
+            *(Stage(name, attack, "white box") for name, attack in ranked.items()),
+            *black_box(threat, queries),
+        ),
         closing=tuple(Stage(name, attack, "wider") for name, attack in more.items()),
         hardest=256,
     )
@@ -191,8 +199,8 @@ def by_scores(threat: Ball, *, draws: int, queries: int) -> Suite:
 
 def quick(threat: Ball, access: Access, classes: int) -> Suite:
     """Seconds on a small network: enough to see that a model is not robust."""
-    if access != "gradients":
-        return by_scores(threat, draws=2, queries=1000)
+    if access != "gradients" or threat.discrete:
+        return by_scores(threat, access, draws=2, queries=1000)
     return Suite(
         opening=(*controls(threat, 2), Stage("fgsm", fgsm(threat), "single step"), *_first(threat)),
         menu=menu(threat, classes),
@@ -205,8 +213,8 @@ def quick(threat: Ball, access: Access, classes: int) -> Suite:
 
 def standard(threat: Ball, access: Access, classes: int) -> Suite:
     """What a result should rest on: many short runs where they pay, and a black-box attack."""
-    if access != "gradients":
-        return by_scores(threat, draws=2, queries=5000)
+    if access != "gradients" or threat.discrete:
+        return by_scores(threat, access, draws=2, queries=5000)
     return Suite(
         opening=(*controls(threat, 2), Stage("fgsm", fgsm(threat), "single step"), *_first(threat)),
         menu=menu(threat, classes),
@@ -220,8 +228,8 @@ def standard(threat: Ball, access: Access, classes: int) -> Suite:
 
 def thorough(threat: Ball, access: Access, classes: int) -> Suite:
     """The lowest number that patience can buy, and every kind of attack at length."""
-    if access != "gradients":
-        return by_scores(threat, draws=10, queries=20_000)
+    if access != "gradients" or threat.discrete:
+        return by_scores(threat, access, draws=10, queries=20_000)
     targeted = (Stage("apgd-t", apgd_t(threat, steps=100, targets=9), "white box"),) if classes >= 4 else ()
     return Suite(
         opening=(*controls(threat, 10), Stage("fgsm", fgsm(threat), "single step"), *_first(threat)),

@@ -17,6 +17,7 @@ from sparring.attacks import (
     bisection,
     every_wording,
     gaussian_noise,
+    hotflip,
     patch,
     pgd_cosine,
     pgd_l0_shrinking,
@@ -175,13 +176,19 @@ def word_searches(threat: Ball, queries: int) -> dict[str, Attack]:
     }
 
 
+def by_slopes(threat: Ball) -> dict[str, Attack]:
+    """What the embeddings' gradient says, before anything is tried blindly."""
+    assert isinstance(threat, Wording)
+    return {"hotflip": hotflip(threat)}
+
+
 def wider_beam(threat: Ball, queries: int) -> dict[str, Attack]:
     """A beam four times as wide, that draws on twice as many changes."""
     assert isinstance(threat, Wording)
     return {"wider-beam": word_beam(threat, width=4 * max(1, queries // 1000), each=8, most=100)}
 
 
-WORDS = Way(nearest=None, controls=random_rewriting, blind=word_searches, wider=wider_beam)
+WORDS = Way(first=by_slopes, nearest=None, controls=random_rewriting, blind=word_searches, wider=wider_beam)
 
 WAYS = {
     "l1": Way(first=partial(shrinking, apgd_l1_shrinking), own=partial(shrinking, apgd_l1_shrinking)),

@@ -148,8 +148,8 @@ def _with_weights(model: object, weights: str | None, spec: str, *, trust: bool)
         raise BadInput(f"no file '{weights}'", "a file of weights", "check --weights")
     if weights.endswith(".h5"):
         _adapter("keras").load_weights(model, weights)
-    elif isinstance(model, nn.Module):
-        _adapter("torch").load_weights(model, weights, trust=trust)
+    elif isinstance(network := model[0] if isinstance(model, tuple) and model else model, nn.Module):
+        _adapter("torch").load_weights(network, weights, trust=trust)
     else:
         raise BadInput(
             f"--weights for the {type(model).__name__} of '{spec}'", "a torch module or a Keras model", "leave it out"

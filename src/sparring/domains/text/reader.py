@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.data.lexicon import Lexicon
+from sparring.domains.text.opened import opened
 from sparring.errors import BadInput, named, require
 from sparring.models.function import answer, called, labels, scores
 from sparring.models.loading import made
@@ -68,19 +69,23 @@ class Tokenised:
 
 
 def reading(model: object, lexicon: Lexicon, classes: int, name: str | None = None) -> Victim:
-    """A model of texts as a victim on the numbers of a lexicon, by its scores, or by its decisions alone.
+    """A model of texts as a victim on the numbers of a lexicon: with slopes, by its scores, or by its decisions alone.
 
     `model` is a function of a list of texts to scores `(n, K)` or to labels `(n,)`, a classifier or pipeline of
-    scikit-learn that takes texts, a pipeline of transformers for them, or a pair `(network, tokenizer)`. Each text is
-    asked for once in a call.
+    scikit-learn that takes texts, a pipeline of transformers for them, or a pair `(network, tokenizer)`; or a pair
+    `(network, Vocabulary)` of an `nn.Module` that takes ids of whole words. Each text is asked for once in a call.
+    Networks whose embedding is known have the access "gradients": they take opened texts too
+    (`sparring.domains.text.opened`).
 
     Raises:
         BadInput: something else, or an answer that is neither.
     """
     if isinstance(model, Victim):
         return model
-    read, network = _reads(model)
     title = name or called(model)
+    if (inside := opened(model, lexicon)) is not None:
+        return Victim(call=inside, access="gradients", framework="text", name=title, module=inside)
+    read, network = _reads(model)
     reader = Reader(read, lexicon)
     try:
         said = answer(reader, torch.tensor([[0.0], [1.0]]), "torch", title)
