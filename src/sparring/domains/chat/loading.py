@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from sparring.domains.chat.assistant import Assistant
 from sparring.domains.chat.endpoint import load as load_endpoint
 from sparring.domains.chat.function import Answering
@@ -88,7 +90,9 @@ def _language_model(path: Path, device: str, longest: int) -> LanguageModel:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), **settings)
         network = transformers.AutoModelForCausalLM.from_pretrained(str(folder), **weights, **settings)
-        network = network.float() if device == "cpu" else network.to(device)  # halves are slow there
+        nn.Module.to(network, device)  # transformers has one of its own, which refuses what came out of 4 bits
+        if device == "cpu":
+            nn.Module.float(network)  # halves are slow there
     except Exception as error:  # transformers, safetensors and torch each raise their own
         raise BadInput(
             f"'{path}' does not load ({named(error)[:200]})", "a causal language model", "check it"
