@@ -189,6 +189,18 @@ def test_the_doctor_looks_at_what_is_asked(gauges):
     assert found.classes == 0
 
 
+def test_an_answer_that_no_input_changes_is_not_held_against_the_attack():
+    torch.manual_seed(0)
+    net = nn.Linear(6, 1)
+    with torch.no_grad():
+        net.weight.mul_(0.1)
+    x = torch.rand(40, 6)
+    found = audit(net, (x, net(x).detach()[:, 0]), linf(EPS), task=Regression(2.0), suite="quick")
+    assert found.robust_accuracy.estimate == 1
+    assert next(check for check in found.checks if check.name == "unbounded").outcome == "pass"
+    assert found.verdict == "trusted", found.reasons
+
+
 def test_certificates_are_for_classes_and_say_so(gauges):
     net, x, y = gauges
     with pytest.raises(BadInput, match="certificates of regression:2"):

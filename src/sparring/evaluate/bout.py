@@ -156,7 +156,7 @@ class Bout:
             examples=len(case.data),
             roles=self.roles,
             outcomes=self.outcomes,
-            chance=_chance(clean) if case.diagnosis.classes else 0.0,
+            chance=_chance(clean) if case.diagnosis.classes else case.diagnosis.unmoved,
         )
         return run_checks.read(record)
 

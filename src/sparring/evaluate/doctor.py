@@ -906,7 +906,8 @@ class Diagnosis:
     """What the doctor found, and what it cost.
 
     `winners` are the classes that are labels of the sample, or decisions on a climb, where there was one. `rivals` says
-    whether networks inside of the model decide otherwise than it does.
+    whether networks inside of the model decide otherwise than it does, `unmoved` how much of the sample no other input
+    makes wrong, where answers are no classes.
     """
 
     checks: tuple[Check, ...]
@@ -914,6 +915,7 @@ class Diagnosis:
     differentiable: bool
     winners: tuple[int, ...]
     rivals: bool
+    unmoved: float
     forward: int
     backward: int
 
@@ -965,9 +967,15 @@ def examine(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> Diagn
         differentiable=victim.access == "gradients" and seen.get("margin_gradient", x) is not None,  # or not asked
         winners=_winners(patient) if climbed and patient.classes else (),
         rivals=rival,
+        unmoved=patient.unmoved if "outputs" in seen and not patient.classes and _sound(checks) else 0.0,
         forward=patient.model.forward,
         backward=patient.model.backward,
     )
+
+
+def _sound(checks: Sequence[Check]) -> bool:
+    """Whether nothing was found that leaves no number to be believed."""
+    return not any(check.fatal for check in checks)
 
 
 def _winners(patient: Patient) -> tuple[int, ...]:

@@ -71,6 +71,14 @@ class Patient:
         """Which rows of the sample are answered rightly by such outputs, `(B,)` bool."""
         return ~self.goal.reached(outputs) & finite(outputs)
 
+    @cached_property
+    def unmoved(self) -> float:
+        """How much of the sample is still right when other inputs of it, up to 16, are handed in instead."""
+        others = (self.outputs.roll(by, 0) for by in range(1, min(len(self.x), 17)))
+        with torch.no_grad():
+            moved = torch.stack([self.goal.reached(one) for one in others]) if len(self.x) > 1 else torch.zeros(1, 1)
+        return 1 - float(moved.any(0).float().mean())
+
     def apart(self, others: Tensor) -> Tensor:
         """By how much other outputs `(..., B, K)` of the sample differ from the first, `(..., B)`, as decisions see it.
 
