@@ -16,7 +16,7 @@ BAD = "tedious pointless clumsy boring grating hollow"
 def reviews(part):
     """Sentences with three judgements each, and whether most of them are good."""
     words = [*GOOD.split(), *BAD.split()]
-    rows = list(permutations(words, 3))[0 if part == "train" else 1 :: 11]
+    rows = list(permutations(words, 3))[0 if part == "train" else 1 :: 7]
     texts = [f"a {one} film with {two} pictures and {three} music" for one, two, three in rows]
     return texts, [int(sum(word in GOOD for word in row) > 1) for row in rows]
 

@@ -566,7 +566,7 @@ def test_what_nobody_reads_has_not_the_status_of_a_gate(words: tuple[str, ...]) 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell that closes streams")
 def test_a_closed_output_or_one_without_accents_stops_nothing(place: Path) -> None:
     command = [sys.executable, "-m", "sparring"]
-    closed = ["bash", "-c", f"{' '.join([*command, *AUDIT])} --passes 0 --limit 8 --out out <&- >&- 2>&-"]
+    closed = ["bash", "-c", f"{' '.join([*command, *AUDIT])} --passes 0 --out out <&- >&- 2>&-"]
     subprocess.run(closed, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert Path("out", "report.html").is_file()
     poor = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
