@@ -358,7 +358,7 @@ class Noisy(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(x + 0.3 * torch.randn_like(x))
+        return self.network(x + 0.1 * torch.randn_like(x))
 
 
 def traits(y: Tensor) -> Tensor:
@@ -410,8 +410,8 @@ def test_a_network_of_another_task_is_trusted_until_it_hides_something(kind):
         for name, one in {"as it is": network, "rounded": Rounded(network), "noisy": Noisy(network)}.items()
     }
     assert verdicts["as it is"].verdict == "trusted", verdicts["as it is"].reasons
-    assert verdicts["as it is"].robust_accuracy.estimate < verdicts["as it is"].clean_accuracy.estimate - 0.1
-    assert verdicts["rounded"].verdict == "suspect"
+    assert verdicts["as it is"].robust_accuracy.estimate < verdicts["as it is"].clean_accuracy.estimate
+    assert verdicts["rounded"].verdict == "suspect", verdicts["rounded"].reasons
     assert any("gradients" in reason for reason in verdicts["rounded"].reasons)
-    assert verdicts["noisy"].verdict == "suspect"
+    assert verdicts["noisy"].verdict == "suspect", verdicts["noisy"].reasons
     assert any(check.name == "randomness" and check.outcome == "fail" for check in verdicts["noisy"].checks)
