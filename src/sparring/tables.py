@@ -44,9 +44,9 @@ def _rewritings() -> list[Row]:
 
 
 def _tasks() -> list[Row]:
-    from sparring.tasks import TASKS, form
+    from sparring.tasks import form, known
 
-    return [(form(kind), kind.needs, str(kind.__doc__).split("\n")[0]) for kind in TASKS.values()]
+    return [(form(kind), kind.needs, str(kind.__doc__).split("\n")[0]) for kind in known().values()]
 
 
 def _suites() -> list[Row]:

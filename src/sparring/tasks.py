@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from sparring.data.arrays import Array, Lazy, floats, inputs, numbers
 from sparring.data.arrays import labels as class_labels
 from sparring.errors import BadInput
-from sparring.goals import Direction, Endless, Labels, Measured, Never, Pixels, Targeted, Untargeted, Values
+from sparring.goals import Direction, Endless, Labels, Measured, Never, Pixels, Targeted, Untargeted, Values, finite
 from sparring.spelling import hint
 from sparring.types import Data, Goal, Model
 
@@ -256,8 +256,8 @@ class MultiLabel(Task):
     def misfit(self, outputs: Tensor, labels: Tensor) -> str:
         """Outputs and labels of two shapes, NaN or infinity, probabilities where logits were promised."""
         if outputs.dim() != 2 or outputs.shape != labels.shape:
-            return _shapes(outputs, labels)
-        return _unusable(outputs) or ("" if self.probability else _sigmoid(outputs, self.name))
+            return shapes(outputs, labels)
+        return unusable(outputs) or ("" if self.probability else _sigmoid(outputs, self.name))
 
 
 @dataclass(frozen=True)
@@ -287,6 +287,15 @@ class Regression(Task):
         """Outputs within the tolerance of the wanted."""
         return Values(wanted, self.tolerance, sign=-1)
 
+    def view(self, model: Model) -> Model:
+        """A row for every example: one value `(B,)` as `(B, 1)`."""
+
+        def view(x: Tensor) -> Tensor:
+            outputs = model(x)
+            return outputs.unsqueeze(1) if outputs.dim() == 1 else outputs
+
+        return view
+
     def labels(self, y: Array | Tensor, name: str) -> Checked:
         """Finite numbers, `(N,)` or `(N, *shape)`, as float32."""
         y = _filled(y, name, None, "(N,) or (N, D)")
@@ -295,7 +304,7 @@ class Regression(Task):
     def misfit(self, outputs: Tensor, labels: Tensor) -> str:
         """Outputs and labels of two shapes, NaN or infinity."""
         one = outputs.numel() == labels.numel() == len(labels)
-        return _unusable(outputs) if outputs.shape == labels.shape or one else _shapes(outputs, labels)
+        return unusable(outputs) if outputs.shape == labels.shape or one else shapes(outputs, labels)
 
 
 @dataclass(frozen=True)
@@ -344,12 +353,12 @@ class Segmentation(Task):
     def misfit(self, outputs: Tensor, labels: Tensor) -> str:
         """Outputs that are not (B, K, H, W) for labels (B, H, W), labels that are no classes, NaN or infinity."""
         if outputs.dim() != 4 or labels.dim() != 3 or (len(outputs), *outputs.shape[2:]) != tuple(labels.shape):
-            return _shapes(outputs, labels)
+            return shapes(outputs, labels)
         known = labels[labels != self.ignore]
         if len(known) and (int(known.min()) < 0 or int(known.max()) >= outputs.shape[1]):
             reach = f"labels reach from {int(known.min())} to {int(known.max())}"
             return f"{reach}, and the model has {outputs.shape[1]} classes; {self.ignore} is ignored"
-        return _unusable(outputs)
+        return unusable(outputs)
 
 
 @dataclass(frozen=True)
@@ -387,7 +396,7 @@ class Embedding(Task):
     def misfit(self, outputs: Tensor, labels: Tensor) -> str:
         """Outputs and references of two shapes, NaN or infinity."""
         fits = outputs.dim() == 2 and outputs.shape == labels.shape
-        return _unusable(outputs) if fits else _shapes(outputs, labels)
+        return unusable(outputs) if fits else shapes(outputs, labels)
 
 
 ANSWERS = ("right", "wrong")
@@ -405,6 +414,12 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
+def known() -> Mapping[str, type[Task]]:
+    """All tasks that have a text, by name: those of domains too, which enter theirs on import."""
+    importlib.import_module("sparring.domains.driving.tasks")
+    return TASKS
+
+
 def parse(text: str) -> Task:
     """`NAME[:SETTING]...`, as in `binary`, `multi-label:2`, `regression:0.5`, `segmentation:0.5`, `embedding:0.3`.
 
@@ -413,23 +428,22 @@ def parse(text: str) -> Task:
     Raises:
         BadInput: an unknown name, a setting that it does not have, a number that is missing or out of range.
     """
-    importlib.import_module("sparring.domains.driving.tasks")  # which enters its own, on import
-    name, *given = text.split(":")
-    if name not in TASKS:
-        do = hint(name, TASKS, "choose one of them")
-        raise BadInput(f"unknown task {name!r}", f"one of {', '.join(TASKS)}", do)
-    slots, settings = _settings(TASKS[name]), dict[str, object]()
+    tasks, (name, *given) = known(), text.split(":")
+    if name not in tasks:
+        do = hint(name, tasks, "choose one of them")
+        raise BadInput(f"unknown task {name!r}", f"one of {', '.join(tasks)}", do)
+    slots, settings = _settings(tasks[name]), dict[str, object]()
     try:
         for word in given:
             flag = next((field for field in slots if field.name == word and field.type == "bool"), None)
             field = flag or next(f for f in slots if f.type != "bool" and f.name not in settings)
             settings[field.name] = True if flag else int(word) if field.type == "int" else float(word)
-        return TASKS[name](**settings)
+        return tasks[name](**settings)
     except BadInput:
         raise
     except (ValueError, TypeError, StopIteration):
         raise BadInput(
-            f"task {text!r}", form(TASKS[name]), "write for example regression:0.5 or multi-label:probability"
+            f"task {text!r}", form(tasks[name]), "write for example regression:0.5 or multi-label:probability"
         ) from None
 
 
@@ -445,7 +459,7 @@ def _settings(kind: type[Task]) -> tuple[Field[Any], ...]:
 
 def _class_misfit(outputs: Tensor, labels: Tensor) -> str:
     if outputs.dim() != 2 or len(outputs) != len(labels):
-        return _shapes(outputs, labels)
+        return shapes(outputs, labels)
     count = outputs.shape[1]
     if count < 2:
         return "the model has a single output, which is no class of its own"
@@ -453,16 +467,17 @@ def _class_misfit(outputs: Tensor, labels: Tensor) -> str:
         return f"labels {tuple(labels.shape)} of {labels.dtype} are not one class an example"
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= count):
         return f"labels reach from {int(labels.min())} to {int(labels.max())}, and the model has {count} classes"
-    return _unusable(outputs)
+    return unusable(outputs)
 
 
-def _shapes(outputs: Tensor, labels: Tensor) -> str:
+def shapes(outputs: Tensor, labels: Tensor) -> str:
+    """That these do not fit each other, in words."""
     return f"outputs have shape {tuple(outputs.shape)} for labels {tuple(labels.shape)}"
 
 
-def _unusable(outputs: Tensor) -> str:
-    bad = ~outputs.isfinite()
-    rows = int((bad if bad.dim() == 1 else bad.flatten(1).any(1)).sum())
+def unusable(outputs: Tensor) -> str:
+    """How many rows hold NaN or infinity, in words; empty if none does."""
+    rows = int((~finite(outputs)).sum())
     return f"{rows} of {len(outputs)} outputs hold NaN or infinity" if rows else ""
 
 

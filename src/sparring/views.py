@@ -46,7 +46,7 @@ class Counted:
         return outputs
 
     def _count(self, gradient: Tensor) -> None:
-        self.backward += int((gradient != 0).flatten(1).any(1).sum())
+        self.backward += int((gradient != 0).reshape(len(gradient), -1).any(1).sum())
 
 
 def steady(model: Model, least: int = 16) -> Model:

@@ -123,6 +123,16 @@ def test_a_function_that_answers_with_numbers_is_attacked_by_these(gauges):
         audit(answers(lambda rows: rows[:1, 0]), (x, y), linf(EPS), task="regression:2")
 
 
+def test_an_audit_takes_answers_of_one_axis(gauges):
+    net, x, y = gauges
+    one, row = (
+        audit(model, (x[:30], y[:30]), linf(EPS), task="regression:2", suite="quick", passes=0, name="gauge")
+        for model in (nn.Sequential(net, nn.Flatten(0)), net)
+    )
+    assert one.per_example == row.per_example
+    assert one.passes == row.passes
+
+
 def test_a_regression_without_gradients_is_not_called_robust(gauges):
     net, x, y = gauges
     found = audit(
@@ -286,6 +296,7 @@ def test_the_command_line_audits_a_regression(tmp_path, monkeypatch, capsys):
     assert found["verdict"] == "trusted"
     assert found["robust_accuracy"]["estimate"] < 1  # 0.05 times 9 is beyond 0.3, unless the box is in the way
     assert found["settings"]["task"] == "regression:0.3"
+    assert "--task regression:0.3" in found["command"]
     status, out = said(capsys, "attack", *of, "--task", "regression:0.3", "--attack", "pgd", "--out", "finds")
     assert status == 0, out
     assert "pgd on linf:0.05: broke" in out
@@ -299,6 +310,26 @@ def test_the_command_line_audits_a_regression(tmp_path, monkeypatch, capsys):
         assert status == 2
         assert line in out
         assert out.count("\n") == 1
+
+
+def test_all_tasks_are_listed_those_of_detectors_too(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sparring"])
+    status, out = said(capsys, "list", "tasks")
+    assert status == 0
+    assert {"regression:tolerance", "vanishing:lost:[confidence]:[match]:[overlap]"} <= set(out.split())
+
+
+def test_texts_have_classes_and_no_other_task(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sparring"])
+    Path("reviews.tsv").write_text("a fine film\t1\na dull film\t0\n")
+    Path("net.py").write_text("def make():\n    return lambda texts: [[0.0, 1.0] for _ in texts]\n")
+    words = ("audit", "net.py:make", "--data", "reviews.tsv", "--threat", "typos:1", "--task")
+    for task in ("binary", "regression:1"):
+        status, out = said(capsys, *words, task)
+        assert status == 2
+        assert out.count("\n") == 1
+        assert task in out
 
 
 def test_attacks_that_reason_about_classes_say_what_they_need(tmp_path, ink):

@@ -14,10 +14,11 @@ import torch
 from click.testing import CliRunner
 
 from sparring.certify import CROWN
-from sparring.cli import Stopped, cli
+from sparring.cli import cli
 from sparring.data import Arrays
 from sparring.errors import BadInput
 from sparring.evaluate.proofs import Proofs, prove
+from sparring.going_on import Stopped
 from sparring.models.loading import adopt
 from sparring.registry import find
 from sparring.threats import linf

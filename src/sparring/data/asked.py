@@ -15,17 +15,17 @@ from sparring.tasks import Classification, Task
 from sparring.types import Data
 
 
-def asked(data: Any, task: Task) -> Data:
+def asked(data: Any, task: Task, name: str = "data") -> Data:
     """A data set, or a pair (inputs, labels), on which a model is asked this. Of a pair the labels are checked.
 
     Raises:
         BadInput: something else, a data set of another task, or what `task.data` refuses.
     """
     if isinstance(data, tuple | list) and len(data) == 2:
-        return task.data("data", *data)
+        return task.data(name, *data)
     if not isinstance(data, Data):
         need = "a pair (inputs, labels), a data set, or the name of one"
-        raise BadInput(f"a {type(data).__name__} for the data", need, "write (x, y), or load(...) of sparring.data")
+        raise BadInput(f"a {type(data).__name__} for the {name}", need, "write (x, y), or load(...) of sparring.data")
     own: Task | None = getattr(data, "task", None)
     if own not in (None, task):
         raise BadInput(f"task {task} on {data.name}, which is for {own}", "one task", "leave the task out")
@@ -51,7 +51,7 @@ def load_for(spec: str, task: Task, split: str | None = None) -> Data:
             raise BadInput(f"labels of '{path.name}' that are words", task.needs, "write them as numbers")
         return task.data(path.name, x, y)
     if source.kind == "factory":
-        return asked(build(spec), task)
+        return asked(build(spec), task, spec)
     found = load(spec) if split is None else load_split(spec, split)
     if not isinstance(task, Classification) and getattr(found, "task", None) is None:
         need = "an .npz, a .csv, or a factory with labels that are none"

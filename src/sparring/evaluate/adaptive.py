@@ -274,7 +274,10 @@ def _differentiable(model: Model, x: Tensor) -> bool:
 
 
 def candidates(threat: Ball, found: Findings, classes: int) -> tuple[Candidate, ...]:
-    """What is worth a try, the likeliest first: each view with each loss, then other rules on the best known loss."""
+    """What is worth a try, the likeliest first: each view with each loss, then other rules on the best known loss.
+
+    Where answers are none of `classes`, 0 of them, no scale of them and no vote of parts says what they say.
+    """
     drawn: tuple[Lens, ...] = (settled(eot_until, draws=4, most=16),) if found.random else ()
     bridge, near = settled(bridged, stages=found.stages), settled(nearby, width=0.05 * threat.width, draws=4)
     cures: list[tuple[Lens, ...]] = []
@@ -290,7 +293,8 @@ def candidates(threat: Ball, found: Findings, classes: int) -> tuple[Candidate, 
     views: dict[tuple[Lens, ...], None] = {}
     for cure in cures:
         seen = (*cure, *drawn)
-        views |= dict.fromkeys([seen, (*seen, rescaled), (*seen, settled(smoothed, beta=25.0)), (*seen, near)])
+        alike = ((*seen, rescaled),) if classes else ()
+        views |= dict.fromkeys([seen, *alike, (*seen, settled(smoothed, beta=25.0)), (*seen, near)])
     if not found.blind:
         views[drawn] = None
     of_classes: tuple[Loss, ...] = (probability_margin, dlr)[: 2 if classes >= 3 else bool(classes)]
@@ -299,7 +303,7 @@ def candidates(threat: Ball, found: Findings, classes: int) -> tuple[Candidate, 
     tried = [
         replace(first, views=(part, *drawn), loss=one, onward=True)
         for one in losses[:2]
-        for part in together(found.parts)
+        for part in (together(found.parts) if classes else ())
     ]
     tried += [replace(first, views=view) for view in views]
     tried += [replace(first, rule=wander, views=view, last=LONG) for view in list(views)[:WANDERED]]

@@ -443,11 +443,7 @@ def labels_belong_to_the_inputs(patient: Patient, question: Question) -> Check:
 def _own_labels_fit_best(patient: Patient, question: Question) -> Check:
     """Is the sample right more often with its own labels than with those of other examples?"""
     count, right = len(patient.y), int(patient.right(patient.outputs).sum())
-    with_others = [
-        float((~patient.task.goal(patient.y.roll(by, 0)).reached(patient.outputs)).float().mean())
-        for by in range(1, min(count, 9))
-    ]
-    chance = sum(with_others) / len(with_others) if with_others else 0.0
+    chance = float(patient.exchanged.float().mean())
     evidence = f"{right / count:.0%} of the sample is right, and with labels of other examples {chance:.0%}"
     if clopper_pearson(count, count).low <= chance and right:
         return question.skipped(f"{evidence}; so few cannot beat that")
@@ -906,8 +902,8 @@ class Diagnosis:
     """What the doctor found, and what it cost.
 
     `winners` are the classes that are labels of the sample, or decisions on a climb, where there was one. `rivals` says
-    whether networks inside of the model decide otherwise than it does, `unmoved` how much of the sample no other input
-    makes wrong, where answers are no classes.
+    whether networks inside of the model decide otherwise than it does, `unmoved` how much of the sample none of the
+    others makes wrong, where answers are no classes.
     """
 
     checks: tuple[Check, ...]
@@ -958,7 +954,7 @@ def examine(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> Diagn
             checks += found
             if any(check.fatal for check in found):
                 break  # the groups after it could not even run, or would only repeat it
-        seen = vars(patient)
+        seen, unsound = vars(patient), any(check.fatal for check in checks)
         climbed = "climb" in seen
         rival = climbed and bool(patient.classes) and patient.steady and _rivals(patient)
     return Diagnosis(
@@ -967,15 +963,10 @@ def examine(victim: Victim, data: Data, threat: Ball, *, seed: int = 0) -> Diagn
         differentiable=victim.access == "gradients" and seen.get("margin_gradient", x) is not None,  # or not asked
         winners=_winners(patient) if climbed and patient.classes else (),
         rivals=rival,
-        unmoved=patient.unmoved if "outputs" in seen and not patient.classes and _sound(checks) else 0.0,
+        unmoved=0.0 if unsound or patient.classes else float(patient.exchanged.all(0).float().mean()),
         forward=patient.model.forward,
         backward=patient.model.backward,
     )
-
-
-def _sound(checks: Sequence[Check]) -> bool:
-    """Whether nothing was found that leaves no number to be believed."""
-    return not any(check.fatal for check in checks)
 
 
 def _winners(patient: Patient) -> tuple[int, ...]:

@@ -71,8 +71,8 @@ def met(
     threat = rewriting(threat) or threat if isinstance(threat, str) else threat
     texts = whole(subject)
     if isinstance(threat, Rewrites):
-        if task is not None:
-            raise BadInput(f"task {task} on {subject.name}, which are texts", "a class a text", "leave the task out")
+        if (other := getattr(subject, "task", None)) is not None:
+            raise BadInput(f"task {other} on {subject.name}, which are texts", "a class a text", "leave the task out")
         if texts is None:
             raise BadInput(f"{threat} on {subject.name}", "texts", "see: sparring list threats")
         numbered, wording = threat.over(texts)

@@ -72,12 +72,12 @@ class Patient:
         return ~self.goal.reached(outputs) & finite(outputs)
 
     @cached_property
-    def unmoved(self) -> float:
-        """How much of the sample is still right when other inputs of it, up to 16, are handed in instead."""
-        others = (self.outputs.roll(by, 0) for by in range(1, min(len(self.x), 17)))
+    def exchanged(self) -> Tensor:
+        """Which of the sample are right when other inputs of it, up to 16, are handed in instead, `(n, B)` bool."""
+        count = len(self.x)
         with torch.no_grad():
-            moved = torch.stack([self.goal.reached(one) for one in others]) if len(self.x) > 1 else torch.zeros(1, 1)
-        return 1 - float(moved.any(0).float().mean())
+            found = [self.right(self.outputs.roll(by, 0)) for by in range(1, min(count, 17))]
+        return torch.stack(found) if found else torch.zeros(1, count, dtype=torch.bool)
 
     def apart(self, others: Tensor) -> Tensor:
         """By how much other outputs `(..., B, K)` of the sample differ from the first, `(..., B)`, as decisions see it.

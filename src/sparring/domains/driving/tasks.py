@@ -15,7 +15,7 @@ from sparring.data.arrays import Array, numbers
 from sparring.domains.driving.goals import Fabricated, Mislabelled, Vanished
 from sparring.domains.driving.predictions import NONE, Rules
 from sparring.errors import BadInput
-from sparring.tasks import TASKS, Checked, Task
+from sparring.tasks import TASKS, Checked, Task, shapes, unusable
 from sparring.types import Goal
 
 FAR = 2.0
@@ -64,15 +64,13 @@ class Detection(Task):
 
     def misfit(self, outputs: Tensor, labels: Tensor) -> str:
         """Outputs that are no predictions, labels that are no boxes, classes that the model has not, NaN, infinity."""
-        if outputs.dim() != 3 or outputs.shape[2] < 6 or labels.dim() != 3 or labels.shape[2] != 5:
-            return f"outputs have shape {tuple(outputs.shape)} for labels {tuple(labels.shape)}"
-        if len(outputs) != len(labels):
-            return f"{len(outputs)} outputs for {len(labels)} labels"
+        pair = outputs.dim() == labels.dim() == 3 and len(outputs) == len(labels)
+        if not pair or outputs.shape[2] < 6 or labels.shape[2] != 5:
+            return shapes(outputs, labels)
         classes = outputs.shape[2] - 5
         if labels.numel() and int(labels[..., 0].max()) >= classes:
             return f"labels reach to class {int(labels[..., 0].max())}, and the model has {classes} classes"
-        bad = ~outputs.flatten(1).isfinite().all(1)
-        return f"{int(bad.sum())} of {len(outputs)} outputs hold NaN or infinity" if bool(bad.any()) else ""
+        return unusable(outputs)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from torch.nn import functional
 
 from sparring.domains.speech.features import Mel
 from sparring.errors import BadInput
-from sparring.goals import Measured, Pixels, finite
-from sparring.tasks import Checked, Task
+from sparring.goals import Measured, Pixels
+from sparring.tasks import Checked, Task, shapes, unusable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneration
@@ -243,9 +243,8 @@ class Transcription(Task):
     def misfit(self, outputs: Tensor, labels: Tensor) -> str:
         """Outputs that are no sequence of vectors, NaN or infinity."""
         if outputs.dim() != 3 or labels.dim() != 2:
-            return f"outputs have shape {tuple(outputs.shape)} for labels {tuple(labels.shape)}"
-        bad = int((~finite(outputs)).sum())
-        return f"{bad} of {len(outputs)} outputs hold NaN or infinity" if bad else ""
+            return shapes(outputs, labels)
+        return unusable(outputs)
 
     def __str__(self) -> str:
         return f"{self.name}:{self.right:g}"
