@@ -20,7 +20,7 @@ from typing import Any
 import onnxruntime
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
-from record import begin, published, save
+from record import begin, published, save, told
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -78,12 +78,7 @@ def measured(victim: Victim, data: Arrays, threat: str) -> dict[str, Any]:
     """What an audit says, and how long it took."""
     began = time.perf_counter()
     found = sparring.audit(victim, data, threat)
-    return {
-        "clean": found.clean_accuracy.estimate,
-        "robust": found.robust_accuracy.estimate,
-        "verdict": found.verdict,
-        "seconds": round(time.perf_counter() - began, 1),
-    }
+    return {**told(found), "seconds": round(time.perf_counter() - began, 1)}
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.data import load
+from sparring.evaluate import Result
 from sparring.networks import wong_cnn
 
 FOLDER = Path(__file__).parent / "results"
@@ -52,6 +53,19 @@ def save(name: str, found: dict[str, Any], *peers: str) -> None:
     }
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / f"{name}.json").write_text(json.dumps(about | found, indent=1) + "\n", encoding="utf-8")
+
+
+def told(found: Result) -> dict[str, Any]:
+    """What a record keeps of an audit."""
+    proved = found.certified_accuracy
+    return {
+        "clean": found.clean_accuracy.estimate,
+        "robust": found.robust_accuracy.estimate,
+        "certified": None if proved is None else proved.estimate,
+        "verdict": found.verdict,
+        "reasons": found.reasons,
+        "passes": (found.passes.forward + found.passes.backward) / found.examples,
+    }
 
 
 def published(weights: str) -> nn.Module:

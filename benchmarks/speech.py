@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import begin, last, save
+from record import begin, last, save, told
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -94,12 +94,8 @@ def spotters(folder: Path, examples: int, suite: str) -> dict[str, Any]:
             case = {
                 "trained": name,
                 "snr_db": ratio,
-                "clean": found.clean_accuracy.estimate,
                 "noise": under_noise(network, x, labels, ratio),
-                "robust": found.robust_accuracy.estimate,
-                "verdict": found.verdict,
-                "reasons": found.reasons,
-                "passes": (found.passes.forward + found.passes.backward) / len(test),
+                **told(found),
                 "seconds": round(time.perf_counter() - began, 1),
             }
             cases.append(case)
@@ -188,11 +184,7 @@ def audited(folder: Path) -> dict[str, Any]:
             {
                 "snr_db": ratio,
                 "task": str(task),
-                "clean": found.clean_accuracy.estimate,
-                "robust": found.robust_accuracy.estimate,
-                "verdict": found.verdict,
-                "reasons": found.reasons,
-                "passes": (found.passes.forward + found.passes.backward) / len(data),
+                **told(found),
                 "seconds": round(time.perf_counter() - began, 1),
             }
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import begin, last, save
+from record import begin, last, save, told
 from rich.console import Console
 from rich.table import Table
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
@@ -78,17 +78,7 @@ def measured(model: Any, data: Texts, threat: str) -> dict[str, Any]:
     """What an audit says, and how long it took."""
     began = time.perf_counter()
     found = sparring.audit(model, data, threat, suite="quick")
-    proved = found.certified_accuracy
-    return {
-        "threat": threat,
-        "clean": found.clean_accuracy.estimate,
-        "robust": found.robust_accuracy.estimate,
-        "certified": None if proved is None else proved.estimate,
-        "verdict": found.verdict,
-        "reasons": found.reasons,
-        "passes": found.passes.forward / len(data),
-        "seconds": round(time.perf_counter() - began, 1),
-    }
+    return {"threat": threat, **told(found), "seconds": round(time.perf_counter() - began, 1)}
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import begin, last, save
+from record import begin, last, save, told
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -76,16 +76,7 @@ def fought(network: nn.Module, words: Vocabulary, data: Texts, name: str, attack
 def audited(network: nn.Module, words: Vocabulary, data: Texts, threat: str) -> dict[str, Any]:
     """What an audit with certificates says."""
     found = sparring.audit((network, words), data, threat, suite="quick", certify="crown")
-    proved = found.certified_accuracy
-    return {
-        "threat": threat,
-        "clean": found.clean_accuracy.estimate,
-        "robust": found.robust_accuracy.estimate,
-        "certified": None if proved is None else proved.estimate,
-        "verdict": found.verdict,
-        "reasons": found.reasons,
-        "passes": (found.passes.forward + found.passes.backward) / len(data),
-    }
+    return {"threat": threat, **told(found)}
 
 
 def main() -> None:

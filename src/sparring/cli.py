@@ -8,8 +8,8 @@ import os
 import shlex
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,7 +21,8 @@ from sparring import __version__
 from sparring.allocator import keep_freed
 from sparring.domains.chat.commands import inject
 from sparring.domains.recommenders.commands import promote
-from sparring.errors import BadInput, MayPass, named
+from sparring.errors import BadInput, named
+from sparring.going_on import Stopped, going_on
 from sparring.progress import learning, watching
 from sparring.tables import TABLES
 
@@ -46,7 +47,6 @@ AUDITED = ("ledger.sqlite", "result.json", "gallery.npz", "report.html")
 """What an audit leaves in its folder."""
 
 WORDED = "write for example --threat typos:2"
-GO_ON = "what is done is kept in {}: add --resume to the same command to go on"
 PLAIN_WIDTH = 160
 """Columns of a table that goes into a file or a pipe, where rich would fold at 80."""
 
@@ -91,10 +91,6 @@ def _open_streams() -> None:
 def _leave(message: str, status: int) -> NoReturn:
     click.echo(f"sparring: {' '.join(message.split())}", err=True)
     sys.exit(status)
-
-
-class Stopped(click.ClickException):
-    """Ctrl-C in a run that can be resumed."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
@@ -489,7 +485,7 @@ def certify(**given: Any) -> None:
         raise BadInput(f"{entry.name} within {threat}", fitting, "see: sparring list certificates")
     settings = {name: given[name] for name, method in USED_BY.items() if method == entry.name}
     how = entry.make(threat, **settings) if entry.needs == "labels" else entry.make(**settings)
-    victim, data, threat = (*_met(given), threat) if worded is None else _read({**given, "device": "cpu"}, worded)
+    victim, data, threat = (*_met(given), threat) if worded is None else _read(given, worded)
     how = with_slopes(how, victim, data) if isinstance(how, Smoothing) else how
     said = f"smoothing, {how.counts}" if isinstance(how, Smoothing) else entry.name
     with _resumable(out), watching(victim) as watch:
@@ -646,11 +642,10 @@ def _read(given: dict[str, Any], threat: Rewrites) -> tuple[Victim, Data, Ball]:
     from sparring.domains.text.reader import load
     from sparring.evaluate.given import met
 
-    if given["device"] != "cpu":
-        raise BadInput(f"--device {given['device']} for a model of texts", "cpu", "let the factory place the model")
+    if (device := given.get("device", "cpu")) != "cpu":
+        raise BadInput(f"--device {device} for a model of texts", "cpu", "let the factory place the model")
     model = load(given["model"], weights=given["weights"], trust=given["trust"])
-    task = given.get("task")  # refused there: texts have classes
-    return met(model, _examples({**given, "task": None}), threat, limit=given["limit"], name=given["model"], task=task)
+    return met(model, _examples(given), threat, limit=given["limit"], name=given["model"])
 
 
 def _defended(given: dict[str, Any]) -> Callable[..., Result]:
@@ -836,23 +831,10 @@ def _gate(result: Result, fail_under: float | None) -> str | None:
     return None if fail_under is None else gate(result, fail_under)
 
 
-@contextmanager
-def _resumable(out: Path | None) -> Iterator[None]:
-    """Say how to go on, where something was kept: on Ctrl-C, and where what fails on the way may pass.
-
-    Servers come back, and a spent budget is raised; of other refusals going on would only end in the same one.
-    """
+def _resumable(out: Path | None) -> AbstractContextManager[None]:
+    """`going_on`, for runs that keep ledgers: they have begun with their first batch."""
     before = _unfinished(out)
-    try:
-        yield
-    except KeyboardInterrupt:
-        if out is None:
-            raise
-        raise Stopped(f"stopped; {GO_ON.format(out)}") from None
-    except BadInput as error:
-        if not isinstance(error, MayPass) or _unfinished(out) == before:  # refused before the first batch
-            raise
-        raise BadInput(error.given, error.need, f"{error.do}; {GO_ON.format(out)}") from error
+    return going_on(out, lambda: _unfinished(out) != before)
 
 
 def _unfinished(out: Path | None) -> dict[Path, int]:
@@ -870,7 +852,7 @@ def _command(name: str, given: dict[str, Any]) -> str:
     """The command that gives this result again, without the options that change nothing in it."""
     words = ["sparring", name, given["model"], "--data", given["data"], "--threat", given["threat"]]
     words += ["--budget", given["budget"], "--seed", str(given["seed"])]
-    for key in ("weights", "limit", "passes", "certify"):
+    for key in ("weights", "task", "limit", "passes", "certify"):
         words += [f"--{key}", str(given[key])] if given[key] is not None else []
     words += ["--split", given["split"]] if given["split"] not in (None, "test") else []
     words += ["--bounds", *map(str, given["bounds"])] if given["bounds"] != (0.0, 1.0) else []

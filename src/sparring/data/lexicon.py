@@ -73,3 +73,9 @@ class Lexicon:
         """The texts that rows of numbers `(B, length)` stand for."""
         numbers = rows.round().long().clamp(0, len(self) - 1).tolist()
         return ["".join(self.pieces[number] for number in row) for row in numbers]
+
+    def different(self, rows: Tensor) -> tuple[list[str], Tensor]:
+        """The texts of some rows, each once, and which of them is that of each row, `(B,)` int64."""
+        texts = self.decode(rows)
+        place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        return list(place), torch.tensor([place[text] for text in texts], dtype=torch.int64)

@@ -74,6 +74,18 @@ class Check(Record):
         return self.outcome == "fail" and self.serious == "invalid"
 
 
+def checked(name: str, bad: Outcome | None, said: str, remedy: str, threshold: str, *, fatal: bool = False) -> Check:
+    """A check of a run that has its own questions: it passed, unless it is said how bad it is."""
+    return Check(
+        name=name,
+        outcome=bad or "pass",
+        evidence=said,
+        remedy=remedy if bad else "",
+        threshold=threshold,
+        serious="invalid" if fatal else "suspect",
+    )
+
+
 class AttackRecord(Record):
     """What one attack of the suite did, and what it cost. Passes count one example through the model once as 1."""
 

@@ -209,14 +209,7 @@ def load(spec: str | Path) -> Victim:
 
 def described(table: dict[str, Any], path: Path) -> Endpoint:
     """Check the settings of a file one by one."""
-    for name, value in table.items():
-        if name not in SETTINGS:
-            raise BadInput(f"{path} sets {name}", f"one of {', '.join(SETTINGS)}", f"remove or correct {name}")
-        if type(value) not in SETTINGS[name] and not (type(value) is int and float in SETTINGS[name]):
-            need = " or ".join(WORDS[kind] for kind in SETTINGS[name])
-            raise BadInput(f"{path} sets {name} to {WORDS.get(type(value), 'a date')}", need, f"correct {name}")
-    if "url" not in table:
-        raise BadInput(f"{path} without url", "the address of the endpoint", 'add url = "https://..."')
+    settled(table, SETTINGS, path)
     for name, allowed in (("method", ("POST", "PUT", "PATCH")), ("access", ("scores", "labels"))):
         if table.get(name, allowed[0]) not in allowed:
             raise BadInput(f"{path} sets {name} to {table[name]!r}", f"one of {', '.join(allowed)}", f"correct {name}")
@@ -227,6 +220,22 @@ def described(table: dict[str, Any], path: Path) -> Endpoint:
     if isinstance(table.get("classes"), list):
         table["classes"] = tuple(map(str, table["classes"]))
     return Endpoint(**table)
+
+
+def settled(table: Mapping[str, Any], known: Mapping[str, tuple[type, ...]], path: Path) -> None:
+    """Refuse settings of a service that are unknown or of the wrong kind, and a service without an address.
+
+    Raises:
+        BadInput: the first of them.
+    """
+    for name, value in table.items():
+        if name not in known:
+            raise BadInput(f"{path} sets {name}", f"one of {', '.join(known)}", f"remove or correct {name}")
+        if type(value) not in known[name] and not (type(value) is int and float in known[name]):
+            need = " or ".join(WORDS[kind] for kind in known[name])
+            raise BadInput(f"{path} sets {name} to {WORDS.get(type(value), 'a date')}", need, f"correct {name}")
+    if "url" not in table:
+        raise BadInput(f"{path} without url", "the address of the service", 'add url = "https://..."')
 
 
 WORDS: dict[type, str] = {

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sparring.domains.recommenders.commands import SHARE
-from sparring.errors import BadInput, MayPass
+from sparring.errors import BadInput
+from sparring.going_on import going_on
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,7 +77,7 @@ def inject(**given: Any) -> int:
     cases, threat = read(given["cases"])[: given["limit"]], suffix(given["threat"])
     shared = {"judge": judge(given["judge"]), "seed": given["seed"], "resume": given["resume"]}
     model = load(given["model"], device=given["device"], longest=given["longest"])
-    with _going_on(out), watching(unit="steps") as watch:
+    with going_on(out), watching(unit="steps") as watch:
         result, found = measured(given, model, cases, threat, out=out, command=_command(given), watch=watch, **shared)
     show(result, _console())
     if found is not None:
@@ -137,23 +137,6 @@ def universal(given: dict[str, Any], model: Assistant, cases: list[Case], threat
     gcg: Any = fitted(attack("gcg", model, threat), given)(threat)
     click.echo(f"learning on {len(others)} cases", err=True)
     return partial(Fixed, text=learned(model, others, gcg, seed=given["seed"]))
-
-
-@contextmanager
-def _going_on(out: Path | None) -> Iterator[None]:
-    """Say how to go on, where something was kept: on Ctrl-C, and where what fails may pass."""
-    from sparring.cli import GO_ON, Stopped
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        if out is None:
-            raise
-        raise Stopped(f"stopped; {GO_ON.format(out)}") from None
-    except MayPass as error:
-        if out is None:
-            raise
-        raise BadInput(error.given, error.need, f"{error.do}; {GO_ON.format(out)}") from error
 
 
 def fitted(make: Make, given: dict[str, Any]) -> Make:

@@ -10,7 +10,7 @@ from typing import Any
 from sparring.domains.chat.cases import Conversation
 from sparring.domains.chat.function import Answering
 from sparring.errors import BadInput
-from sparring.models.endpoint import SETTINGS, WORDS, Client, Endpoint, first_line, follow, steps
+from sparring.models.endpoint import SETTINGS, Client, Endpoint, first_line, follow, settled, steps
 
 RESPONSE = "choices[0].message.content"
 """Where the answer is, as OpenAI's interface has it."""
@@ -76,15 +76,7 @@ def load(spec: str | Path) -> Answering:
         raise BadInput(
             f"cannot read '{path}' ({first_line(error)})", "a .toml file with url and model", "check it"
         ) from None
-    known = {**OWN, **{name: SETTINGS[name] for name in SHARED}}
-    for name, value in table.items():
-        if name not in known:
-            raise BadInput(f"{path} sets {name}", f"one of {', '.join(known)}", f"remove or correct {name}")
-        if type(value) not in known[name] and not (type(value) is int and float in known[name]):
-            need = " or ".join(WORDS[kind] for kind in known[name])
-            raise BadInput(f"{path} sets {name} to {WORDS.get(type(value), 'a date')}", need, f"correct {name}")
-    if "url" not in table:
-        raise BadInput(f"{path} without url", "the address of chat completions", 'add url = "https://..."')
+    settled(table, {**OWN, **{name: SETTINGS[name] for name in SHARED}}, path)
     shared = {name: table[name] for name in SHARED if name in table}
     chat = Chat(Endpoint(**shared), **{name: table[name] for name in OWN if name in table})
     return Answering(chat, chat.name)

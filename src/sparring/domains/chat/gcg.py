@@ -51,7 +51,7 @@ class GCG:
             if not len(tried):
                 continue
             losses, reached = slot.loss(tried)
-            first = int((losses - 1e6 * reached).argmin())
+            first = int(losses.where(reached | ~reached.any(), torch.inf).argmin())  # of successes, where there are any
             ids = tried[first]
             if losses[first] < least or reached[first]:
                 best, least = ids, float(losses[first])

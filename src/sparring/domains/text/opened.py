@@ -12,7 +12,7 @@ so that the difference to that of the word which is there is what the loss gains
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.data.lexicon import Lexicon
+from sparring.domains.text.tokenised import Tokenised
 from sparring.domains.text.vocabulary import Vocabulary
 from sparring.errors import BadInput, named
 
@@ -157,7 +158,7 @@ class SubWords(nn.Module):
 
     def __init__(self, network: nn.Module, tokenizer: Any, lexicon: Lexicon) -> None:
         super().__init__()
-        self.network, self.tokenizer, self.lexicon = network, tokenizer, lexicon
+        self.network, self.lexicon, self.read = network, lexicon, Tokenised(network, tokenizer)
         self.embedding = [network.get_input_embeddings()]  # type: ignore[operator]
         self.training = network.training
 
@@ -165,12 +166,11 @@ class SubWords(nn.Module):
         """The scores `(B, K)`."""
         place = next(self.network.parameters()).device
         rows = x.detach().round().long()
-        texts = self.lexicon.decode(rows if x.dim() == 2 else rows[..., 0])
         if x.dim() == 2:
-            known = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-            said = self._said(self._tokens(list(known)).to(place)).to(x.device)
-            return said[torch.tensor([known[text] for text in texts], device=x.device)]
-        tokens = self._tokens(texts, return_offsets_mapping=True, return_special_tokens_mask=True)
+            texts, which = self.lexicon.different(rows)
+            return self.read.said(self.read.tokens(texts)).to(x.device)[which.to(x.device)]
+        texts = self.lexicon.decode(rows[..., 0])
+        tokens = self.read.tokens(texts, return_offsets_mapping=True, return_special_tokens_mask=True)
         owner = self._owner(rows[..., 0], tokens.pop("offset_mapping"), tokens.pop("special_tokens_mask")).to(place)
         count = rows.shape[1]
 
@@ -181,15 +181,7 @@ class SubWords(nn.Module):
             return (total / pieces.clamp(min=1).unsqueeze(2))[:, :count]
 
         with embedding_as(self.embedding[0], lambda out: beside(x.to(place), out, self._sums, gathered)):
-            return self._said(tokens.to(place)).to(x.device)
-
-    def _tokens(self, texts: Sequence[str], **more: Any) -> Any:
-        return self.tokenizer(texts, return_tensors="pt", padding=True, truncation=True, **more)
-
-    def _said(self, tokens: Any) -> Tensor:
-        said = self.network(**tokens)
-        logits: Tensor = said.logits if hasattr(said, "logits") else said
-        return logits
+            return self.read.said(tokens).to(x.device)
 
     def _owner(self, rows: Tensor, offsets: Tensor, special: Tensor) -> Tensor:
         """The place of the word that each piece is of, `(B, T)` int64; one behind the last where it is of none."""
@@ -201,7 +193,7 @@ class SubWords(nn.Module):
         """The sum of the embeddings of the pieces of words, by their numbers in the lexicon."""
         which, back = numbers.unique(return_inverse=True)  # type: ignore[no-untyped-call]
         words = [self.lexicon.pieces[number] or " " for number in which.tolist()]
-        parts = self.tokenizer(words, add_special_tokens=False)["input_ids"]
+        parts = self.read.tokenizer(words, add_special_tokens=False)["input_ids"]
         weight = self.embedding[0].weight.detach()
         return torch.stack([weight[part].sum(0) for part in parts])[back]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparring.data.lexicon import Lexicon
 from sparring.domains.text.opened import opened
+from sparring.domains.text.tokenised import Tokenised
 from sparring.errors import BadInput, named, require
 from sparring.models.function import answer, called, labels, scores
 from sparring.models.loading import made
@@ -30,12 +31,9 @@ class Reader:
 
     def __call__(self, x: Tensor) -> Any:
         """What the model says of them, as a tensor or an array."""
-        texts = self.lexicon.decode(x)
-        place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        said = answer(lambda _: self.model(list(place)), x, "torch", called(self.model))
-        if said.ndim and len(said) == len(place) != len(x):
-            return said[torch.tensor([place[text] for text in texts])]
-        return said
+        texts, rows = self.lexicon.different(x)
+        said = answer(lambda _: self.model(texts), x, "torch", called(self.model))
+        return said[rows] if said.ndim and len(said) == len(texts) != len(x) else said
 
 
 @dataclass(frozen=True)
@@ -50,22 +48,6 @@ class Estimator:
             return self.model.predict_proba(texts)
         said = torch.as_tensor(self.model.decision_function(texts))
         return torch.stack([-said, said], 1) if said.ndim == 1 else said
-
-
-@dataclass(frozen=True)
-class Tokenised:
-    """A network of transformers behind its tokenizer."""
-
-    model: Any
-    tokenizer: Any
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        """The logits `(n, K)`."""
-        tokens = self.tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
-        with torch.inference_mode():
-            said = self.model(**tokens.to(next(self.model.parameters()).device))
-        logits: Tensor = said.logits if hasattr(said, "logits") else said
-        return logits.clone().cpu()
 
 
 def reading(model: object, lexicon: Lexicon, classes: int, name: str | None = None) -> Victim:

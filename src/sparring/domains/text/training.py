@@ -71,16 +71,36 @@ class Moved:
     """Be right on the texts, and on their embeddings moved where it costs most: `L(x) + weight L(e + r)`.
 
     Adversarial training of Miyato et al. (2017, equations 2 to 4): `r = eps g / |g|` by the gradient g of the loss, one
-    length for a whole text, as its words are one vector. `virtual` it is their virtual adversarial training (equations
-    5 to 7): `r` where the divergence from what is said of the text grows most, by one power iteration over `probe`, and
-    that divergence in the place of the second loss. No threat on words bounds it: for embeddings that are normalised
-    (`sparring.domains.text.networks.normalised`), or they grow out of reach. The gradient is taken in inference mode,
-    where the paper keeps the dropout of the pass before. Costs a pass and a half more.
+    length for a whole text, as its words are one vector. No threat on words bounds it: for embeddings that are
+    normalised (`sparring.domains.text.networks.normalised`), or they grow out of reach. The gradient is taken in
+    inference mode, where the paper keeps the dropout of the pass before. Costs a pass and a half more.
     """
 
     eps: float
     weight: float = 1.0
-    virtual: bool = False
+
+    def __call__(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
+        """The loss at these weights."""
+        assert isinstance(network, Words)
+        own = functional.cross_entropy(network(x), labels)
+
+        def harm(moved: Tensor) -> Tensor:
+            return functional.cross_entropy(moved, labels)
+
+        r = strength * self.eps * _uphill(network, x, harm, torch.zeros_like(network.of(x.long())))
+        return own + self.weight * harm(_said(network, x, r))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Virtual:
+    """Be right on the texts, and say the same of embeddings moved where least is the same: `L(x) + weight D(e, e + r)`.
+
+    Virtual adversarial training (Miyato et al., 2017, equations 5 to 7): `r` is where the divergence grows most, by one
+    power iteration over a random direction of the length `probe`. Else as `Moved`.
+    """
+
+    eps: float
+    weight: float = 1.0
     probe: float = 0.1
 
     def __call__(self, network: nn.Module, x: Tensor, labels: Tensor, strength: float, rng: Streams) -> Tensor:
@@ -89,27 +109,27 @@ class Moved:
         logits = network(x)
 
         def harm(moved: Tensor) -> Tensor:
-            if self.virtual:
-                return divergence(logits.detach(), moved)
-            surprise: Tensor = functional.cross_entropy(moved, labels, reduction="none")
-            return surprise
+            return divergence(logits.detach(), moved).mean()
 
-        place = (x != 0).unsqueeze(2)
-        start = torch.zeros(*x.shape, network.embedding[0].embedding_dim, device=x.device)
-        if self.virtual:
-            start = self.probe * _long(rng.normal(*start.shape[1:], device=x.device) * place)
-        r = start.requires_grad_()
-        with inference(network):
-            (slope,) = torch.autograd.grad(harm(self._said(network, x, r)).sum(), r)
-        far = strength * self.eps * _long(slope * place)
-        again = harm(self._said(network, x, far)).mean()
-        return functional.cross_entropy(logits, labels) + self.weight * again
+        vectors = network.of(x.long())
+        start = self.probe * _long(rng.normal(*vectors.shape[1:], device=x.device) * (x != 0).unsqueeze(2))
+        r = strength * self.eps * _uphill(network, x, harm, start)
+        return functional.cross_entropy(logits, labels) + self.weight * harm(_said(network, x, r))
 
-    @staticmethod
-    def _said(network: Words, x: Tensor, r: Tensor) -> Tensor:
-        with embedding_as(network.embedding[0], lambda out: out + r):
-            said: Tensor = network(x)
-        return said
+
+def _uphill(network: Words, x: Tensor, harm: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+    """The direction of the length one, for each text, in which moved embeddings do most harm at `start`."""
+    r = start.detach().requires_grad_()
+    with inference(network):
+        (slope,) = torch.autograd.grad(harm(_said(network, x, r)), r)
+    return _long(slope * (x != 0).unsqueeze(2))
+
+
+def _said(network: Words, x: Tensor, r: Tensor) -> Tensor:
+    """What the network says where the embeddings of texts are moved by `r` `(B, length, d)`."""
+    with embedding_as(network.embedding[0], lambda out: out + r):
+        said: Tensor = network(x)
+    return said
 
 
 def _long(r: Tensor) -> Tensor:
@@ -124,10 +144,10 @@ def moved(threat: Wording, *, eps: float = 1.0) -> Moved:
     return Moved(eps=eps)
 
 
-def virtual(threat: Wording, *, eps: float = 1.0) -> Moved:
+def virtual(threat: Wording, *, eps: float = 1.0) -> Virtual:
     """Say the same where embeddings are moved, whatever the threat (Miyato et al., 2017, virtual adversarial)."""
     positive(eps=eps)
-    return Moved(eps=eps, virtual=True)
+    return Virtual(eps=eps)
 
 
 @dataclass(frozen=True, kw_only=True)
