@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
+TASK = "of a model that does not classify, say what it is asked (--task)"
+
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
@@ -177,7 +179,7 @@ def labels(y: Array | Tensor, name: str) -> tuple[Array, tuple[str, ...]]:
             )
         if not (np.isfinite(y) & (y == np.rint(y))).all():
             odd = y[~(np.isfinite(y) & (y == np.rint(y)))][0]
-            raise BadInput(f"the labels of {name} contain {odd}", "whole numbers from 0", "give class numbers")
+            raise BadInput(f"the labels of {name} contain {odd}", "whole numbers from 0", f"give class numbers; {TASK}")
     if y.dtype.kind in "fu" and float(y.max()) >= 2**63:
         raise BadInput(f"the labels of {name} contain {y.max()}", "class numbers from 0", "renumber the classes")
     y = y.astype(np.int64)

@@ -62,6 +62,7 @@ def audit(
     cases = [replace(case, name=own) for case, own in zip(cases, named(cases), strict=True)]
     if not cases or len({case.name for case in cases}) < len(cases):
         raise BadInput(f"{len(cases)} cases", "one at least, and names that differ", "hand over others")
+    threat.contains("", model)  # tokens that nobody can count are refused before anything is asked
     if attacks is None:
         best = strongest(model, threat)
         attacks = {best: ATTACKS[best].make}
